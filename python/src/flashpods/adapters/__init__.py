@@ -1,0 +1,1 @@
+"""The real adapters of the ports."""

@@ -1,0 +1,1 @@
+"""Rootless Podman over its REST socket."""

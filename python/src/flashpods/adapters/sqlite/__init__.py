@@ -1,0 +1,1 @@
+"""SQLite: the store, its writer and its migrations."""

@@ -1,0 +1,1 @@
+"""The laptop's library: HTTP, retries, rsync, downloads."""

@@ -1,0 +1,260 @@
+"""All settings, as one typed model read from one JSON file.
+
+The NixOS module renders the file; ``flashpods check-config FILE`` validates it at build time. The
+environment overrides single keys: ``FLASHPODS_SETTINGS__HTTP__PORT=8081``. Unknown keys are errors.
+Sizes are bytes unless the name says otherwise, times are seconds unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+MB = 1024**2
+GB = 1024**3
+DEFAULT_FILE = Path("/etc/flashpods/settings.json")
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; the message is one line for a person."""
+
+
+class Section(BaseModel):
+    """A part of the settings; frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Http(Section):
+    """The API's listeners."""
+
+    host: IPv4Address | IPv6Address = IPv4Address("10.0.0.1")
+    port: int = Field(8080, ge=0, le=65535)
+    token_file: Path = Path("/etc/flashpods/api-token")
+    body_limit: Bytes = 1 * MB
+    rate_per_second: float = Field(100, gt=0)
+    rate_burst: int = Field(10, ge=1)
+    rate_clients: int = Field(4096, ge=1)  # how many clients' buckets are kept
+    follow_limit: int = Field(1000, ge=1)  # open event streams at once
+    shutdown_seconds: Seconds = 8
+    metrics_host: IPv4Address | IPv6Address | None = IPv4Address("127.0.0.1")
+    metrics_port: int = Field(9464, ge=0, le=65535)
+
+
+class Paths(Section):
+    """Where things are."""
+
+    database: Path = Path("/var/lib/flashpods/db/flashpods.db")
+    transfers: Path = Path("/tmp/flashpods/uploads")  # noqa: S108 - the contract's path (section 12)
+    finalized: Path = Path("/tmp/flashpods/finalized")  # noqa: S108 - likewise
+    work: Path = Path("/tmp/flashpods/work")  # noqa: S108 - likewise
+    artifacts: Path = Path("/var/lib/flashpods/artifacts")
+    capture: Path = Path("/var/lib/flashpods/capture")
+    logs: Path = Path("/var/log/flashpods")
+
+
+class Podman(Section):
+    """The container engine."""
+
+    socket: Path = Path("/run/flashpods/podman.sock")
+    network: Literal["slirp4netns", "pasta", "none"] = "slirp4netns"
+    pids_limit: int = Field(2048, ge=16)
+    call_seconds: Seconds = 30
+    pull_seconds: Seconds = 240
+    cgroup_parent: str | None = None  # the job's cgroup is <cgroup_parent>/job_<id>
+    launch_slots: int = Field(0, ge=0)  # containers being created at once; 0: twice the cores
+    mounts: dict[str, str] = Field(default_factory=dict)  # target → host path, read-only
+
+
+class Worker(Section):
+    """The bounds of one type of job."""
+
+    image: str = "ubuntu:22.04"
+    cpus: int = Field(2, ge=1)
+    memory_gb: int = Field(4, ge=1)
+    timeout_minutes: int = Field(30, ge=1)
+    max_cpus: int = Field(8, ge=1)
+    max_memory_gb: int = Field(16, ge=1)
+    max_timeout_minutes: int = Field(120, ge=1)
+
+
+class Agent(Worker):
+    """Agents: smaller at most, longer by default."""
+
+    image: str = "flashpods/agent:latest"
+    timeout_minutes: int = Field(60, ge=1)
+    max_cpus: int = Field(4, ge=1)
+    max_memory_gb: int = Field(8, ge=1)
+
+
+class Jobs(Section):
+    """How jobs run."""
+
+    worker: Worker = Worker()
+    agent: Agent = Agent()
+    reserve_cpus: int = Field(0, ge=0)
+    reserve_memory_gb: int = Field(0, ge=0)
+    grace_seconds: Seconds = 10
+    starting_seconds: Seconds = 300
+    backstop_slack_seconds: Seconds = 30
+    recovery_seconds: Seconds = 60
+
+
+class Uploads(Section):
+    """Trees on their way in."""
+
+    rsync_url: str = "rsync://10.0.0.1/uploads"
+    max_bytes: Bytes = 2 * GB
+    total_bytes: Bytes = 10 * GB
+    finalize_within_seconds: Seconds = 30 * 60
+    use_within_seconds: Seconds = 60 * 60
+
+
+class Output(Section):
+    """Logs and artifacts."""
+
+    log_bytes: Bytes = 50 * MB
+    logs_total_bytes: Bytes = 10 * GB
+    log_retention_seconds: Seconds = 24 * 3600
+    artifact_file_bytes: Bytes = 1 * GB
+    artifact_job_bytes: Bytes = 2 * GB
+    artifact_files: int = Field(200, ge=1)
+    artifact_retention_seconds: Seconds = 3600
+
+
+class Cleanup(Section):
+    """The reaper."""
+
+    every_seconds: Seconds = 60
+    job_retention_seconds: Seconds = 7 * 86400
+    orphan_grace_seconds: Seconds = 15
+
+
+class Disk(Section):
+    """Thresholds on each tree's file system, in percent used."""
+
+    warn_percent: int = Field(70, ge=1, le=100)
+    critical_percent: int = Field(85, ge=1, le=100)
+
+
+class Development(Section):
+    """What only a development machine may set."""
+
+    allow_unenforced_limits: bool = False
+    pretend_cpus: int | None = Field(default=None, ge=1)  # the capacity of a host that is not there
+    pretend_memory_gb: int | None = Field(default=None, ge=1)
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="FLASHPODS_SETTINGS__",
+        env_nested_delimiter="__",
+    )
+
+    http: Http = Http()
+    paths: Paths = Paths()
+    podman: Podman = Podman()
+    jobs: Jobs = Jobs()
+    uploads: Uploads = Uploads()
+    output: Output = Output()
+    cleanup: Cleanup = Cleanup()
+    disk: Disk = Disk()
+    development: Development = Development()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        for name, kind in (("worker", self.jobs.worker), ("agent", self.jobs.agent)):
+            for key in ("cpus", "memory_gb", "timeout_minutes"):
+                default, most = getattr(kind, key), getattr(kind, f"max_{key}")
+                if default > most:
+                    raise ValueError(
+                        f"jobs.{name}.{key} is {default}, more than jobs.{name}.max_{key} {most}: "
+                        f"lower the one or raise the other"
+                    )
+        if self.disk.warn_percent > self.disk.critical_percent:
+            raise ValueError("disk.warn_percent is above disk.critical_percent: swap them")
+        return self
+
+
+def load(file: Path | None) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: the JSON file; ``FLASHPODS_CONFIG`` or :data:`DEFAULT_FILE` when None.
+
+    Raises:
+        ConfigError: the file is missing, not JSON, or a key is unknown or out of range.
+    """
+    path = file or Path(os.environ.get("FLASHPODS_CONFIG", DEFAULT_FILE))
+    try:
+        data: Any = json.loads(path.read_text())
+    except OSError as e:
+        raise ConfigError(f"settings file {path}: {e.strerror}; name another with --config") from e
+    except ValueError as e:
+        raise ConfigError(f"settings file {path} is not JSON: {e}") from e
+    if not isinstance(data, dict):
+        raise ConfigError(f"settings file {path} must hold one JSON object")
+    try:
+        return Settings(**data)
+    except ValidationError as e:
+        raise ConfigError(f"settings file {path}: {_explain(e)}") from e
+
+
+def _explain(error: ValidationError) -> str:
+    """Join pydantic's findings to one line: key, value, what is allowed."""
+    parts = []
+    for finding in error.errors(include_url=False):
+        key = ".".join(str(p) for p in finding["loc"]) or "settings"
+        if finding["type"] == "extra_forbidden":
+            parts.append(f"unknown key {key!r}")
+        else:
+            shown = "" if finding["type"] == "value_error" else f" (is {finding['input']!r:.80})"
+            parts.append(f"{key}: {finding['msg']}{shown}")
+    return "; ".join(parts)
+
+
+def read_tokens(file: Path) -> tuple[bytes, ...]:
+    """Read the bearer tokens: one a line, two at most (during a rotation).
+
+    Raises:
+        ConfigError: missing, unreadable, empty, more than two, or a token that is not 16 to 512
+            visible ASCII characters. The message never holds a token.
+    """
+    try:
+        lines = [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+    except OSError as e:
+        raise ConfigError(f"http.token_file {file}: {e.strerror}") from e
+    if not 1 <= len(lines) <= 2:
+        raise ConfigError(f"http.token_file {file} holds {len(lines)} tokens; write one or two")
+    for number, line in enumerate(lines, 1):
+        if not (16 <= len(line) <= 512 and all(0x21 <= b <= 0x7E for b in line)):
+            raise ConfigError(
+                f"http.token_file {file}, token {number}: must be 16 to 512 visible ASCII "
+                f"characters; make one with: openssl rand -hex 32"
+            )
+    return tuple(lines)

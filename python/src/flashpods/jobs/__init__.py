@@ -1,0 +1,1 @@
+"""The rules and use cases of a job: submit, launch, monitor, collect, cleanup, recovery."""

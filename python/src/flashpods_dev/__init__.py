@@ -1,0 +1,1 @@
+"""The development stack behind ./dev; never installed on a host."""
