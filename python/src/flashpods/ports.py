@@ -66,6 +66,7 @@ class JobStore(Protocol):
             NotFound: ``upload_not_found`` (also when expired).
             InsufficientResources: 429 with requested, available, host_capacity, running_jobs.
             InsufficientStorage: the database's disk is full.
+            Unavailable: ``service_unavailable`` while draining (an existing key still answers).
         """
         ...
 
@@ -77,7 +78,7 @@ class JobStore(Protocol):
         """Return the job's history, oldest first."""
         ...
 
-    async def list(
+    async def page(
         self, *, statuses: Sequence[JobStatus] | None, limit: int, cursor: int | None
     ) -> JobPage:
         """Return a page, newest first; ``total`` counts all that match, whatever the page."""
@@ -151,6 +152,14 @@ class JobStore(Protocol):
 
     async def ended(self, *, before: datetime, limit: int) -> list[Job]:
         """Return ended or cleaning jobs with ``completed_at < before``, oldest first."""
+        ...
+
+    async def draining(self) -> bool:
+        """Return whether new jobs are refused."""
+        ...
+
+    async def set_draining(self, draining: bool, *, at: datetime) -> None:
+        """Refuse new jobs from now on, or accept them again; durable."""
         ...
 
     async def ping(self) -> None:
@@ -358,7 +367,7 @@ class ContainerRuntime(Protocol):
         """Kill and remove; absent is fine."""
         ...
 
-    async def list(self) -> list[ContainerState]:
+    async def containers(self) -> list[ContainerState]:
         """Return every container with the label ``flashpods-job=true``, in any state."""
         ...
 
