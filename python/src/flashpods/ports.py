@@ -170,7 +170,9 @@ class JobStore(Protocol):
 class UploadStore(Protocol):
     """The uploads and the transfers that write to them."""
 
-    async def reserve(self, upload_id: str, *, at: datetime, expires_at: datetime) -> Upload:
+    async def reserve(
+        self, upload_id: str, *, project: str | None, at: datetime, expires_at: datetime
+    ) -> Upload:
         """Insert ``uploading``; durable. Raises Conflict ``upload_exists``."""
         ...
 
@@ -508,6 +510,18 @@ class Workspaces(Protocol):
 
     async def discard(self, job_id: str) -> None:
         """Delete the job's workspace; absent is fine."""
+        ...
+
+    async def keep_as_base(self, job_id: str, project: str, *, keep: int) -> None:
+        """Make a workspace that no job could write to the project's base for later transfers.
+
+        Replaces the project's former base and deletes the oldest bases beyond ``keep``. Absent is
+        fine.
+        """
+        ...
+
+    async def base(self, project: str) -> str | None:
+        """Return the path of the project's base within the rsync module (``/.bases/<project>``)."""
         ...
 
     async def transferring(self) -> list[tuple[str, datetime]]:

@@ -169,6 +169,7 @@ class Upload:
     """A row of ``uploads``."""
 
     id: str
+    project: str | None  # whose later uploads may start from this tree
     state: UploadState
     created_at: datetime
     expires_at: datetime | None  # None once consumed or expired
