@@ -137,6 +137,8 @@ class Cleanup(Section):
 
     every_seconds: Seconds = 60
     job_retention_seconds: Seconds = 7 * 86400
+    upload_row_retention_seconds: Seconds = 7 * 86400
+    images_total_bytes: Bytes = 50 * GB
     orphan_grace_seconds: Seconds = 15
 
 

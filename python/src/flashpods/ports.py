@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
+from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import (
     Artifact,
     Capacity,
@@ -52,10 +53,18 @@ class Clock(Protocol):
 class JobStore(Protocol):
     """The jobs, their events and their artifacts' names; one transaction a call."""
 
-    async def submit(self, new: NewJob, *, capacity: Capacity, at: datetime) -> tuple[Job, bool]:
+    async def submit(
+        self,
+        new: NewJob,
+        *,
+        capacity: Capacity,
+        at: datetime,
+        refuse: FlashpodsError | None = None,
+    ) -> tuple[Job, bool]:
         """Admit a job, or find the one with the same key; durable when it returns.
 
         In one transaction: the key, the claim of the upload, the sum of reserved resources.
+        ``refuse`` is raised for any request that would create a job.
 
         Returns:
             The job, and whether this call created it.
@@ -113,7 +122,8 @@ class JobStore(Protocol):
         the artifact rows. Endings and CLEANED are durable when it returns.
 
         Raises:
-            StaleState: the job is not in ``expected``.
+            StaleState: the job is not in ``expected``, or ``trigger`` would end an active job other
+                than by CANCEL although its cancellation is recorded.
             IllegalTransition: the table has no such edge.
         """
         ...
@@ -150,8 +160,13 @@ class JobStore(Protocol):
         """Return the rows of those ids that exist."""
         ...
 
-    async def ended(self, *, before: datetime, limit: int) -> list[Job]:
-        """Return ended or cleaning jobs with ``completed_at < before``, oldest first."""
+    async def ended(
+        self, *, before: datetime, limit: int, kept: Literal["log", "artifacts"] | None = None
+    ) -> list[Job]:
+        """Return ended or cleaning jobs with ``completed_at < before``, oldest first.
+
+        ``kept`` leaves out those whose log, or artifacts, are already deleted.
+        """
         ...
 
     async def draining(self) -> bool:
@@ -371,6 +386,13 @@ class ContainerRuntime(Protocol):
 
     async def containers(self) -> list[ContainerState]:
         """Return every container with the label ``flashpods-job=true``, in any state."""
+        ...
+
+    async def trim_images(self, budget_bytes: int) -> int:
+        """Remove the oldest unused images beyond the budget; return how many went.
+
+        Images with the label ``flashpods-keep=true`` and ``localhost/`` images stay.
+        """
         ...
 
 

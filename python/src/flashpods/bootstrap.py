@@ -1,0 +1,234 @@
+"""The one place that picks adapters and wires them to the use cases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from flashpods.adapters.clock import SystemClock
+from flashpods.adapters.files.artifacts import FileArtifactStore
+from flashpods.adapters.files.disk import StatvfsGauge
+from flashpods.adapters.files.logs import FileLogStore
+from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.adapters.podman.containers import PodmanRuntime
+from flashpods.adapters.sqlite.store import SqliteStore
+from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
+from flashpods.jobs.admission import Bounds
+from flashpods.jobs.changes import InProcessChanges
+from flashpods.jobs.cleanup import Cleaner, Retention
+from flashpods.jobs.line import Line, Policy
+from flashpods.jobs.model import Capacity, Grant, JobType
+from flashpods.jobs.submit import Submitter
+from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.services import Services
+from flashpods.uploads import Uploads
+
+
+def host_capacity(settings: Settings) -> Capacity:
+    """Return what this host offers to jobs: its CPUs and whole GiB of memory, less the reserve.
+
+    Raises:
+        ConfigError: the reserve leaves nothing.
+    """
+    development, jobs = settings.development, settings.jobs
+    cpus = development.pretend_cpus or len(os.sched_getaffinity(0))
+    memory = development.pretend_memory_gb or (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // GB
+    )
+    capacity = Capacity(cpus=cpus - jobs.reserve_cpus, memory_gb=memory - jobs.reserve_memory_gb)
+    if capacity.cpus < 1 or capacity.memory_gb < 1:
+        raise ConfigError(
+            f"jobs.reserve_cpus {jobs.reserve_cpus} and jobs.reserve_memory_gb "
+            f"{jobs.reserve_memory_gb} leave nothing of {cpus} CPUs and {memory} GB; lower them"
+        )
+    return capacity
+
+
+def _bounds(kind: Worker) -> Bounds:
+    return Bounds(
+        default=Grant(
+            cpus=kind.cpus, memory_gb=kind.memory_gb, timeout_minutes=kind.timeout_minutes
+        ),
+        most=Grant(
+            cpus=kind.max_cpus,
+            memory_gb=kind.max_memory_gb,
+            timeout_minutes=kind.max_timeout_minutes,
+        ),
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    jobs, podman = settings.jobs, settings.podman
+    return Policy(
+        grace=jobs.grace_seconds,
+        starting=jobs.starting_seconds,
+        backstop_slack=jobs.backstop_slack_seconds,
+        recovery_every=jobs.recovery_seconds,
+        # More starts at once only queue on Podman's storage lock.
+        launch_slots=podman.launch_slots or 2 * (os.cpu_count() or 1),
+        pids=podman.pids_limit,
+        bases=settings.uploads.bases,
+        allow_unenforced_limits=settings.development.allow_unenforced_limits,
+        mounts={target: Path(source) for target, source in podman.mounts.items()},
+    )
+
+
+def _check_directories(settings: Settings) -> None:
+    """Refuse directories that we can't use, before anything starts.
+
+    Raises:
+        ConfigError: names the setting, the path and what is wrong.
+    """
+    paths = settings.paths
+    for name, path in (
+        ("database", paths.database.parent),
+        ("transfers", paths.transfers),
+        ("finalized", paths.finalized),
+        ("work", paths.work),
+        ("artifacts", paths.artifacts),
+        ("capture", paths.capture),
+        ("logs", paths.logs),
+    ):
+        if not path.is_dir():
+            raise ConfigError(f"paths.{name}: {path} is not a directory; create it")
+        need = os.R_OK | os.X_OK | (0 if name == "transfers" else os.W_OK)
+        if not os.access(path, need):
+            raise ConfigError(f"paths.{name}: {path} is not accessible to uid {os.getuid()}")
+
+
+class Adapters:
+    """The real adapters over one configuration; both processes open the same ones."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open nothing yet but check the directories.
+
+        Raises:
+            ConfigError: a directory is missing or not ours.
+        """
+        _check_directories(settings)
+        paths, output = settings.paths, settings.output
+        self.clock = SystemClock()
+        self.store = SqliteStore(paths.database)
+        self.logs = FileLogStore(paths.logs, paths.capture, log_bytes=output.log_bytes)
+        self.artifacts = FileArtifactStore(
+            paths.artifacts,
+            file_bytes=output.artifact_file_bytes,
+            job_bytes=output.artifact_job_bytes,
+            max_files=output.artifact_files,
+        )
+        self.workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
+        self.runtime = PodmanRuntime(settings.podman)
+        self.disk = StatvfsGauge((paths.work, paths.artifacts, paths.logs))
+
+    async def open(self) -> None:
+        """Migrate and open the database, and check that the trees are one file system."""
+        await self.store.open()
+
+    async def close(self) -> None:
+        """Close everything."""
+        await self.logs.close()
+        await self.runtime.close()
+        await self.store.close()
+
+
+async def build(settings: Settings) -> Services:
+    """Wire the API's process.
+
+    Raises:
+        ConfigError: the token file, a directory or the database can't be used.
+    """
+    tokens = read_tokens(settings.http.token_file)
+    capacity = host_capacity(settings)
+    adapters = Adapters(settings)
+    await adapters.open()
+    changes = InProcessChanges()
+    line = Line(
+        store=adapters.store,
+        uploads=adapters.store,
+        runtime=adapters.runtime,
+        logs=adapters.logs,
+        artifacts=adapters.artifacts,
+        workspaces=adapters.workspaces,
+        clock=adapters.clock,
+        changes=changes,
+        policy=_policy(settings),
+    )
+    supervisor = Supervisor(line)
+    recovery = Recovery(line, supervisor)
+    jobs, uploads = settings.jobs, settings.uploads
+    submitter = Submitter(
+        store=adapters.store,
+        clock=adapters.clock,
+        disk=adapters.disk,
+        critical=settings.disk.critical_percent / 100,
+        capacity=capacity,
+        bounds={JobType.WORKER: _bounds(jobs.worker), JobType.AGENT: _bounds(jobs.agent)},
+        images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
+        accepted=supervisor.begin,
+    )
+    background: list[asyncio.Task[None]] = []
+
+    async def start() -> None:
+        background.append(asyncio.create_task(recovery.run(), name="recovery"))
+
+    async def stop() -> None:
+        for task in background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await supervisor.close()
+        await adapters.close()
+
+    return Services(
+        settings=settings,
+        tokens=tokens,
+        clock=adapters.clock,
+        store=adapters.store,
+        logs=adapters.logs,
+        artifacts=adapters.artifacts,
+        runtime=adapters.runtime,
+        disk=adapters.disk,
+        changes=changes,
+        submitter=submitter,
+        uploads=Uploads(
+            store=adapters.store,
+            workspaces=adapters.workspaces,
+            clock=adapters.clock,
+            max_bytes=uploads.max_bytes,
+            total_bytes=uploads.total_bytes,
+            finalize_within=timedelta(seconds=uploads.finalize_within_seconds),
+            use_within=timedelta(seconds=uploads.use_within_seconds),
+        ),
+        cancel=supervisor.cancel,
+        started_at=adapters.clock.now(),
+        start=start,
+        stop=stop,
+    )
+
+
+def build_cleaner(settings: Settings, adapters: Adapters) -> Cleaner:
+    """Wire the cleanup's process."""
+    output, cleanup, uploads = settings.output, settings.cleanup, settings.uploads
+    return Cleaner(
+        store=adapters.store,
+        uploads=adapters.store,
+        logs=adapters.logs,
+        artifacts=adapters.artifacts,
+        workspaces=adapters.workspaces,
+        runtime=adapters.runtime,
+        clock=adapters.clock,
+        retention=Retention(
+            logs=timedelta(seconds=output.log_retention_seconds),
+            jobs=timedelta(seconds=cleanup.job_retention_seconds),
+            artifacts=timedelta(seconds=output.artifact_retention_seconds),
+            uploads=timedelta(seconds=uploads.finalize_within_seconds),
+            rows=timedelta(seconds=cleanup.upload_row_retention_seconds),
+            orphan_grace=timedelta(seconds=cleanup.orphan_grace_seconds),
+            logs_total_bytes=output.logs_total_bytes,
+            images_total_bytes=cleanup.images_total_bytes,
+        ),
+        every=cleanup.every_seconds,
+    )

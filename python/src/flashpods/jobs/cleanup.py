@@ -1,0 +1,239 @@
+"""What retention and quota take away; each item on its own, so that one failure stops no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+
+from flashpods.errors import FlashpodsError
+from flashpods.jobs.model import Job, UploadState
+from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
+from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.ports import (
+    ArtifactStore,
+    Clock,
+    ContainerRuntime,
+    JobStore,
+    LogStore,
+    UploadStore,
+    Workspaces,
+)
+
+log = structlog.get_logger(__name__)
+
+Items = AsyncIterator[tuple[str, Awaitable[object]]]
+"""What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
+
+BATCH = 500  # jobs looked at per round; the next round takes the rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long things are kept (contract section 8)."""
+
+    logs: timedelta
+    jobs: timedelta  # at the latest then a job is cleaned, however long logs are kept
+    artifacts: timedelta
+    uploads: timedelta  # how long an unfinished upload may take
+    rows: timedelta  # how long rows of ended uploads are kept
+    orphan_grace: timedelta
+    logs_total_bytes: int
+    images_total_bytes: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What one round did: counts by kind, and the failures it will retry."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def count(self, kind: str, *, failed: bool = False) -> None:
+        """Add one."""
+        book = self.failed if failed else self.done
+        book[kind] = book.get(kind, 0) + 1
+
+
+class Cleaner:
+    """The reaper behind ``flashpods-cleanup``."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        uploads: UploadStore,
+        logs: LogStore,
+        artifacts: ArtifactStore,
+        workspaces: Workspaces,
+        runtime: ContainerRuntime,
+        clock: Clock,
+        retention: Retention,
+        every: float,
+    ) -> None:
+        """Build it; ``every`` is the pause between rounds in seconds."""
+        self._store = store
+        self._uploads = uploads
+        self._logs = logs
+        self._artifacts = artifacts
+        self._workspaces = workspaces
+        self._runtime = runtime
+        self._clock = clock
+        self._keep = retention
+        self._every = every
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Clean every ``every`` seconds until ``stop`` is set."""
+        while not stop.is_set():
+            report = await self.run_once()
+            if report.done or report.failed:
+                log.info("cleaned", done=report.done, failed=report.failed)
+            try:
+                async with asyncio.timeout(self._every):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def run_once(self) -> Report:
+        """Do one round and say what it did; nothing raises."""
+        report = Report()
+        now = self._clock.now()
+        for step in (
+            self._adopt_uploads,
+            self._expire_uploads,
+            self._delete_artifacts,
+            self._finish_jobs,
+            self._trim_logs,
+            self._sweep_uploads,
+            self._sweep_job_files,
+            self._sweep_containers,
+            self._trim_images,
+        ):
+            await self._each(report, step.__name__.strip("_"), step(now))
+        return report
+
+    async def _each(self, report: Report, kind: str, items: Items) -> None:
+        """Run each item's act; count it if it did something, count and log it if it failed."""
+        try:
+            async for name, act in items:
+                try:
+                    if await act != 0:
+                        report.count(kind)
+                except (OSError, FlashpodsError) as e:
+                    report.count(kind, failed=True)
+                    log.warning("cleanup_item_failed", kind=kind, item=name, reason=str(e))
+        except (OSError, FlashpodsError) as e:
+            report.count(kind, failed=True)
+            log.warning("cleanup_step_failed", kind=kind, reason=str(e))
+
+    # ------------------------------------------------------------------ uploads
+
+    async def _adopt_uploads(self, _now: datetime) -> Items:
+        # A tree in the rsync module that no row knows is an upload in progress.
+        for upload_id, since in await self._workspaces.transferring():
+            if UPLOAD_ID.match(upload_id) and await self._uploads.get_upload(upload_id) is None:
+                expires = since + self._keep.uploads
+                yield upload_id, self._uploads.adopt(upload_id, at=since, expires_at=expires)
+
+    async def _expire_uploads(self, now: datetime) -> Items:
+        for upload in await self._uploads.uploads(UploadState.UPLOADING, UploadState.FINALIZED):
+            if upload.expires_at is not None and upload.expires_at <= now and not upload.job_id:
+                yield upload.id, self._expire(upload.id, now)
+        yield "rows", self._uploads.drop_expired(before=now - self._keep.rows)
+
+    async def _expire(self, upload_id: str, now: datetime) -> None:
+        if await self._uploads.expire(upload_id, at=now) is not None:
+            await self._workspaces.discard_upload(upload_id)
+
+    async def _sweep_uploads(self, _now: datetime) -> Items:
+        # Trees whose row has ended: a crash came between the row and the deletion.
+        ids = {upload_id for upload_id, _ in await self._workspaces.transferring()}
+        for upload_id in ids | set(await self._workspaces.finalized()):
+            upload = await self._uploads.get_upload(upload_id)
+            if upload is not None and upload.state in {UploadState.EXPIRED, UploadState.CONSUMED}:
+                yield upload_id, self._workspaces.discard_upload(upload_id)
+
+    # ------------------------------------------------------------------ output
+
+    async def _delete_artifacts(self, now: datetime) -> Items:
+        before = now - self._keep.artifacts
+        for job in await self._store.ended(before=before, limit=BATCH, kept="artifacts"):
+            yield job.id, self._drop_artifacts(job, now)
+
+    async def _drop_artifacts(self, job: Job, now: datetime) -> None:
+        # State first: a reader is told 410 before the files begin to go.
+        await self._store.note(job.id, artifacts_deleted_at=now)
+        await self._artifacts.delete(job.id)
+
+    async def _finish_jobs(self, now: datetime) -> Items:
+        before = now - min(self._keep.logs, self._keep.jobs)
+        for job in await self._store.ended(before=before, limit=BATCH):
+            yield job.id, self._finish(job, now)
+
+    async def _finish(self, job: Job, now: datetime) -> None:
+        if job.status is not JobStatus.CLEANING:
+            job = await self._store.advance(
+                job.id, job.status, Trigger.CLEAN, why="retention is over", at=now
+            )
+        await self._logs.delete(job.id)
+        await self._artifacts.delete(job.id)
+        await self._workspaces.discard(job.id)
+        await self._store.advance(
+            job.id, job.status, Trigger.CLEANED, why="log and artifacts deleted", at=now
+        )
+
+    async def _trim_logs(self, now: datetime) -> Items:
+        # Over the total, the oldest finished job's log goes first.
+        sizes = dict(await self._logs.stored())
+        over = sum(sizes.values()) - self._keep.logs_total_bytes
+        if over <= 0:
+            return
+        for job in await self._store.ended(before=now, limit=BATCH, kept="log"):
+            if over <= 0:
+                return
+            if job.id in sizes:
+                over -= sizes[job.id]
+                yield job.id, self._drop_log(job, now)
+
+    async def _drop_log(self, job: Job, now: datetime) -> None:
+        await self._store.note(job.id, log_deleted_at=now)
+        await self._logs.delete(job.id)
+
+    # ------------------------------------------------------------------ leftovers
+
+    async def _sweep_job_files(self, now: datetime) -> Items:
+        # Files of jobs that no row knows, or whose rows say that they should be gone.
+        work = set(await self._workspaces.claimed())
+        artifacts = set(await self._artifacts.stored())
+        logs = {job_id for job_id, _ in await self._logs.stored()}
+        ids = sorted(work | artifacts | logs)
+        known = await self._store.known(ids)
+        for job_id in ids:
+            job = known.get(job_id)
+            if job_id in work and self._settled(job, now):
+                yield job_id, self._workspaces.discard(job_id)
+            gone = job is None or job.status is JobStatus.CLEANED
+            if job_id in artifacts and (gone or (job and job.artifacts_deleted_at is not None)):
+                yield job_id, self._artifacts.delete(job_id)
+            if job_id in logs and (gone or (job and job.log_deleted_at is not None)):
+                yield job_id, self._logs.delete(job_id)
+
+    def _settled(self, job: Job | None, now: datetime) -> bool:
+        """Whether nobody tidies up after the job any more: the API does so right after its end."""
+        if job is None:
+            return True
+        ended = job.completed_at
+        return job.status in TERMINAL and (ended is None or ended + self._keep.orphan_grace < now)
+
+    async def _sweep_containers(self, now: datetime) -> Items:
+        containers = await self._runtime.containers()
+        known = await self._store.known([c.job_id for c in containers])
+        for container in containers:
+            if self._settled(known.get(container.job_id), now):
+                yield container.name, self._runtime.remove(container.id)
+
+    async def _trim_images(self, _now: datetime) -> Items:
+        yield "images", self._runtime.trim_images(self._keep.images_total_bytes)

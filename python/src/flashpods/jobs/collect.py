@@ -1,0 +1,97 @@
+"""From a dead container to the terminal row: its log, its artifacts, then the state, then tidying.
+
+The order is what makes it safe to be killed anywhere: the output is complete before the terminal
+state is shown, and the container, which proves what happened, goes last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from flashpods.errors import StaleState, Unavailable
+from flashpods.jobs.line import Line
+from flashpods.jobs.model import Collected, Job, JobType, Outcome, Phase
+from flashpods.jobs.monitor import Ending
+from flashpods.jobs.states import JobStatus, Trigger
+
+log = structlog.get_logger(__name__)
+
+
+async def conclude(line: Line, job: Job, ending: Ending) -> Job:
+    """Collect a dead (or never started) job's output and end its row; durable when it returns.
+
+    Raises:
+        StaleState: the row had already ended.
+    """
+    ran = job.status is JobStatus.RUNNING
+    if ran:
+        await line.note(job, phase=Phase.COLLECTING)
+    await line.logs.drain(job.id)
+    collected = await line.artifacts.collect(job.id, at=line.clock.now()) if ran else Collected()
+    warnings = [*ending.warnings, *collected.warnings]
+    if collected.error is not None:
+        if ending.trigger is Trigger.SUCCEED:
+            ending = replace(
+                ending,
+                trigger=Trigger.FAIL,
+                outcome=Outcome(exit_code=ending.outcome.exit_code, error=collected.error),
+                why=collected.error,
+            )
+        else:
+            warnings.append(f"artifacts: {collected.error}")
+    if warnings:
+        await line.note(job, warnings=warnings)
+    ended = await _end(line, job, ending, collected)
+    await tidy(line, ended, keep_base=ran)
+    return ended
+
+
+async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Job:
+    """Write the terminal state; a cancellation that came in meanwhile wins."""
+    try:
+        return await line.advance(
+            job,
+            ending.trigger,
+            ending.why,
+            outcome=ending.outcome,
+            artifacts=collected.artifacts,
+        )
+    except StaleState:
+        fresh = await line.store.get(job.id)
+        if fresh is None or fresh.terminal or fresh.cancel_requested_at is None:
+            raise
+        return await line.advance(
+            fresh,
+            Trigger.CANCEL,
+            "cancelled while it ended",
+            outcome=Outcome(exit_code=ending.outcome.exit_code),
+            artifacts=collected.artifacts,
+        )
+
+
+async def tidy(line: Line, job: Job, *, keep_base: bool) -> None:
+    """Remove the container and the workspace of an ended job; what fails is left to recovery."""
+    try:
+        await line.runtime.remove(job.container_name)
+    except Unavailable as e:
+        log.warning("container_removal_deferred", job_id=job.id, reason=e.message)
+        return  # the workspace stays mounted in it: both go with the next recovery or cleanup
+    try:
+        project = await _project(line, job) if keep_base else None
+        if project is not None:
+            await line.workspaces.keep_as_base(job.id, project, keep=line.policy.bases)
+        await line.workspaces.discard(job.id)
+        if not keep_base:
+            await line.artifacts.delete(job.id)
+    except OSError as e:
+        log.warning("tidying_deferred", job_id=job.id, reason=str(e))
+
+
+async def _project(line: Line, job: Job) -> str | None:
+    """Return the project whose next push may start from this tree, if no job could change it."""
+    if job.files_id is None or job.type is not JobType.WORKER or line.policy.bases == 0:
+        return None
+    upload = await line.uploads.get_upload(job.files_id)
+    return upload.project if upload is not None else None

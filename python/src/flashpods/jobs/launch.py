@@ -1,0 +1,175 @@
+"""From ``pending`` to ``running``: workspace, image, container, limits, start.
+
+Every step may be repeated, so a crash or an engine that is away for a while is met by doing the
+steps again. The command does not execute before the container's limits have been read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+
+import structlog
+
+from flashpods.errors import Unavailable
+from flashpods.jobs.line import CancelRequested, JobFailed, Line
+from flashpods.jobs.model import Job, JobType, Phase, container_name
+from flashpods.jobs.states import JobStatus, Trigger
+from flashpods.ports import ContainerError, ContainerSpec, ImageError, Limits, Mount
+
+log = structlog.get_logger(__name__)
+
+GIB = 1024**3
+FIRST_BACKOFF, MOST_BACKOFF = 0.2, 5.0  # seconds between tries while the engine is away
+
+# One pipe for both streams: only so do they reach the log in the order they were written.
+_WORKER_ARGV = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh")
+_AGENT_ARGV = ("/bin/sh", "-c", "exec /entrypoint.sh 2>&1")
+
+
+async def launch(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+    """Bring a ``pending`` or half-launched ``starting`` job to ``running``.
+
+    Raises:
+        JobFailed: ``upload_lost``, an image error, ``container_create_failed``,
+            ``limits_not_enforced``, ``stuck_in_starting``.
+        CancelRequested: ``cancel`` was set before the command executed.
+    """
+    if cancel.is_set():
+        raise CancelRequested
+    if job.status is JobStatus.PENDING:
+        job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.PREPARING)
+    try:
+        async with asyncio.timeout(line.policy.starting):
+            return await _persist(line, job, cancel)
+    except TimeoutError:
+        raise JobFailed(
+            "stuck_in_starting", f"not running after {line.policy.starting:.0f} seconds"
+        ) from None
+
+
+async def _persist(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+    """Repeat the steps while the engine does not answer; the caller's deadline ends it."""
+    backoff = FIRST_BACKOFF
+    while True:
+        try:
+            return await _steps(line, job, cancel)
+        except Unavailable as e:
+            log.warning("launch_waits_for_engine", job_id=job.id, reason=e.message)
+        await _unless(cancel, line.clock.sleep(backoff))
+        backoff = min(backoff * 2, MOST_BACKOFF)
+
+
+async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+    workspace = await line.workspaces.claim(job.files_id, job.id)
+    if workspace is None:
+        raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
+    await _have_image(line, job, cancel)
+    await line.note(job, phase=Phase.CREATING)
+    try:
+        container_id = await line.runtime.create(await _spec(line, job, workspace))
+        await _check_limits(line, job, container_id)
+        await line.logs.follow(job.id)
+        if cancel.is_set():
+            raise CancelRequested
+        await line.runtime.start(container_id)
+    except ContainerError as e:
+        raise JobFailed("container_create_failed", str(e)) from e
+    return await line.advance(
+        job, Trigger.STARTED, f"container {container_id[:12]} started", container_id=container_id
+    )
+
+
+async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
+    async def progress(text: str) -> None:
+        await line.logs.write(job.id, text, at=line.clock.now())
+
+    async def pull() -> None:
+        await line.note(job, phase=Phase.PULLING)
+        await line.runtime.ensure_image(job.image, progress)
+
+    try:
+        await _unless(cancel, pull())
+    except ImageError as e:
+        await progress(f"[flashpods] {e}")
+        raise JobFailed(e.code, str(e)) from e
+
+
+async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) -> None:
+    """Await ``work``, but give it up when ``cancel`` is set.
+
+    Raises:
+        CancelRequested: it was given up.
+    """
+    task = asyncio.create_task(work)
+    waiter = asyncio.create_task(cancel.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise CancelRequested
+        task.result()
+    finally:
+        for t in (task, waiter):
+            t.cancel()
+        await asyncio.gather(task, waiter, return_exceptions=True)
+
+
+async def _spec(line: Line, job: Job, workspace: Path) -> ContainerSpec:
+    env = {"FLASHPODS_JOB_ID": job.id, "HOME": "/tmp"}  # noqa: S108 - the job's own /tmp
+    argv: tuple[str, ...]
+    if job.type is JobType.AGENT:
+        argv = _AGENT_ARGV
+        env |= {
+            "FLASHPODS_TASK": job.task or "",
+            "FLASHPODS_CONTEXT": job.context or "",
+            "FLASHPODS_GIT_BRANCH": job.git_branch or "",
+        }
+    else:
+        argv = (*_WORKER_ARGV, job.command or "")
+    artifacts = await line.artifacts.prepare(job.id)
+    policy = line.policy
+    return ContainerSpec(
+        job_id=job.id,
+        job_type=job.type.value,
+        name=container_name(job.id),
+        image=job.image,
+        argv=argv,
+        env=env,
+        workdir="/work",
+        mounts=(
+            Mount(source=workspace, target="/work", read_only=job.type is JobType.WORKER),
+            Mount(source=artifacts, target="/artifacts", read_only=False),
+            *(
+                Mount(source=source, target=target, read_only=True)
+                for target, source in policy.mounts.items()
+            ),
+        ),
+        limits=wanted_limits(job, policy.pids),
+        backstop_seconds=int(job.timeout_minutes * 60 + policy.grace + policy.backstop_slack),
+        log_path=line.logs.capture_path(job.id),
+        enforce_limits=line.runtime.limits_enforceable() or not policy.allow_unenforced_limits,
+    )
+
+
+def wanted_limits(job: Job, pids: int) -> Limits:
+    """Return the limits that the job was promised."""
+    return Limits(cpus=job.cpus, memory_bytes=job.memory_gb * GIB, pids=pids)
+
+
+async def _check_limits(line: Line, job: Job, container_id: str) -> None:
+    """Compare what the cgroup enforces with what was promised, before the command executes."""
+    wanted = wanted_limits(job, line.policy.pids)
+    actual = await line.runtime.limits(container_id)
+    if actual is not None and (
+        actual.cpus <= wanted.cpus
+        and actual.memory_bytes <= wanted.memory_bytes
+        and actual.pids <= wanted.pids
+    ):
+        return
+    found = "none" if actual is None else f"{actual}"
+    if not line.policy.allow_unenforced_limits:
+        raise JobFailed("limits_not_enforced", f"promised {wanted}, the cgroup enforces {found}")
+    await line.note(
+        job, warnings=["limits are not enforced on this development machine: cpus, memory, pids"]
+    )

@@ -1,0 +1,123 @@
+"""From ``running`` to the end of the container: exit, deadline or cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from flashpods.errors import Unavailable
+from flashpods.jobs.line import Line
+from flashpods.jobs.model import Job, Outcome, Phase
+from flashpods.jobs.states import Trigger
+from flashpods.ports import ContainerState
+
+TIMEOUT_ERROR = "Job exceeded timeout limit"
+KILLED = 137  # 128 + SIGKILL, the shell's convention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How the container's life ended, before its output is collected."""
+
+    trigger: Trigger
+    outcome: Outcome
+    why: str
+    warnings: tuple[str, ...] = ()
+
+
+def deadline(job: Job) -> datetime:
+    """Return when a running job times out."""
+    assert job.started_at is not None
+    return job.started_at + timedelta(minutes=job.timeout_minutes)
+
+
+def judge(job: Job, state: ContainerState | None, *, stopped_for: Trigger | None = None) -> Ending:
+    """Turn a dead container into the job's ending: pure, the same in life and in recovery.
+
+    Args:
+        job: the row; a recorded cancellation wins over everything.
+        state: the dead container, or None if it is gone.
+        stopped_for: TIME_OUT or CANCEL if we stopped it.
+    """
+    code = state.exit_code if state is not None else None
+    if job.cancel_requested_at is not None or stopped_for is Trigger.CANCEL:
+        return Ending(trigger=Trigger.CANCEL, outcome=Outcome(exit_code=code), why="cancelled")
+    if state is None:
+        return Ending(
+            trigger=Trigger.FAIL,
+            outcome=Outcome(error="container_lost_on_recovery"),
+            why="the container is gone",
+        )
+    late = state.finished_at is not None and state.finished_at >= deadline(job)
+    if stopped_for is Trigger.TIME_OUT or state.backstop_hit or late:
+        return Ending(
+            trigger=Trigger.TIME_OUT,
+            outcome=Outcome(exit_code=code, error=TIMEOUT_ERROR),
+            why=f"ran longer than {job.timeout_minutes} minutes",
+        )
+    if code == 0:
+        # The command survived the kill of a child and called itself successful: so it was.
+        warned = ("a process of the job was killed for memory",) if state.oom_killed else ()
+        return Ending(
+            trigger=Trigger.SUCCEED, outcome=Outcome(exit_code=0), why="exit 0", warnings=warned
+        )
+    if state.oom_killed:
+        return Ending(
+            trigger=Trigger.FAIL,
+            outcome=Outcome(exit_code=KILLED, error="oom_killed"),
+            why=f"killed for memory (limit {job.memory_gb} GB)",
+        )
+    return Ending(trigger=Trigger.FAIL, outcome=Outcome(exit_code=code), why=f"exit {code}")
+
+
+async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event) -> Ending:
+    """Wait for the container's end; stop it at its deadline or when ``cancel`` is set."""
+    left = (deadline(job) - line.clock.now()).total_seconds()
+    ended = asyncio.create_task(line.runtime.wait(container_id))
+    asked = asyncio.create_task(cancel.wait())
+    timer = asyncio.create_task(line.clock.sleep(max(left, 0)))
+    try:
+        await asyncio.wait({ended, asked, timer}, return_when=asyncio.FIRST_COMPLETED)
+        stopped_for = None
+        if not ended.done():
+            stopped_for = Trigger.CANCEL if asked.done() else Trigger.TIME_OUT
+            await stop(line, job, container_id, ended)
+        return judge(job, ended.result(), stopped_for=stopped_for)
+    finally:
+        for task in (ended, asked, timer):
+            task.cancel()
+        await asyncio.gather(ended, asked, timer, return_exceptions=True)
+
+
+async def stop(
+    line: Line,
+    job: Job,
+    container_id: str,
+    ended: asyncio.Task[ContainerState | None],
+) -> None:
+    """SIGTERM to PID 1, the grace period, SIGKILL to the whole; return when it is dead.
+
+    An engine that does not answer is asked again for as long as it takes: the job is not ended
+    before its container is.
+    """
+    await line.note(job, phase=Phase.STOPPING)
+    await _signal(line, container_id, "SIGTERM")
+    grace = asyncio.create_task(line.clock.sleep(line.policy.grace))
+    try:
+        await asyncio.wait({ended, grace}, return_when=asyncio.FIRST_COMPLETED)
+        while not ended.done():
+            await _signal(line, container_id, "SIGKILL")
+            again = asyncio.create_task(line.clock.sleep(line.policy.grace))
+            await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
+            again.cancel()
+    finally:
+        grace.cancel()
+
+
+async def _signal(line: Line, container_id: str, signal: str) -> None:
+
+    try:
+        await line.runtime.kill(container_id, signal)
+    except Unavailable:
+        return  # the caller sends SIGKILL again after the grace period

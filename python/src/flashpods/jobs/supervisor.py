@@ -1,0 +1,199 @@
+"""One task per active job, which walks it down its line; recovery puts a job back on it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from flashpods.errors import FlashpodsError, StaleState, Unavailable
+from flashpods.jobs.collect import conclude
+from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, launch
+from flashpods.jobs.line import CancelRequested, JobFailed, Line
+from flashpods.jobs.model import Job, Outcome
+from flashpods.jobs.monitor import Ending, judge, monitor
+from flashpods.jobs.states import JobStatus, Trigger
+from flashpods.ports import ContainerState
+
+log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """Runs the lines of all active jobs in this process."""
+
+    def __init__(self, line: Line) -> None:
+        """Build it; nothing runs before :meth:`begin`."""
+        self._line = line
+        self._slots = asyncio.Semaphore(line.policy.launch_slots)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._cancels: dict[str, asyncio.Event] = {}
+
+    def has(self, job_id: str) -> bool:
+        """Return whether a task walks the job."""
+        return job_id in self._tasks
+
+    def begin(self, job: Job, found: ContainerState | None = None) -> None:
+        """Put an active job on its line; repeated: nothing.
+
+        Args:
+            job: the row.
+            found: its container, when recovery saw one.
+        """
+        if job.id in self._tasks:
+            return
+        cancel = self._cancels[job.id] = asyncio.Event()
+        if job.cancel_requested_at is not None:
+            cancel.set()
+        task = asyncio.create_task(self._walk(job, found, cancel), name=f"job {job.id}")
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda t: self._left(job.id, t))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Record a cancellation durably and wake the job's task.
+
+        Raises:
+            NotFound: ``job_not_found``.
+            Conflict: ``job_already_terminal``.
+        """
+        job = await self._line.store.request_cancel(job_id, at=self._line.clock.now())
+        self._line.changes.publish(job_id)
+        if event := self._cancels.get(job_id):
+            event.set()
+        return job
+
+    async def idle(self) -> None:
+        """Return when no job is on its line (for tests and for draining)."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks.values()))
+
+    async def close(self) -> None:
+        """Leave all jobs where they are; the next process finds them."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _left(self, job_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(job_id, None)
+        self._cancels.pop(job_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nothing is lost: the row is still active, and the next recovery begins it again.
+            log.error("job_line_broke", job_id=job_id, exc_info=error)
+
+    async def _walk(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> None:
+        try:
+            ending = await self._run(job, found, cancel)
+        except CancelRequested:
+            ending = Ending(trigger=Trigger.CANCEL, outcome=Outcome(), why="cancelled before start")
+        except JobFailed as failed:
+            ending = Ending(
+                trigger=Trigger.FAIL, outcome=Outcome(error=failed.code), why=failed.why
+            )
+        row = await self._line.store.get(job.id)
+        if row is None or row.terminal:
+            return
+        if row.status is not JobStatus.RUNNING:
+            await self._remove_for_good(row)
+        try:
+            await conclude(self._line, row, ending)
+        except StaleState:
+            log.warning("job_ended_elsewhere", job_id=job.id)
+
+    async def _run(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> Ending:
+        """Return how the job ended, wherever on the line it is met."""
+        line = self._line
+        started = found is not None and (found.running or found.exited)
+        if job.status is JobStatus.RUNNING and found is None:
+            return judge(job, None)
+        if job.status is JobStatus.STARTING and found is None:
+            raise JobFailed("container_not_found_on_recovery", "no container after a restart")
+        if job.status is JobStatus.STARTING and found is not None and started:
+            # The container got further than its row: let the row follow.
+            why = f"found container {found.id[:12]} {found.status}"
+            job = await line.advance(job, Trigger.STARTED, why, container_id=found.id)
+        elif job.status is not JobStatus.RUNNING:
+            job = await self._launch(job, cancel)
+        assert job.container_id is not None
+        await line.logs.follow(job.id)
+        return await monitor(line, job, job.container_id, cancel)
+
+    async def _launch(self, job: Job, cancel: asyncio.Event) -> Job:
+        waiting = asyncio.create_task(self._slots.acquire())
+        asked = asyncio.create_task(cancel.wait())
+        try:
+            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise CancelRequested
+            return await launch(self._line, job, cancel)
+        finally:
+            asked.cancel()
+            if not waiting.cancel() and not waiting.cancelled():
+                self._slots.release()
+            await asyncio.gather(waiting, asked, return_exceptions=True)
+
+    async def _remove_for_good(self, job: Job) -> None:
+        """Remove what may run under a job that ends early, however long the engine is away.
+
+        The job's resources must not be given to others before that.
+        """
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                await self._line.runtime.remove(job.container_name)
+            except Unavailable as e:
+                log.warning("removal_waits_for_engine", job_id=job.id, reason=e.message)
+            else:
+                return
+            await self._line.clock.sleep(backoff)
+            backoff = min(backoff * 2, MOST_BACKOFF)
+
+
+class Recovery:
+    """Compares rows with containers, at start and every minute; contract section 2's table."""
+
+    def __init__(self, line: Line, supervisor: Supervisor) -> None:
+        """Build it."""
+        self._line = line
+        self._supervisor = supervisor
+
+    async def run_once(self) -> None:
+        """Put every active job back on its line and remove containers that no row explains.
+
+        Raises:
+            Unavailable: the engine or the store did not answer; nothing was decided.
+        """
+        line = self._line
+        # Containers first: one that appears after this look belongs to a row that has a task.
+        containers = {c.job_id: c for c in await line.runtime.containers()}
+        active = await line.store.active()
+        for job in active:
+            if not self._supervisor.has(job.id):
+                self._supervisor.begin(job, await self._container_of(job))
+        strangers = set(containers) - {job.id for job in active}
+        known = await line.store.known(sorted(strangers))
+        for job_id in strangers:
+            job_row = known.get(job_id)
+            if self._supervisor.has(job_id) or (job_row is not None and job_row.active):
+                continue
+            log.warning("orphan_container_removed", job_id=job_id, name=containers[job_id].name)
+            await line.runtime.remove(containers[job_id].id)
+
+    async def _container_of(self, job: Job) -> ContainerState | None:
+        """Look anew: the list may be older than the row."""
+        if job.status is JobStatus.PENDING:
+            return None  # no container is made before ``starting`` is committed
+        return await self._line.runtime.inspect(job.container_name)
+
+    async def run(self) -> None:
+        """Recover now and every ``recovery_every`` seconds, with backoff while the engine is away."""
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                await self.run_once()
+            except FlashpodsError as e:
+                log.warning("recovery_deferred", reason=e.message)
+                await self._line.clock.sleep(backoff)
+                backoff = min(backoff * 2, MOST_BACKOFF)
+            else:
+                backoff = FIRST_BACKOFF
+                await self._line.clock.sleep(self._line.policy.recovery_every)

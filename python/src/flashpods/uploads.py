@@ -1,0 +1,166 @@
+"""The life of an upload: reserve, finalize, discard.
+
+Finalize follows the rule of every act here: state first (no transfer may begin), then the act
+(measure, disarm, rename), then the state (finalized). Each step finds its way after a crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from datetime import timedelta
+from typing import Final
+
+from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
+from flashpods.jobs.model import Upload, UploadState
+from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
+
+PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+def check_upload_id(upload_id: str) -> str:
+    """Return the id if an upload could have it; NotFound ``upload_not_found`` if not."""
+    if not UPLOAD_ID.match(upload_id):
+        raise NotFound(f"no upload has the id {cut(upload_id)}", code="upload_not_found")
+    return upload_id
+
+
+class Uploads:
+    """The use cases behind ``/uploads``."""
+
+    def __init__(
+        self,
+        *,
+        store: UploadStore,
+        workspaces: Workspaces,
+        clock: Clock,
+        max_bytes: int,
+        total_bytes: int,
+        finalize_within: timedelta,
+        use_within: timedelta,
+    ) -> None:
+        """Build it; the bounds are those of contract section 3."""
+        self._store = store
+        self._workspaces = workspaces
+        self._clock = clock
+        self._finalize_within = finalize_within
+        self._use_within = use_within
+        # The total quota is read before a tree moves: two at once would both fit and pass it.
+        self._one_at_a_time = asyncio.Lock()
+        self.max_bytes = max_bytes
+        self.total_bytes = total_bytes
+
+    async def reserve(self, project: object = None) -> tuple[Upload, str | None]:
+        """Reserve an id.
+
+        Returns:
+            The upload, and the path of the project's base in the rsync module, if it has one.
+
+        Raises:
+            BadRequest: the project's name is not 1 to 64 characters of ``[A-Za-z0-9._-]``.
+        """
+        if project is not None and not (isinstance(project, str) and PROJECT.match(project)):
+            raise BadRequest(
+                f"project is {cut(project)}; give 1 to 64 letters, digits, dots, dashes, "
+                f"underscores, beginning with a letter or digit"
+            )
+        name = project if isinstance(project, str) else None
+        now = self._clock.now()
+        upload = await self._store.reserve(
+            f"upload_{secrets.token_urlsafe(16)}",
+            project=name,
+            at=now,
+            expires_at=now + self._finalize_within,
+        )
+        return upload, await self._workspaces.base(name) if name else None
+
+    async def get(self, upload_id: str) -> Upload:
+        """Return the upload.
+
+        Raises:
+            NotFound: ``upload_not_found``.
+        """
+        upload = await self._store.get_upload(check_upload_id(upload_id))
+        if upload is None:
+            await self.adopt_unknown()
+            upload = await self._store.get_upload(upload_id)
+        if upload is None:
+            raise NotFound(f"there is no upload {upload_id}", code="upload_not_found")
+        return upload
+
+    async def adopt_unknown(self) -> None:
+        """Give every tree in the rsync module a row, dated by its directory."""
+        for upload_id, since in await self._workspaces.transferring():
+            if UPLOAD_ID.match(upload_id):
+                await self._store.adopt(
+                    upload_id, at=since, expires_at=since + self._finalize_within
+                )
+
+    async def finalize(self, upload_id: str) -> Upload:
+        """Close the upload, disarm its tree and move it out of the rsync module.
+
+        Raises:
+            NotFound: ``upload_not_found`` (no row, or no tree: nothing was pushed).
+            Conflict: ``upload_in_progress``, ``upload_already_finalized``,
+                ``upload_already_consumed``.
+            Gone: ``upload_expired``.
+            InsufficientStorage: the tree, or all finalized trees together, pass their quota; the
+                upload stays open, so that a smaller tree can be pushed.
+        """
+        await self.get(upload_id)
+        async with self._one_at_a_time:
+            return await self._finalize(upload_id)
+
+    async def _finalize(self, upload_id: str) -> Upload:
+        await self._store.begin_finalize(upload_id, at=self._clock.now())
+        used = sum(u.size_bytes or 0 for u in await self._store.uploads("finalized"))
+        left = max(self.total_bytes - used, 0)
+        try:
+            size = await self._workspaces.finalize(upload_id, max_bytes=min(self.max_bytes, left))
+        except TreeTooLarge as e:
+            await self._store.abort_finalize(upload_id)
+            raise InsufficientStorage(
+                f"upload {upload_id} is over what may be finalized now, {self.max_bytes} bytes for "
+                f"one and {left} left for all; exclude what the job does not need and push again",
+                details={"max_bytes": self.max_bytes, "total_left_bytes": left},
+            ) from e
+        except NotFound:
+            await self._store.abort_finalize(upload_id)
+            raise
+        now = self._clock.now()
+        try:
+            return await self._store.complete_finalize(
+                upload_id,
+                at=now,
+                expires_at=now + self._use_within,
+                size_bytes=size.size_bytes,
+                file_count=size.file_count,
+                total_quota_bytes=self.total_bytes,
+            )
+        except InsufficientStorage:
+            # Only if another process finalized meanwhile; the tree has left the module, so it goes.
+            await self._store.expire(upload_id, at=now)
+            await self._workspaces.discard_upload(upload_id)
+            raise
+
+    async def discard(self, upload_id: str) -> None:
+        """Expire the upload and delete its tree; an expired one is fine.
+
+        Raises:
+            NotFound: ``upload_not_found``.
+            Conflict: ``upload_already_consumed`` or ``upload_in_progress``.
+        """
+        upload = await self.get(upload_id)
+        if upload.state is not UploadState.EXPIRED:
+            expired = await self._store.expire(upload_id, at=self._clock.now())
+            if expired is None:
+                claimed = upload.state is UploadState.CONSUMED or upload.job_id is not None
+                raise Conflict(
+                    f"upload {upload_id} "
+                    + ("belongs to a job" if claimed else "is being written to")
+                    + "; it can't be deleted now",
+                    code="upload_already_consumed" if claimed else "upload_in_progress",
+                )
+        await self._workspaces.discard_upload(upload_id)
