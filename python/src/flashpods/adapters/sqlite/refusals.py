@@ -1,0 +1,136 @@
+"""When an upload may not be claimed, finalized or expired: pure rules of both stores."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from flashpods.errors import Conflict, Gone, InsufficientStorage, NotFound, StaleState, cut
+from flashpods.jobs.model import Job, Upload, UploadState
+
+MAX_WARNINGS = 500  # a job's list of warnings is bounded
+
+
+def job_not_found(job_id: str) -> NotFound:
+    """Return the error for a job id that no row has."""
+    return NotFound(f"there is no job {cut(job_id)}; list them", code="job_not_found")
+
+
+def upload_not_found(upload_id: str) -> NotFound:
+    """Return the error for an upload id that no row has, or that has expired."""
+    return NotFound(
+        f"there is no upload {cut(upload_id)}, or it has expired; push the files again",
+        code="upload_not_found",
+    )
+
+
+def stale(job: Job | None, job_id: str, expected: str) -> StaleState:
+    """Return the error for a job that is not in the expected state."""
+    found = job.status.value if job else "gone"
+    return StaleState(f"job {cut(job_id)} is {found}, not {expected}")
+
+
+def overdue(upload: Upload, at: datetime) -> bool:
+    """Whether its time is over, whether or not the reaper has come by."""
+    return upload.state is UploadState.EXPIRED or (
+        upload.expires_at is not None and upload.expires_at <= at and upload.job_id is None
+    )
+
+
+def check_claim(upload: Upload | None, upload_id: str, at: datetime) -> None:
+    """Refuse an upload that a new job may not take.
+
+    Raises:
+        NotFound: ``upload_not_found``, also when expired.
+        Conflict: ``upload_not_finalized``, ``upload_already_consumed``.
+    """
+    if upload is None or overdue(upload, at):
+        raise upload_not_found(upload_id)
+    if upload.state is UploadState.UPLOADING:
+        raise Conflict(
+            f"upload {upload_id} is not finalized; POST /uploads/{upload_id}/finalize first",
+            code="upload_not_finalized",
+        )
+    if upload.state is UploadState.CONSUMED or upload.job_id is not None:
+        raise Conflict(
+            f"upload {upload_id} belongs to another job; push the files again under a new id",
+            code="upload_already_consumed",
+        )
+
+
+def check_finalize(upload: Upload | None, upload_id: str, at: datetime, *, live: bool) -> None:
+    """Refuse an upload that may not be finalized. One begun in time may be finished late.
+
+    Raises:
+        NotFound: ``upload_not_found``.
+        Conflict: ``upload_in_progress``, ``upload_already_finalized``,
+            ``upload_already_consumed``.
+        Gone: ``upload_expired``.
+    """
+    if upload is None:
+        raise upload_not_found(upload_id)
+    if upload.state is UploadState.CONSUMED:
+        raise Conflict(
+            f"upload {upload_id} was used by job {upload.job_id}; push the files again",
+            code="upload_already_consumed",
+        )
+    if upload.state is UploadState.FINALIZED and not overdue(upload, at):
+        raise Conflict(
+            f"upload {upload_id} is finalized already; post the job", code="upload_already_finalized"
+        )
+    if overdue(upload, at) and upload.finalizing_at is None:
+        raise expired(upload_id)
+    if live:
+        raise Conflict(
+            f"rsync is still writing to {upload_id}; finalize when it has ended",
+            code="upload_in_progress",
+        )
+
+
+def expired(upload_id: str) -> Gone:
+    """Return the error for an upload whose time is over."""
+    return Gone(
+        f"upload {upload_id} has expired; push the files again under a new id",
+        code="upload_expired",
+    )
+
+
+def check_complete(upload: Upload | None, upload_id: str) -> bool:
+    """Return True if the upload is to become finalized, False if it is already.
+
+    Raises:
+        NotFound: ``upload_not_found``.
+        Gone: ``upload_expired``, it was expired meanwhile.
+        StaleState: finalize was not begun, or was aborted.
+    """
+    if upload is None:
+        raise upload_not_found(upload_id)
+    if upload.state is UploadState.EXPIRED:
+        raise expired(upload_id)
+    if upload.state is not UploadState.UPLOADING:
+        return False
+    if upload.finalizing_at is None:
+        raise StaleState(f"upload {upload_id} is open to transfers; begin its finalize first")
+    return True
+
+
+def check_quota(stored: int, size_bytes: int, total_quota_bytes: int) -> None:
+    """Refuse a tree that would take all finalized uploads over the quota.
+
+    Raises:
+        InsufficientStorage: ``insufficient_storage``.
+    """
+    if stored + size_bytes > total_quota_bytes:
+        raise InsufficientStorage(
+            f"the upload holds {size_bytes} bytes, finalized uploads hold {stored} of "
+            f"{total_quota_bytes}; run or delete some first, or push less",
+            details={
+                "size_bytes": size_bytes,
+                "stored_bytes": stored,
+                "limit_bytes": total_quota_bytes,
+            },
+        )
+
+
+def add_warnings(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+    """Append what is not there yet: recovery repeats its verbs, and the list has a bound."""
+    return tuple(dict.fromkeys((*old, *new)))[:MAX_WARNINGS]
