@@ -16,7 +16,10 @@ from flashpods_dev.machine import RSYNC_UID, UID
 # "a" stands for -rlptgoD; devices and specials are taken out again. Left refused with the rest:
 # links to other places, copy/write-devices, backup-dir, temp-dir, partial-dir, link-dest,
 # compare-dest, files-from, log-file, super, fake-super.
-ALLOWED = "* !a !v !delete* !copy-dest !compress* !checksum !whole-file !partial !inplace !omit-dir-times !executability !chmod !timeout !stats !ignore-errors !force"
+ACCEPTED = (
+    "a v delete* copy-dest compress* checksum whole-file partial inplace omit-dir-times "
+    "executability chmod timeout stats ignore-errors force sparse bwlimit"
+)
 REFUSED_AGAIN = "devices specials"
 
 
@@ -32,6 +35,7 @@ def hook(moment: str, database: Path) -> str:
 
 def render(*, transfers: Path, port: int, pid_file: Path, hooks: dict[str, str]) -> str:
     """Return the file."""
+    accepted = " ".join(f"!{option}" for option in ACCEPTED.split())
     lines = [
         f"port = {port}",
         "address = 127.0.0.1",
@@ -51,7 +55,7 @@ def render(*, transfers: Path, port: int, pid_file: Path, hooks: dict[str, str])
         "max connections = 16",
         f"lock file = {pid_file}.lock",
         "timeout = 300",
-        f"refuse options = {ALLOWED} {REFUSED_AGAIN}",
+        f"refuse options = * {accepted} {REFUSED_AGAIN}",
         *(f"{moment}-xfer exec = {line}" for moment, line in hooks.items()),
     ]
     return "\n".join([*lines, ""])

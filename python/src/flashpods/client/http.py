@@ -91,9 +91,13 @@ class Http:
         delay = retries.next_delay(classify(error.status), error.retry_after) if retryable else None
         if delay is None:
             raise error
+        self.tell_retry(error, delay)
+        await self.sleep(delay)
+
+    def tell_retry(self, error: ClientError, delay: float) -> None:
+        """Tell whoever watches that there will be another try in ``delay`` seconds."""
         if self._on_retry is not None:
             self._on_retry(error, delay)
-        await self.sleep(delay)
 
     async def json(
         self,

@@ -39,7 +39,7 @@ def start_ticks(pid: int) -> int | None:
         return None
     except PermissionError:
         return HIDDEN
-    return None if stat_fields(pid) is None else start_ticks(pid)
+    return HIDDEN
 
 
 def parent(pid: int) -> int:
@@ -51,21 +51,21 @@ def parent(pid: int) -> int:
 def alive(pid: int, ticks: int) -> bool:
     """Whether the very process that was recorded still exists, not a later one of its number."""
     now = start_ticks(pid)
-    return now is not None and HIDDEN in {now, ticks} or now == ticks
+    return now is not None and (now == ticks or HIDDEN in (now, ticks))
 
 
 def record(
-    connection: sqlite3.Connection, upload_id: str, rsync_pid: int, pids: list[int], at: str
+    connection: sqlite3.Connection,
+    upload_id: str,
+    rsync_pid: int,
+    processes: list[tuple[int, int]],
+    at: str,
 ) -> None:
-    """Insert the processes of a transfer."""
+    """Insert the processes of a transfer, each with its :func:`start_ticks`."""
     connection.executemany(
         "INSERT OR REPLACE INTO transfers (upload_id, rsync_pid, pid, start_ticks, started_at)"
         " VALUES (?, ?, ?, ?, ?)",
-        [
-            (upload_id, rsync_pid, pid, ticks, at)
-            for pid in pids
-            if (ticks := start_ticks(pid)) is not None
-        ],
+        [(upload_id, rsync_pid, pid, ticks, at) for pid, ticks in processes],
     )
 
 

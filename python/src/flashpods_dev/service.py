@@ -1,0 +1,131 @@
+"""One process of the stack: started in its cgroup, as its user, with its log in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from flashpods_dev.machine import UID, StackError
+
+# The shell writes its own pid, which the command keeps: no window in which it is elsewhere.
+JOIN = 'echo $$ >"$0" && exec "$@"'
+
+
+def as_user(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
+    """Wrap a command so that it runs as the stack's user with exactly this environment."""
+    return [
+        *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+        *("env", "-i", *(f"{key}={value}" for key, value in env.items())),
+        *argv,
+    ]
+
+
+def in_cgroup(cgroup: Path, argv: Sequence[str]) -> list[str]:
+    """Wrap a command so that it joins a cgroup before it runs."""
+    return ["/bin/sh", "-c", JOIN, str(cgroup / "cgroup.procs"), *argv]
+
+
+class Service:
+    """A process that can be killed and started again; its pid is that of the command itself."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], *, log: Path, ready: Callable[[], bool], cwd: Path
+    ) -> None:
+        """Keep the recipe; nothing starts yet. ``ready`` is polled after the start."""
+        self.name = name
+        self.log = log
+        self._argv = list(argv)
+        self._ready = ready
+        self._cwd = cwd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, within the namespace.
+
+        Raises:
+            StackError: it was never started.
+        """
+        if self._process is None:
+            raise StackError(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, and wait until it is ready. Running: nothing happens."""
+        if self.alive:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._cwd,
+                start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
+            )
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds: float = 30) -> None:
+        """Return when it answers.
+
+        Raises:
+            StackError: it ended, or time is up; with the end of its log.
+        """
+        end = time.monotonic() + seconds
+        while not self._ready():
+            if not self.alive:
+                raise StackError(f"{self.name} ended at its start:\n{self.tail()}")
+            if time.monotonic() > end:
+                raise StackError(f"{self.name} is not ready after {seconds:.0f} s:\n{self.tail()}")
+            time.sleep(0.02)
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the end of its log."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except OSError as e:
+            return f"(no log: {e.strerror})"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def kill(self) -> None:
+        """SIGKILL, and reap. Dead: nothing happens."""
+        self._signal(signal.SIGKILL)
+        self.wait(10)
+
+    def terminate(self, seconds: float = 10) -> int:
+        """SIGTERM, then SIGKILL after that time; return the exit code (-9: it was needed)."""
+        self._signal(signal.SIGTERM)
+        try:
+            return self.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -int(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Terminate if it runs, start, wait until ready."""
+        self.terminate()
+        self.start()
+
+    def wait(self, seconds: float) -> int:
+        """Return the exit code once it is dead, 0 if it never ran.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        return 0 if self._process is None else self._process.wait(timeout=seconds)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive:
+            os.kill(self.pid, number)
+

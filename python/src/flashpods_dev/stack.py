@@ -1,0 +1,292 @@
+"""A whole stack in one object: Podman's service, the rsync daemon, the API, the reaper.
+
+``./dev up``, ``demo``, ``bench`` and the system tests all use this class, so what the tests drive
+is what a person gets. Each stack has an engine and a store of its own, because recovery removes
+every container with our label that its database does not know; the images are shared, read-only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from flashpods_dev import cgroups, rsyncd
+from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
+from flashpods_dev.machine import IMAGE, UID, Machine, StackError
+from flashpods_dev.service import Service, as_user, in_cgroup
+
+API_GRACE = 9  # seconds; http.shutdown_seconds is 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What ``./dev up`` prints: one line of JSON."""
+
+    api_url: str
+    token_file: str
+    rsync_url: str
+    state_dir: str
+    podman_socket: str
+    database: str
+    image: str
+
+    def line(self) -> str:
+        """Return the line, without its newline."""
+        return json.dumps(asdict(self))
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("podman", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(5)
+        self.sock.connect(str(self._path))
+
+
+def answers(connection: http.client.HTTPConnection, path: str, statuses: Sequence[int]) -> bool:
+    """Whether a GET is answered with one of the statuses."""
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status in statuses
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections on a loopback port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+class MiniStack:
+    """A stack; a context manager that starts it and leaves nothing of it running.
+
+    Args:
+        state: its directory; what is there from before is taken up (jobs are recovered).
+        machine: the namespace.
+        overrides: settings that replace the embedded default's, section by section.
+        port: of the API; 0 takes a free one.
+        parts: which services to start, of ``podman``, ``rsyncd``, ``api``, ``cleanup``.
+        images: whether to see the shared images.
+    """
+
+    PARTS = ("podman", "rsyncd", "api", "cleanup")
+
+    def __init__(
+        self,
+        state: Path,
+        machine: Machine,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        port: int = 0,
+        parts: Sequence[str] = PARTS,
+        images: bool = True,
+    ) -> None:
+        """Only compute names and ports; nothing is started or written."""
+        if port and not port_is_free(port):
+            raise StackError(f"port {port} on 127.0.0.1 is taken: choose another with --port")
+        self.layout = Layout(state.absolute())
+        self.machine = machine
+        self.port = port or free_port()
+        self.metrics_port = free_port()
+        self.rsync_port = free_port()
+        self._parts = tuple(parts)
+        self._images = images
+        self._lock: IO[str] | None = None
+        # Of this process and object, so that stacks of one run don't meet.
+        self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
+        self.cgroup_parent = f"{self.cgroup}/ctrs"
+        self.settings = merge(
+            self.layout.render_settings(
+                port=self.port,
+                metrics_port=self.metrics_port,
+                rsync_port=self.rsync_port,
+                cgroup_parent=self.cgroup_parent,
+                limits_enforced=machine.limits_enforced,
+            ),
+            overrides or {},
+        )
+        self.podman = self._podman()
+        self.rsyncd = self._rsyncd()
+        self.api = self._python("api", ["flashpods.api.main"], self._api_answers)
+        self.cleanup = self._python("cleanup", ["flashpods.cleanup_main"], lambda: True)
+
+    # ------------------------------------------------------------------ life
+
+    def start(self) -> Self:
+        """Start all parts and return when they answer.
+
+        Raises:
+            StackError: another stack has this state directory, or a part does not come up.
+        """
+        layout = self.layout
+        self._claim()
+        layout.prepare()
+        layout.write_engine_config(self.machine.images / "engine" if self._images else None)
+        cgroups.delegate(self._cgroup_dir, UID, limits=self.machine.limits_enforced)
+        self.write_settings({})
+        hooks = {}
+        if "api" in self._parts:
+            hooks = {f"{m}": rsyncd.hook(m, layout.database) for m in ("pre", "post")}
+        config = rsyncd.render(
+            transfers=layout.trees / "transfers",
+            port=self.rsync_port,
+            pid_file=layout.root / "rsyncd.pid",
+            hooks=hooks,
+        )
+        write_for_user(layout.root / "rsyncd.conf", config)
+        (layout.root / "rsyncd.pid").unlink(missing_ok=True)  # a stale one stops the daemon
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            running = [getattr(self, name) for name in self.PARTS if name in self._parts]
+            early = [service for service in running if service in {self.podman, self.rsyncd}]
+            for service in early:
+                service.start(wait=False)
+            for service in early:
+                service.wait_ready()
+            for service in running:
+                service.start()
+            undo.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """Stop the API and the reaper in order, then end all that is left; repeated: nothing."""
+        for service in (self.api, self.cleanup):
+            if service.alive:
+                os.kill(service.pid, 15)
+        for service in (self.api, self.cleanup):
+            service.terminate(API_GRACE)
+        self.rsyncd.kill()
+        if not cgroups.clear(self._cgroup_dir):
+            raise StackError(f"processes are left in {self._cgroup_dir}")
+        self.podman.kill()
+        self.layout.socket.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    # ------------------------------------------------------------------ what others need
+
+    @property
+    def api_url(self) -> str:
+        """Where the API listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def info(self) -> Info:
+        """What ``./dev up`` prints."""
+        return Info(
+            api_url=self.api_url,
+            token_file=str(self.settings["http"]["token_file"]),
+            rsync_url=self.settings["uploads"]["rsync_url"],
+            state_dir=str(self.layout.root),
+            podman_socket=str(self.layout.socket),
+            database=str(self.layout.database),
+            image=self.settings["jobs"]["worker"]["image"],
+        )
+
+    def write_settings(self, overrides: Mapping[str, Any]) -> None:
+        """Put further overrides into the settings file; the next start of the API reads them."""
+        self.settings = merge(self.settings, overrides)
+        write_for_user(self.layout.settings, dump(self.settings))
+
+    def run_podman(self, *args: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the podman command on this stack's store, as its user; the caller checks the code."""
+        return subprocess.run(
+            self._as_engine(["podman", *args]),
+            cwd=self.layout.engine,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def run_python(self, *args: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a module of ours as the stack's user: ``run_python("flashpods.cleanup_main", …)``."""
+        return subprocess.run(
+            self._as_engine([sys.executable, "-m", *args]),
+            cwd=self.layout.root,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    # ------------------------------------------------------------------ recipes
+
+    @property
+    def _cgroup_dir(self) -> Path:
+        return self.machine.cgroup_dir.parent / self.cgroup.lstrip("/")
+
+    def _as_engine(self, argv: Sequence[str]) -> list[str]:
+        return in_cgroup(self._cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))
+
+    def _service(self, name: str, argv: Sequence[str], ready: Any) -> Service:
+        log = self.layout.logs / f"{name}.log"
+        return Service(name, argv, log=log, ready=ready, cwd=self.layout.root)
+
+    def _podman(self) -> Service:
+        argv = ["podman", "system", "service", "--time=0", f"unix://{self.layout.socket}"]
+        return self._service("podman", self._as_engine(argv), self._podman_answers)
+
+    def _podman_answers(self) -> bool:
+        return answers(_Unix(self.layout.socket), "/_ping", [200])
+
+    def _rsyncd(self) -> Service:
+        config = self.layout.root / "rsyncd.conf"
+        argv = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
+        wrapped = in_cgroup(self._cgroup_dir / "svc", argv)
+        return self._service("rsyncd", wrapped, lambda: listens(self.rsync_port))
+
+    def _python(self, name: str, module: Sequence[str], ready: Any) -> Service:
+        argv = [sys.executable, "-m", *module, "--config", str(self.layout.settings)]
+        return self._service(name, self._as_engine(argv), ready)
+
+    def _api_answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        return answers(connection, "/health", [200, 503])
+
+    def _claim(self) -> None:
+        self.layout.root.mkdir(parents=True, exist_ok=True)
+        lock = (self.layout.root / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            lock.close()
+            raise StackError(f"another stack runs on {self.layout.root}: stop it first") from e
+        self._lock = lock
+
+
+__all__ = ["IMAGE", "Info", "MiniStack", "StackError"]

@@ -1,0 +1,81 @@
+"""A configuration that can't be used says so in one line, and names the key."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flashpods.config import ConfigError, load, read_tokens
+
+
+def write(tmp_path: Path, data: object) -> Path:
+    file = tmp_path / "settings.json"
+    file.write_text(data if isinstance(data, str) else json.dumps(data))
+    return file
+
+
+def test_an_empty_object_is_the_contracts_defaults(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, {}))
+    assert str(settings.http.host) == "10.0.0.1"
+    assert settings.http.port == 8080
+    assert settings.output.log_bytes == 50 * 1024**2
+    assert settings.jobs.agent.max_cpus == 4
+    assert not settings.development.allow_unenforced_limits
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("[", "not JSON"),
+        ([], "one JSON object"),
+        ({"htp": {}}, "unknown key 'htp'"),
+        ({"http": {"prot": 1}}, "unknown key 'http.prot'"),
+        ({"http": {"port": 70000}}, "http.port"),
+        ({"http": {"host": "everywhere"}}, "http.host"),
+        ({"jobs": {"worker": {"cpus": 9}}}, "jobs.worker.max_cpus"),
+        ({"disk": {"warn_percent": 90}}, "disk.warn_percent"),
+        ({"podman": {"network": "host"}}, "podman.network"),
+    ],
+)
+def test_refusals_name_the_key(tmp_path: Path, data: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says.replace("(", r"\(")) as refused:
+        load(write(tmp_path, data))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "nothing.json")
+
+
+def test_the_environment_overrides_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASHPODS_SETTINGS__HTTP__PORT", "9999")
+    settings = load(write(tmp_path, {"http": {"host": "127.0.0.1"}}))
+    assert (str(settings.http.host), settings.http.port) == ("127.0.0.1", 9999)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"short",
+        b"a" * 600,
+        b"with space in the middle",
+        "ü".encode() * 20,
+        b"x" * 20 + b"\n" + b"y" * 20 + b"\n" + b"z" * 20,
+    ],
+)
+def test_bad_token_files_are_refused_without_showing_them(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="token_file") as refused:
+        read_tokens(file)
+    if content.strip():
+        assert content.decode() not in str(refused.value)
+
+
+def test_two_tokens_are_a_rotation(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("a" * 32 + "\n" + "b" * 32 + "\n")
+    assert read_tokens(file) == (b"a" * 32, b"b" * 32)

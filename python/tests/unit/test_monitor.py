@@ -1,0 +1,107 @@
+"""``judge``: one pure function decides how a dead container ends its job."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flashpods.jobs.model import Job, JobType, Outcome
+from flashpods.jobs.monitor import TIMEOUT_ERROR, judge
+from flashpods.jobs.states import JobStatus, Trigger
+from flashpods.ports import ContainerState
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def job(*, cancelled: bool = False) -> Job:
+    return Job(
+        id="a" * 16,
+        seq=1,
+        client_job_id=None,
+        request_sha256="",
+        type=JobType.WORKER,
+        status=JobStatus.RUNNING,
+        phase=None,
+        command="x",
+        task=None,
+        context=None,
+        git_branch=None,
+        files_id=None,
+        image="i",
+        cpus=1,
+        memory_gb=1,
+        timeout_minutes=1,
+        created_at=NOW,
+        started_at=NOW,
+        completed_at=None,
+        cancel_requested_at=NOW if cancelled else None,
+        container_id="c",
+        exit_code=None,
+        error=None,
+        warnings=(),
+        log_deleted_at=None,
+        artifacts_deleted_at=None,
+    )
+
+
+def dead(
+    code: int, *, oom: bool = False, backstop: bool = False, after: float = 1
+) -> ContainerState:
+    return ContainerState(
+        id="c",
+        name="job_c",
+        job_id="a" * 16,
+        status="exited",
+        pid=None,
+        exit_code=code,
+        oom_killed=oom,
+        backstop_hit=backstop,
+        started_at=NOW,
+        finished_at=NOW + timedelta(seconds=after),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "stopped_for", "trigger", "outcome"),
+    [
+        (dead(0), None, Trigger.SUCCEED, Outcome(exit_code=0)),
+        (dead(1), None, Trigger.FAIL, Outcome(exit_code=1)),
+        (dead(126), None, Trigger.FAIL, Outcome(exit_code=126)),
+        (dead(137), None, Trigger.FAIL, Outcome(exit_code=137)),
+        (dead(137, oom=True), None, Trigger.FAIL, Outcome(exit_code=137, error="oom_killed")),
+        (dead(1, oom=True), None, Trigger.FAIL, Outcome(exit_code=137, error="oom_killed")),
+        (
+            dead(143),
+            Trigger.TIME_OUT,
+            Trigger.TIME_OUT,
+            Outcome(exit_code=143, error=TIMEOUT_ERROR),
+        ),
+        (dead(0), Trigger.TIME_OUT, Trigger.TIME_OUT, Outcome(exit_code=0, error=TIMEOUT_ERROR)),
+        (
+            dead(137, backstop=True),
+            None,
+            Trigger.TIME_OUT,
+            Outcome(exit_code=137, error=TIMEOUT_ERROR),
+        ),
+        (dead(0, after=61), None, Trigger.TIME_OUT, Outcome(exit_code=0, error=TIMEOUT_ERROR)),
+        (dead(137), Trigger.CANCEL, Trigger.CANCEL, Outcome(exit_code=137)),
+        (dead(0), Trigger.CANCEL, Trigger.CANCEL, Outcome(exit_code=0)),
+        (None, None, Trigger.FAIL, Outcome(error="container_lost_on_recovery")),
+        (None, Trigger.CANCEL, Trigger.CANCEL, Outcome()),
+    ],
+)
+def test_each_death_has_its_ending(
+    state: ContainerState | None, stopped_for: Trigger | None, trigger: Trigger, outcome: Outcome
+) -> None:
+    ending = judge(job(), state, stopped_for=stopped_for)
+    assert (ending.trigger, ending.outcome) == (trigger, outcome)
+
+
+@pytest.mark.parametrize("state", [dead(0), dead(1), dead(137, backstop=True), None])
+def test_a_recorded_cancellation_wins_over_everything(state: ContainerState | None) -> None:
+    assert judge(job(cancelled=True), state).trigger is Trigger.CANCEL
+
+
+def test_a_child_killed_for_memory_under_a_successful_command_is_a_warning() -> None:
+    ending = judge(job(), dead(0, oom=True))
+    assert ending.trigger is Trigger.SUCCEED
+    assert ending.warnings
