@@ -22,7 +22,9 @@ def render(passwd: str, group: str, home: Path) -> dict[str, str]:
     """Return the files of ``/etc`` as the namespace is to see them."""
     subids = f"{USER}:{SUBIDS_START}:{SUBIDS_COUNT}\n"
     return {
-        "passwd": with_account(passwd, USER, UID, f"{USER}:x:{UID}:{UID}::{home}:/usr/sbin/nologin"),
+        "passwd": with_account(
+            passwd, USER, UID, f"{USER}:x:{UID}:{UID}::{home}:/usr/sbin/nologin"
+        ),
         "group": with_account(group, USER, UID, f"{USER}:x:{UID}:"),
         "subuid": subids,
         "subgid": subids,

@@ -44,15 +44,21 @@ def plan(filesystem: str, controllers: str, subtree_control: str, *, writable: b
         return Plan(True, nothing, False, "cgroup v2 is read-only here")
     missing = NEEDED - set(controllers.split())
     if missing:
-        return Plan(False, nothing, False, f"no cgroup v2 controller for {', '.join(sorted(missing))}")
-    return Plan(False, NEEDED - set(subtree_control.split()), True, "cgroup v2 with its controllers")
+        return Plan(
+            False, nothing, False, f"no cgroup v2 controller for {', '.join(sorted(missing))}"
+        )
+    return Plan(
+        False, NEEDED - set(subtree_control.split()), True, "cgroup v2 with its controllers"
+    )
 
 
 def inspect(parent: Path) -> Plan:
     """Look at the machine and decide; ``parent`` is where the subtree would go."""
     found = subprocess.run(
         ["stat", "--file-system", "--format=%T", str(parent)],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     filesystem = "cgroup2" if found.stdout.strip() in {"cgroup2fs", "cgroup2"} else "other"
     if filesystem != "cgroup2":

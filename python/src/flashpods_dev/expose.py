@@ -56,6 +56,8 @@ def expose(paths: Iterable[Path]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
             subprocess.run(
-                ["mount", "--rbind", str(source), str(path)], check=True, pass_fds=[descriptor]
+                ["mount", "--no-canonicalize", "--rbind", str(source), str(path)],
+                check=True,
+                pass_fds=[descriptor],
             )
             os.close(descriptor)

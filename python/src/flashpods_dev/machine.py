@@ -15,7 +15,9 @@ USER = "flashpods"
 UID = 64900
 SUBIDS_START = 2_000_000_000
 SUBIDS_COUNT = 65536
-RSYNC_UID = SUBIDS_START + SUBIDS_COUNT - 1  # the last subordinate id: transfers own nothing of ours
+RSYNC_UID = (
+    SUBIDS_START + SUBIDS_COUNT - 1
+)  # the last subordinate id: transfers own nothing of ours
 
 IMAGE = "localhost/flashpods/base:dev"
 VARIABLE = "FLASHPODS_DEV_MACHINE"

@@ -128,4 +128,3 @@ class Service:
     def _signal(self, number: signal.Signals) -> None:
         if self.alive:
             os.kill(self.pid, number)
-

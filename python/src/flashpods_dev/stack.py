@@ -23,7 +23,7 @@ from typing import IO, Any, Self
 
 from flashpods_dev import cgroups, rsyncd
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
-from flashpods_dev.machine import IMAGE, UID, Machine, StackError
+from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
 from flashpods_dev.service import Service, as_user, in_cgroup
 
 API_GRACE = 9  # seconds; http.shutdown_seconds is 8
@@ -248,7 +248,7 @@ class MiniStack:
 
     @property
     def _cgroup_dir(self) -> Path:
-        return self.machine.cgroup_dir.parent / self.cgroup.lstrip("/")
+        return CGROUP_ROOT / self.cgroup.lstrip("/")
 
     def _as_engine(self, argv: Sequence[str]) -> list[str]:
         return in_cgroup(self._cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))

@@ -1,1 +1,1 @@
-"""The HTTP API: requests in, answers out, no rules."""
+"""The HTTP API: contract section 5 over FastAPI; `app` builds it, `main` runs it."""

@@ -14,6 +14,7 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ from flashpods.client.errors import ClientError, DownloadError, HostUnreachable
 from flashpods.client.http import Http
 from flashpods.client.models import Artifact
 
-__all__ = ["OnBytes", "Target", "check_name", "download_to", "open_target"]
+__all__ = ["OnBytes", "PartFile", "Target", "check_name", "download_to", "open_target"]
 
 BUFFER_BYTES: Final = 1 << 20
 SILENCE_SECONDS: Final = 60.0
 RECONNECTS: Final = 5  # in a row without a byte
+MAX_TAR_BYTES: Final = 8 << 30  # the host keeps at most 2 GB a job; a stream without end is none
 
 OnBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
@@ -112,7 +114,11 @@ def open_target(dest: str | Path, name: str) -> Target:
 
 
 class PartFile:
-    """The incomplete file beside the target. Its methods block; call them in a thread."""
+    """The incomplete file beside the target. Its methods block; call them in a thread.
+
+    A cancelled caller leaves such a thread behind for a moment, so a lock keeps :meth:`close` from
+    taking the descriptor from under its write.
+    """
 
     def __init__(self, target: Target) -> None:
         """Create it: new, with the user's umask, following no link."""
@@ -122,14 +128,18 @@ class PartFile:
         self._fd = os.open(self.name, flags, 0o666, dir_fd=self._directory_fd)
         self.digest = hashlib.sha256()
         self.size = 0
+        self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
-        """Append."""
-        self.digest.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        self.size += len(data)
+        """Append; nothing happens once it is closed."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            self.digest.update(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+            self.size += len(data)
 
     def restart(self) -> None:
         """Forget all bytes."""
@@ -155,10 +165,14 @@ class PartFile:
 
     def close(self) -> None:
         """Close it; remove it unless it was kept."""
-        os.close(self._fd)
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
         if self.name:
             with suppress(FileNotFoundError):
                 os.unlink(self.name, dir_fd=self._directory_fd)
+            self.name = ""
 
 
 async def download_to(
@@ -265,11 +279,10 @@ class _Transfer:
         try:
             async for chunk in response.aiter_raw():
                 buffer += chunk
-                if self._limit is not None and self._part.size + len(buffer) > self._limit:
+                most = MAX_TAR_BYTES if self._limit is None else self._limit
+                if self._part.size + len(buffer) > most:
                     buffer.clear()
-                    raise DownloadError(
-                        "download_failed", f"the host sends more than {self._limit} bytes"
-                    )
+                    raise DownloadError("download_failed", f"the host sends over {most} bytes")
                 if len(buffer) >= BUFFER_BYTES:
                     await self._flush(buffer)
         finally:
@@ -281,7 +294,7 @@ class _Transfer:
             return
         data = bytes(buffer)
         buffer.clear()
-        await asyncio.shield(asyncio.to_thread(self._part.write, data))
+        await asyncio.to_thread(self._part.write, data)
         if self._on_bytes is not None:
             self._on_bytes(self._part.size, self._limit)
 

@@ -8,7 +8,7 @@ carriage return within a log line stays text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -83,7 +83,9 @@ class SseParser:
             self._id = value.decode("utf-8", "replace")
 
 
-async def follow(http: Http, path: str, since: int | None = None) -> AsyncIterator[tuple[str, int]]:
+async def follow(
+    http: Http, path: str, since: int | None = None
+) -> AsyncGenerator[tuple[str, int], None]:
     """Yield ``(text, cursor)`` until the host says that all was sent.
 
     Every line comes once and whole, whatever happens to the connection or to the API: only a

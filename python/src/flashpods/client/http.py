@@ -29,11 +29,10 @@ OnRetry = Callable[[ClientError, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A JSON answer. ``retried`` tells that an earlier try may already have had its effect."""
+    """A JSON answer; an empty body is an empty object."""
 
     status: int
     body: dict[str, Any]
-    retried: bool = False
 
 
 class Http:
@@ -126,22 +125,21 @@ class Http:
             HostUnreachable: no answer came.
         """
         retries = self.retries()
-        retried = False
         while True:
             try:
-                answer = await self._once(method, path, params, body, read_seconds, accept)
+                return await self._once(
+                    method, path, params=params, body=body, read_seconds=read_seconds, accept=accept
+                )
             except ClientError as error:
                 if not retry:
                     raise
                 await self.pause(retries, error)
-                retried = True
-            else:
-                return Answer(answer.status, answer.body, retried)
 
     async def _once(
         self,
         method: str,
         path: str,
+        *,
         params: dict[str, Any] | None,
         body: dict[str, Any] | None,
         read_seconds: float,

@@ -175,5 +175,3 @@ def _failure(ending: rsync.Ending, result: rsync.RsyncResult) -> UploadError:
         )
     hint = "; is the tunnel up?" if ending is rsync.Ending.NETWORK else ""
     return UploadError("upload_failed", f"rsync failed: {result.reason}{hint}", details=details)
-
-

@@ -16,7 +16,16 @@ from typing import Final
 
 from flashpods.client.errors import UploadError
 
-__all__ = ["Ending", "Progress", "RsyncResult", "build_command", "find_rsync", "judge", "parse_progress", "run_rsync"]
+__all__ = [
+    "Ending",
+    "Progress",
+    "RsyncResult",
+    "build_command",
+    "find_rsync",
+    "judge",
+    "parse_progress",
+    "run_rsync",
+]
 
 # Links, modes and times travel; owners, devices, sockets and FIFOs do not. Directories stay
 # usable by their owner, and no set-uid, set-gid or sticky bit leaves the laptop.

@@ -25,9 +25,9 @@ def printable_name(name: str) -> bool:
 def valid_artifact_name(name: str) -> bool:
     """Whether an artifact may have this name (contract section 4).
 
-    A file name: 1 to 255 bytes of valid UTF-8, no ``/``, ``\\`` or ``..`` anywhere in it, no NUL
-    or other control character, no white space at either end. Dot files are allowed, ``.`` is not
-    the name of a file.
+    A file name: 1 to 255 bytes of valid UTF-8, no slash, backslash or ``..`` anywhere in it, no
+    NUL or other control character, no white space at either end. Dot files are allowed, but
+    ``.`` is not the name of a file.
     """
     if name == "." or ".." in name or "/" in name or "\\" in name or name != name.strip():
         return False

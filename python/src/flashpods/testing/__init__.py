@@ -1,1 +1,1 @@
-"""In-memory and temporary-directory adapters of the ports, for tests of the use cases."""
+"""Adapters in memory, for tests: the same contracts as the real ones, simple code."""

@@ -1,9 +1,8 @@
 """The engine's raw output (Podman's ``k8s-file`` driver) turned into the lines of a log.
 
-conmon writes ``2026-11-24T09:31:26.123456789+00:00 stdout F text\\n``: ``F`` ends a line, ``P`` is a
-part of one whose rest follows on the same stream (conmon, ``src/ctr_logging.c``; the format is the
-CRI's, kubernetes/design-proposals kubelet-cri-logging). We write ``[09:31:26.123] text\\n``, in UTC,
-dated by the line's first part.
+conmon writes lines ``2026-11-24T09:31:26.123456789+00:00 stdout F text``: ``F`` ends a line, ``P``
+is a part of one whose rest follows on the same stream (conmon, ``src/ctr_logging.c``; the format is
+CRI's). We write lines ``[09:31:26.123] text``, in UTC, dated by the line's first part.
 
 Everything here is a pure function of the raw bytes, however they are cut into blocks: that is what
 lets a restarted process write the same bytes again over what it had written before.
@@ -140,7 +139,7 @@ class _Joiner:
             self.out.append((self.out[-1][:HEAD_BYTES] if self.out else self._head) + raw)
             return
         stream = match[5]
-        head, text = self.pending.pop(stream, None) or (head, bytearray())
+        head, text = self.pending.setdefault(stream, (head, bytearray()))
         text += raw[match.end() :]
         while len(text) > LINE_BYTES:
             end = _character_end(text, LINE_BYTES)
@@ -148,8 +147,7 @@ class _Joiner:
             del text[:end]
         if match[6] == b"F":
             self.out.append(head + text)
-        else:
-            self.pending[stream] = (head, text)
+            del self.pending[stream]
 
     def state(self) -> ParserState:
         return ParserState(

@@ -99,7 +99,9 @@ def follow_beneath(dir_fd: int, path: str) -> int:
     Raises:
         OSError: see :func:`openat2`.
     """
-    return openat2(dir_fd, path, os.O_PATH, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+    return openat2(
+        dir_fd, path, os.O_PATH, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+    )
 
 
 def reopen(fd: int, flags: int) -> int:

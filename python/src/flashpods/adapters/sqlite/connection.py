@@ -13,6 +13,15 @@ BUSY_SECONDS: Final = 5.0
 READ_BUSY_SECONDS: Final = 0.25  # WAL readers wait for nobody; on the loop they must not block it
 
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+_STATEMENT = {
+    0,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_TOOBIG,
+}
 _PASSING = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -74,7 +83,7 @@ def primary_code(error: sqlite3.Error) -> int:
 
 def breaks_batch(error: sqlite3.Error) -> bool:
     """Whether the fault is the database's, not one statement's: nothing of the batch may stand."""
-    return not isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError)
+    return primary_code(error) not in _STATEMENT
 
 
 def translate(error: sqlite3.Error) -> FlashpodsError:

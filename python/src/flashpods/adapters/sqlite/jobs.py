@@ -3,6 +3,7 @@
 The queries at the end run on any connection.
 """
 
+# ruff: noqa: S608 - only constants of this package are put into SQL; values are bound
 from __future__ import annotations
 
 import json
@@ -17,11 +18,13 @@ from flashpods.adapters.sqlite.connection import to_text
 from flashpods.adapters.sqlite.migrations import ACTIVE_SQL, REAPABLE_SQL
 from flashpods.adapters.sqlite.refusals import (
     add_warnings,
+    already_terminal,
     check_claim,
+    idempotency_conflict,
     job_not_found,
+    now_draining,
     stale,
 )
-from flashpods.errors import Conflict, Unavailable, cut
 from flashpods.jobs.admission import check_fits
 from flashpods.jobs.model import (
     Artifact,
@@ -46,6 +49,9 @@ _INSERT: Final = (
 )
 _BY_ID: Final = f"SELECT {rows.JOB} FROM jobs WHERE id = ?"
 _EVENT: Final = f"INSERT INTO job_events ({rows.EVENT}) VALUES (?, ?, ?, ?, ?)"
+_NEWEST: Final = (
+    "SELECT seq FROM (SELECT seq FROM jobs WHERE status = ? AND seq < ? ORDER BY seq DESC LIMIT ?)"
+)
 _UPLOAD: Final = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = ?"
 
 
@@ -68,7 +74,7 @@ def submit(
     if new.client_job_id is not None and (found := _replayed(connection, new)):
         return found, False
     if is_draining(connection):
-        raise Unavailable("the host is draining: it takes no new jobs; try again later")
+        raise now_draining()
     if new.files_id is not None:
         row = connection.execute(_UPLOAD, (new.files_id,)).fetchone()
         check_claim(rows.upload(row) if row else None, new.files_id, at)
@@ -118,12 +124,7 @@ def _replayed(connection: sqlite3.Connection, new: NewJob) -> Job | None:
         return None
     job_id, request_sha256 = row
     if request_sha256 != new.request_sha256:
-        raise Conflict(
-            f"client_job_id {cut(new.client_job_id)} was used for another request (job {job_id}); "
-            f"send the same request, or a new UUID",
-            code="idempotency_conflict",
-            details={"job_id": job_id},
-        )
+        raise idempotency_conflict(new.client_job_id, job_id)
     return get(connection, job_id)
 
 
@@ -237,15 +238,6 @@ def request_cancel(connection: sqlite3.Connection, job_id: str, at: datetime) ->
     raise already_terminal(job)
 
 
-def already_terminal(job: Job) -> Conflict:
-    """Return the error for the cancel of a job that has ended."""
-    return Conflict(
-        f"job {job.id} is {job.status.value} already; there is nothing to cancel",
-        code="job_already_terminal",
-        details={"status": job.status.value},
-    )
-
-
 def set_draining(connection: sqlite3.Connection, draining: bool, at: datetime) -> None:
     """See :meth:`flashpods.ports.JobStore.set_draining`; the flag keeps its first date."""
     if draining:
@@ -289,24 +281,26 @@ def page(
 ) -> JobPage:
     """See :meth:`flashpods.ports.JobStore.page`; one key set read for each state."""
     below = cursor if cursor is not None else 2**63 - 1
-    wanted = None if statuses is None else [s.value for s in JobStatus if s in statuses]
-    if wanted is None:
+    values: list[Any] = [below]
+    if statuses is None:
         total = _number(connection, "SELECT sum(n) FROM job_counts")
-        source, values = "jobs WHERE seq < ?", [below]
+        source = "jobs WHERE seq < ?"
     else:
+        wanted = [s.value for s in JobStatus if s in statuses]
         marks = ", ".join("?" * len(wanted))
         total = _number(
             connection,
             f"SELECT coalesce(sum(n), 0) FROM job_counts WHERE status IN ({marks})",
             *wanted,
         )
-        # IN over several states would sort all rows of these states; so each state gives its
-        # newest from the index, and the newest of those are the page.
-        each = "SELECT seq FROM (SELECT seq FROM jobs WHERE status = ? AND seq < ?"
-        each += " ORDER BY seq DESC LIMIT ?)"
-        chosen = " UNION ALL ".join([each] * len(wanted)) or "SELECT 0 WHERE 0"
-        source = f"jobs WHERE seq IN ({chosen})"
-        values = [value for status in wanted for value in (status, below, limit + 1)]
+        if len(wanted) == 1:
+            source, values = "jobs WHERE status = ? AND seq < ?", [*wanted, below]
+        else:
+            # IN over several states would sort all rows of these states; so each state gives its
+            # newest from the index, and the newest of those are the page.
+            chosen = " UNION ALL ".join([_NEWEST] * len(wanted)) or "SELECT 0 WHERE 0"
+            source = f"jobs WHERE seq IN ({chosen})"
+            values = [value for status in wanted for value in (status, below, limit + 1)]
     found = connection.execute(
         f"SELECT {rows.JOB} FROM {source} ORDER BY seq DESC LIMIT ?", (*values, limit + 1)
     ).fetchall()

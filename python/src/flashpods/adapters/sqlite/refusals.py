@@ -1,10 +1,18 @@
-"""When an upload may not be claimed, finalized or expired: pure rules of both stores."""
+"""What the stores refuse, and how they say it: pure rules of both the real and the one in memory."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from flashpods.errors import Conflict, Gone, InsufficientStorage, NotFound, StaleState, cut
+from flashpods.errors import (
+    Conflict,
+    Gone,
+    InsufficientStorage,
+    NotFound,
+    StaleState,
+    Unavailable,
+    cut,
+)
 from flashpods.jobs.model import Job, Upload, UploadState
 
 MAX_WARNINGS = 500  # a job's list of warnings is bounded
@@ -27,6 +35,35 @@ def stale(job: Job | None, job_id: str, expected: str) -> StaleState:
     """Return the error for a job that is not in the expected state."""
     found = job.status.value if job else "gone"
     return StaleState(f"job {cut(job_id)} is {found}, not {expected}")
+
+
+def already_terminal(job: Job) -> Conflict:
+    """Return the error for the cancel of a job that has ended."""
+    return Conflict(
+        f"job {job.id} is {job.status.value} already; there is nothing to cancel",
+        code="job_already_terminal",
+        details={"status": job.status.value},
+    )
+
+
+def idempotency_conflict(client_job_id: str | None, job_id: str) -> Conflict:
+    """Return the error for a key that another request has used."""
+    return Conflict(
+        f"client_job_id {cut(client_job_id)} was used for another request (job {job_id}); "
+        f"send the same request, or a new UUID",
+        code="idempotency_conflict",
+        details={"job_id": job_id},
+    )
+
+
+def now_draining() -> Unavailable:
+    """Return the error for a new job while the host drains."""
+    return Unavailable("the host is draining: it takes no new jobs; try again later")
+
+
+def upload_exists(upload_id: str) -> Conflict:
+    """Return the error for an id that is taken."""
+    return Conflict(f"upload {upload_id} exists already; use another id", code="upload_exists")
 
 
 def overdue(upload: Upload, at: datetime) -> bool:
@@ -75,7 +112,8 @@ def check_finalize(upload: Upload | None, upload_id: str, at: datetime, *, live:
         )
     if upload.state is UploadState.FINALIZED and not overdue(upload, at):
         raise Conflict(
-            f"upload {upload_id} is finalized already; post the job", code="upload_already_finalized"
+            f"upload {upload_id} is finalized already; post the job",
+            code="upload_already_finalized",
         )
     if overdue(upload, at) and upload.finalizing_at is None:
         raise expired(upload_id)

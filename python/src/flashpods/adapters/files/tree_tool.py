@@ -1,0 +1,212 @@
+"""The verbs on trees, as functions and as a program.
+
+The trees in the rsync module belong to a subordinate user id, which flashpods may only touch from
+within a user namespace of its own (user_namespaces(7)). There this module runs, with the standard
+library and :mod:`flashpods.adapters.files.trees` alone (see :func:`command`), and prints one line
+of JSON: ``{"ok": RESULT}`` or ``{"error": KIND, …}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+from flashpods.adapters.files.trees import (
+    Guard,
+    Spare,
+    TooLarge,
+    arm,
+    disarm,
+    discard_at,
+    go_on,
+    grant,
+    lock,
+    measure,
+    move_aside,
+    open_dir,
+    open_path,
+    remove,
+    scan,
+)
+
+BASES = ".bases"
+_BASES_SEEN = 4096
+_UNBOUNDED = 1 << 60
+
+_START = (
+    "import sys; sys.path.append(sys.argv.pop(1)); import flashpods.adapters.files.tree_tool as t"
+)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line that runs a verb as user 0 of a user namespace of ours.
+
+    Our user becomes 0 and our subordinate ids follow from 1 (unshare(1), ``--map-auto``, since
+    util-linux 2.38). ``-I -S`` keeps the start short and the environment out.
+    """
+    packages = str(Path(__file__).parents[3])
+    python = [sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(t.main(sys.argv[1:]))"]
+    return ["unshare", "--map-root-user", "--map-auto", "--", *python, packages, *arguments]
+
+
+def discard(parent: str, name: str, *, guard: Guard = go_on) -> None:
+    """Delete ``parent/name``, out of sight at once; absent is fine. Raises OSError."""
+    try:
+        fd = open_path(parent)
+    except FileNotFoundError:
+        return
+    try:
+        discard_at(fd, name, guard)
+    finally:
+        os.close(fd)
+
+
+def finalize(
+    transfers: str, finalized: str, upload: str, max_bytes: int, most: int, *, guard: Guard = go_on
+) -> tuple[int, int]:
+    """Measure, disarm and move ``transfers/upload`` to ``finalized/upload``.
+
+    Returns:
+        (bytes, files and links); of the tree in ``finalized`` where the move was made before.
+
+    Raises:
+        TooLarge: nothing was changed.
+        FileNotFoundError: there is no tree on either side.
+        OSError: it may be half disarmed, but was not moved; a repeated call continues.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def opened(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        source, target = opened(open_path(transfers)), opened(open_path(finalized))
+        try:
+            root = opened(open_dir(source, upload))
+            lock(root, guard)
+            os.stat(upload, dir_fd=source, follow_symlinks=False)  # not moved while we waited
+        except (FileNotFoundError, NotADirectoryError):
+            try:
+                root = opened(open_dir(target, upload))
+            except NotADirectoryError as e:
+                raise FileNotFoundError(errno.ENOENT, "no tree", upload) from e
+            return measure(root, _UNBOUNDED, _UNBOUNDED, guard)
+        measure(root, max_bytes, most, guard)
+        result = _close_and_disarm(root, Spare(target, upload), max_bytes, most, guard)
+        try:
+            os.rename(upload, upload, src_dir_fd=source, dst_dir_fd=target)
+        except OSError as e:
+            if e.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            discard_at(target, upload, guard)  # of an earlier finalize whose upload was reopened
+            os.rename(upload, upload, src_dir_fd=source, dst_dir_fd=target)
+        return result
+
+
+def _close_and_disarm(
+    root: int, spare: Spare, max_bytes: int, most: int, guard: Guard
+) -> tuple[int, int]:
+    """Shut the tree's own door to rsync's user first, then disarm what is behind it."""
+    was = os.fstat(root)
+    os.fchown(root, os.geteuid(), os.getegid())
+    os.fchmod(root, 0o700)
+    try:
+        result = disarm(root, spare, max_bytes, most, guard)
+    except TooLarge:  # it grew between measuring and the door: the client may still shrink it
+        os.fchmod(root, stat.S_IMODE(was.st_mode))
+        os.fchown(root, was.st_uid, was.st_gid)
+        raise
+    os.fchmod(root, 0o755)
+    return result
+
+
+def keep(
+    work: str,
+    job: str,
+    transfers: str,
+    project: str,
+    *,
+    bases: int,
+    most: int,
+    guard: Guard = go_on,
+) -> None:
+    """Make ``work/job`` the project's base in ``transfers``; absent is fine.
+
+    Args:
+        work: the directory of workspaces.
+        job: the name of the workspace.
+        transfers: the root of the rsync module, whose owner the base gets.
+        project: the name of the base.
+        bases: how many are kept; of more, the oldest go.
+        most: entries the tree may have.
+        guard: see :data:`~flashpods.adapters.files.trees.Guard`.
+
+    Raises:
+        TooLarge, OSError: the base may be missing; a repeated call continues.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def opened(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        source, module = opened(open_path(work)), opened(open_path(transfers))
+        owner = os.fstat(module).st_uid
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(BASES, 0o700, dir_fd=module)
+            os.chown(BASES, owner, os.getegid(), dir_fd=module, follow_symlinks=False)
+            grant(module, BASES, 0o770)
+        shelf = opened(open_dir(module, BASES))
+        try:
+            root = opened(open_dir(source, job))
+        except (FileNotFoundError, NotADirectoryError):
+            _trim(shelf, bases, guard)
+            return
+        lock(root, guard)
+        if bases == 0:
+            discard_at(source, job, guard)
+        else:
+            arm(root, Spare(source, job), owner, most, guard)
+            move_aside(shelf, project, guard)
+            os.rename(job, project, src_dir_fd=source, dst_dir_fd=shelf)
+            os.fchown(root, owner, -1)
+        _trim(shelf, bases, guard)
+
+
+def _trim(shelf: int, most: int, guard: Guard) -> None:
+    """Delete what is aside, then the bases beyond ``most``, by when they came (their ctime)."""
+    aged = []
+    for entry in scan(shelf, _BASES_SEEN):
+        if entry.name.startswith("."):
+            remove(shelf, entry.name, guard)
+        else:
+            aged.append((entry.stat(follow_symlinks=False).st_ctime_ns, entry.name))
+    for _, name in sorted(aged, reverse=True)[most:]:
+        discard_at(shelf, name, guard)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and print its outcome as one line of JSON; 2 for a wrong command line."""
+    answer: dict[str, object] = {"ok": None}
+    try:
+        match arguments:
+            case ["finalize", transfers, finalized, upload, max_bytes, most]:
+                answer["ok"] = finalize(transfers, finalized, upload, int(max_bytes), int(most))
+            case ["keep", work, job, transfers, project, bases, most]:
+                keep(work, job, transfers, project, bases=int(bases), most=int(most))
+            case ["discard", parent, name]:
+                discard(parent, name)
+            case _:
+                sys.stderr.write("usage: finalize|keep|discard ARGUMENT…\n")
+                return 2
+    except TooLarge:
+        answer = {"error": "too_large"}
+    except OSError as e:
+        answer = {"error": "os", "errno": e.errno, "message": e.strerror}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0

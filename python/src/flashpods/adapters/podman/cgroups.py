@@ -1,0 +1,115 @@
+"""What the kernel holds a container to, read from its cgroup (kernel docs: cgroup-v2.rst)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from pathlib import Path
+from typing import Final
+
+from flashpods.ports import Limits
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+PROC: Final = Path("/proc")
+
+
+def cgroup_of(pid: int, *, proc: Path = PROC) -> str | None:
+    """Return the path of the process's v2 cgroup; None if the process is not to be seen."""
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line[3:] for line in lines if line.startswith("0::")), None)
+
+
+def belongs(pid: int, container_id: str, *, proc: Path = PROC) -> bool:
+    """Whether the process is in the container's cgroup, and so is not a reused pid."""
+    return container_id in (cgroup_of(pid, proc=proc) or "")
+
+
+def read_limits(
+    path: str, container_id: str, *, root: Path = CGROUPS, proc: Path = PROC
+) -> Limits | None:
+    """Read the limits of the container's own cgroup.
+
+    Runtimes set them on the directory that bears the container's id or on one inside it, so the
+    tightest of those counts; what is above belongs to others. CPUs are rounded up and swap is
+    added to memory, so that whoever compares with what was asked sees too much as too much.
+
+    Returns:
+        The limits, or None if one of the three does not hold.
+    """
+    named = Path(path.lstrip("/"))
+    own = [d for d in (named, *named.parents) if container_id in d.as_posix()]
+    cpus = [c for d in own if (c := _cpus(root / d)) is not None]
+    memory = [m for d in own if (m := _memory(root / d, proc)) is not None]
+    pids = [p for d in own if (p := _number(root / d / "pids.max")) is not None]
+    if not (cpus and memory and pids):
+        return None
+    return Limits(cpus=min(cpus), memory_bytes=min(memory), pids=min(pids))
+
+
+def controllers_below(parent: str, *, root: Path = CGROUPS) -> frozenset[str]:
+    """Return the controllers that children of ``parent`` (or of its nearest ancestor) may have."""
+    named = Path(parent.lstrip("/"))
+    for directory in (named, *named.parents):
+        with contextlib.suppress(OSError):
+            return frozenset((root / directory / "cgroup.controllers").read_text().split())
+    return frozenset()
+
+
+def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
+    """Remove the empty cgroup that was made for one container; one in use or absent stays so."""
+    with contextlib.suppress(OSError):
+        (root / parent.lstrip("/")).rmdir()
+
+
+def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:
+    """Return a pidfd of the container's first process; None if it is not to be seen from here.
+
+    The pid is checked after it is held, so that a reused one is never taken for it.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return None
+    if belongs(pid, container_id, proc=proc):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _memory(directory: Path, proc: Path) -> int | None:
+    """Return memory and swap; None if either is unlimited."""
+    memory = _number(directory / "memory.max")
+    if memory is None:
+        return None
+    if (directory / "memory.swap.max").exists():
+        swap = _number(directory / "memory.swap.max")
+        return None if swap is None else memory + swap
+    return None if _has_swap(proc) else memory
+
+
+def _has_swap(proc: Path) -> bool:
+    """Whether the host swaps at all: a kernel that does not account swap has no swap.max."""
+    try:
+        return len((proc / "swaps").read_text().splitlines()) > 1
+    except OSError:
+        return True
+
+
+def _cpus(directory: Path) -> int | None:
+    try:
+        quota, period = (directory / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else math.ceil(int(quota) / int(period))

@@ -1,0 +1,267 @@
+"""The store: :class:`flashpods.ports.JobStore` and :class:`flashpods.ports.UploadStore`."""
+
+# ruff: noqa: S608 - only constants of this package are put into SQL; values are bound
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flashpods.adapters.sqlite import jobs, rows, uploads
+from flashpods.adapters.sqlite.connection import connect_writer
+from flashpods.adapters.sqlite.migrations import SchemaError, migrate
+from flashpods.adapters.sqlite.reader import Reader
+from flashpods.adapters.sqlite.writer import DEADLINE_SECONDS, Writer
+from flashpods.errors import Unavailable
+from flashpods.jobs.model import (
+    Artifact,
+    Capacity,
+    Job,
+    JobEvent,
+    JobPage,
+    NewJob,
+    Outcome,
+    Phase,
+    Reserved,
+    Upload,
+)
+from flashpods.jobs.states import ENDED, JobStatus, Trigger
+from flashpods.jobs.states import advance as next_status
+
+
+class SqliteStore:
+    """Both stores on one database; made by :meth:`open`, ended by :meth:`close`.
+
+    Several processes may open the same database; each has one writer.
+    """
+
+    def __init__(self, reader: Reader, writer: Writer, *, deadline: float) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._deadline = deadline
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, deadline: float = DEADLINE_SECONDS) -> Self:
+        """Create or migrate the database and start the writer.
+
+        Args:
+            path: the database file; its directory exists and is ours.
+            deadline: seconds that each later call takes at most.
+
+        Raises:
+            SchemaError: the file can't be used; the message is one line for a person.
+        """
+        return await asyncio.to_thread(cls._open, path, deadline)
+
+    @classmethod
+    def _open(cls, path: Path, deadline: float) -> Self:
+        migrate(path)
+        writer = Writer(lambda: connect_writer(path), deadline=deadline)
+        try:
+            writer.start()
+            reader = Reader(path, deadline=deadline)
+        except sqlite3.Error as e:
+            writer.close(deadline)
+            raise SchemaError(f"database {path}: {e}") from e
+        return cls(reader, writer, deadline=deadline)
+
+    async def close(self) -> None:
+        """Write what was accepted, then close; repeated: a no-op.
+
+        Raises:
+            Unavailable: the disk did not let the writer finish within the deadline.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.to_thread(self._reader.close)
+        if not await asyncio.to_thread(self._writer.close, self._deadline):
+            raise Unavailable("the database's disk does not answer; some writes may be lost")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------- jobs
+
+    async def submit(self, new: NewJob, *, capacity: Capacity, at: datetime) -> tuple[Job, bool]:
+        """Admit a job, or find the one with the same key; durable when it returns."""
+        return await self._writer.run(lambda c: jobs.submit(c, new, capacity, at), durable=True)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the row."""
+        return self._reader.inline(lambda c: jobs.get(c, job_id))
+
+    async def events(self, job_id: str) -> list[JobEvent]:
+        """Return the job's history, oldest first; at most seven rows."""
+        sql = f"SELECT {rows.EVENT} FROM job_events WHERE job_id = ? ORDER BY n"
+        return self._reader.inline(lambda c: [rows.event(row) for row in c.execute(sql, (job_id,))])
+
+    async def page(
+        self, *, statuses: Sequence[JobStatus] | None, limit: int, cursor: int | None
+    ) -> JobPage:
+        """Return a page, newest first; ``total`` counts all that match, whatever the page."""
+        return await self._reader.adaptive(lambda c: jobs.page(c, statuses, limit, cursor))
+
+    async def active(self) -> list[Job]:
+        """Return the jobs that hold resources, oldest first."""
+        return await self._reader.threaded(jobs.active)
+
+    async def reserved(self) -> Reserved:
+        """Return what active jobs hold."""
+        return self._reader.inline(jobs.reserved)
+
+    async def advance(
+        self,
+        job_id: str,
+        expected: JobStatus,
+        trigger: Trigger,
+        *,
+        why: str,
+        at: datetime,
+        outcome: Outcome | None = None,
+        phase: Phase | None = None,
+        container_id: str | None = None,
+        artifacts: Iterable[Artifact] | None = None,
+    ) -> Job:
+        """Move a job along one edge and write its event, in one transaction."""
+        target = next_status(expected, trigger)
+        step = jobs.Step(
+            why=why,
+            at=at,
+            outcome=outcome,
+            phase=phase,
+            container_id=container_id,
+            artifacts=None if artifacts is None else tuple(artifacts),
+        )
+        return await self._writer.run(
+            lambda c: jobs.advance(c, job_id, expected, trigger, step),
+            durable=target in ENDED or target is JobStatus.CLEANED,
+        )
+
+    async def note(
+        self,
+        job_id: str,
+        *,
+        phase: Phase | None = None,
+        warnings: Sequence[str] = (),
+        log_deleted_at: datetime | None = None,
+        artifacts_deleted_at: datetime | None = None,
+    ) -> Job:
+        """Set the phase, append warnings that are not there yet, date a deletion."""
+        added = tuple(warnings)
+        return await self._writer.run(
+            lambda c: jobs.note(
+                c,
+                job_id,
+                phase=phase,
+                warnings=added,
+                log_deleted_at=log_deleted_at,
+                artifacts_deleted_at=artifacts_deleted_at,
+            )
+        )
+
+    async def request_cancel(self, job_id: str, *, at: datetime) -> Job:
+        """Record the request durably; a repeated call keeps the first time."""
+        return await self._writer.run(lambda c: jobs.request_cancel(c, job_id, at), durable=True)
+
+    async def artifacts(self, job_id: str) -> list[Artifact]:
+        """Return the artifact rows, by name; at most a few hundred."""
+        sql = f"SELECT {rows.ARTIFACT} FROM artifacts WHERE job_id = ? ORDER BY name"
+        return await self._reader.threaded(
+            lambda c: [rows.artifact(row) for row in c.execute(sql, (job_id,))]
+        )
+
+    async def known(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Return the rows of those ids that exist."""
+        return await self._reader.threaded(lambda c: jobs.known(c, job_ids))
+
+    async def ended(self, *, before: datetime, limit: int) -> list[Job]:
+        """Return ended or cleaning jobs with ``completed_at < before``, oldest first."""
+        return await self._reader.threaded(lambda c: jobs.ended(c, before, limit))
+
+    async def draining(self) -> bool:
+        """Return whether new jobs are refused."""
+        return self._reader.inline(jobs.is_draining)
+
+    async def set_draining(self, draining: bool, *, at: datetime) -> None:
+        """Refuse new jobs from now on, or accept them again; durable."""
+        await self._writer.run(lambda c: jobs.set_draining(c, draining, at), durable=True)
+
+    async def ping(self) -> None:
+        """Prove that the database answers a read; raise Unavailable if not."""
+        await self._reader.threaded(lambda c: c.execute("SELECT n FROM job_counts").fetchone())
+
+    # ------------------------------------------------------------------- uploads
+
+    async def reserve(
+        self, upload_id: str, *, project: str | None, at: datetime, expires_at: datetime
+    ) -> Upload:
+        """Insert ``uploading``; durable."""
+        return await self._writer.run(
+            lambda c: uploads.reserve(c, upload_id, project, at, expires_at), durable=True
+        )
+
+    async def adopt(self, upload_id: str, *, at: datetime, expires_at: datetime) -> Upload:
+        """Return the row, inserting ``uploading`` dated ``at`` if there is none."""
+        return await self._writer.run(lambda c: uploads.adopt(c, upload_id, at, expires_at))
+
+    async def get_upload(self, upload_id: str) -> Upload | None:
+        """Return the row."""
+        return self._reader.inline(lambda c: uploads.get(c, upload_id))
+
+    async def uploads(self, *states: str) -> list[Upload]:
+        """Return the uploads in those states, oldest first."""
+        return await self._reader.threaded(lambda c: uploads.in_states(c, states))
+
+    async def begin_finalize(self, upload_id: str, *, at: datetime) -> Upload:
+        """Close the upload to new transfers, in one transaction with its checks."""
+        return await self._writer.run(lambda c: uploads.begin_finalize(c, upload_id, at))
+
+    async def abort_finalize(self, upload_id: str) -> None:
+        """Open it again after a refusal; a no-op unless it is uploading."""
+        await self._writer.run(lambda c: uploads.abort_finalize(c, upload_id))
+
+    async def complete_finalize(
+        self,
+        upload_id: str,
+        *,
+        at: datetime,
+        expires_at: datetime,
+        size_bytes: int,
+        file_count: int,
+        total_quota_bytes: int,
+    ) -> Upload:
+        """Make it ``finalized``; durable; a repeated call returns the row."""
+        return await self._writer.run(
+            lambda c: uploads.complete_finalize(
+                c,
+                upload_id,
+                at=at,
+                expires_at=expires_at,
+                size_bytes=size_bytes,
+                file_count=file_count,
+                total_quota_bytes=total_quota_bytes,
+            ),
+            durable=True,
+        )
+
+    async def expire(self, upload_id: str, *, at: datetime) -> Upload | None:
+        """Make an ``uploading`` or ``finalized`` upload ``expired``; durable."""
+        return await self._writer.run(lambda c: uploads.expire(c, upload_id, at), durable=True)
+
+    async def drop_expired(self, *, before: datetime) -> int:
+        """Delete rows expired or consumed before that time; return how many."""
+        return await self._writer.run(lambda c: uploads.drop_expired(c, before))

@@ -1,0 +1,126 @@
+"""Jobs and artifacts as tables for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flashpods.cli.terminal import plain
+from flashpods.cli.units import human_bytes, human_seconds
+from flashpods.client.models import Artifact, Job
+
+__all__ = ["show_artifacts", "show_job", "show_jobs"]
+
+COLOURS: Final = {
+    "completed": "green",
+    "running": "cyan",
+    "starting": "cyan",
+    "pending": "yellow",
+    "failed": "red",
+    "timed_out": "red",
+    "cancelled": "magenta",
+    "cleaning": "dim",
+    "cleaned": "dim",
+}
+COMMAND_CHARS: Final = 60
+
+
+def _status(job: Job) -> Text:
+    text = job.status + (f" ({job.phase})" if job.phase else "")
+    if job.cancel_requested and not job.terminal:
+        text += " cancelling"
+    return Text(plain(text), style=COLOURS.get(job.status, ""))
+
+
+def _what(job: Job) -> str:
+    text = plain(job.command or job.task or "")
+    return text if len(text) <= COMMAND_CHARS else text[: COMMAND_CHARS - 1] + "…"
+
+
+def _ago(when: datetime | None) -> str:
+    if when is None:
+        return ""
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return human_seconds(max(0.0, (datetime.now(UTC) - when).total_seconds()))
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading != "COMMAND", overflow="fold")
+    return table
+
+
+def show_jobs(console: Console, jobs: Sequence[Job]) -> None:
+    """Print a line a job."""
+    table = _table("JOB", "STATUS", "EXIT", "AGE", "TIME", "CPUS", "GB", "COMMAND")
+    for job in jobs:
+        seconds = job.duration_seconds if job.terminal else job.elapsed_seconds
+        table.add_row(
+            Text(plain(job.id)),
+            _status(job),
+            "" if job.exit_code is None else str(job.exit_code),
+            _ago(job.created_at),
+            human_seconds(seconds),
+            str(job.cpus or ""),
+            str(job.memory_gb or ""),
+            Text(_what(job)),
+        )
+    console.print(table)
+
+
+def show_job(console: Console, job: Job) -> None:
+    """Print all of a job: its row, its warnings and its events."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    seconds = job.duration_seconds if job.terminal else job.elapsed_seconds
+    rows: list[tuple[str, str | Text | None]] = [
+        ("job", job.id),
+        ("status", _status(job)),
+        ("exit code", None if job.exit_code is None else str(job.exit_code)),
+        ("error", job.error),
+        ("type", job.type),
+        ("command", job.command),
+        ("task", job.task),
+        ("image", job.image),
+        ("granted", f"{job.cpus} CPUs, {job.memory_gb} GB, {job.timeout_minutes} min"),
+        ("created", str(job.created_at or "")),
+        ("time", human_seconds(seconds)),
+        *[("warning", warning) for warning in job.warnings],
+    ]
+    for name, value in rows:
+        if value:
+            table.add_row(name, value if isinstance(value, Text) else Text(plain(value)))
+    console.print(table)
+    if job.events:
+        events = _table("AT", "FROM", "TO", "WHY")
+        for event in job.events:
+            events.add_row(
+                ""
+                if event.at is None
+                else f"{event.at:%H:%M:%S}.{event.at.microsecond // 1000:03}",
+                Text(plain(event.from_status or "")),
+                Text(plain(event.to_status)),
+                Text(plain(event.why)),
+            )
+        console.print(events)
+
+
+def show_artifacts(console: Console, artifacts: Sequence[Artifact]) -> None:
+    """Print a line an artifact."""
+    table = _table("NAME", "TYPE", "SIZE", "SHA256")
+    for artifact in artifacts:
+        table.add_row(
+            Text(plain(artifact.name)),
+            plain(artifact.type),
+            human_bytes(artifact.size_bytes),
+            plain(artifact.sha256 or ""),
+        )
+    console.print(table)

@@ -1,0 +1,325 @@
+"""``flashpods-rsync-hook``: who may push where, asked by the rsync daemon before each transfer.
+
+``rsyncd.conf(5)``, "pre-xfer exec" and "post-xfer exec": the daemon calls it as root, before its
+chroot, with the request in ``RSYNC_*``; what ``pre`` prints on stdout before a non-zero exit is
+shown to the client. It touches the database only as the database's owner. It starts often, so it
+imports little: the standard library and :mod:`flashpods.adapters.sqlite.transfers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from flashpods.adapters.sqlite import transfers
+
+BUSY_SECONDS: Final = 5.0
+MEASURE_SECONDS: Final = 20.0
+MAX_ANCESTORS: Final = 16
+
+UPLOAD_ID: Final = re.compile(r"upload_[A-Za-z0-9_-]{12,64}")
+BASE: Final = re.compile(r"/\.bases/[A-Za-z0-9][A-Za-z0-9._-]{0,63}/?")
+
+# What rsync 3.1 to 3.5 and openrsync send to a receiving server (options.c, server_options()),
+# less all that names a place (backup-dir, temp-dir, partial-dir, compare-dest, link-dest,
+# files-from, log-file, …), follows links there (K, k, L), or acts as root. -D comes with -a.
+FLAGS: Final = frozenset("svqbunldmOJyWHogDtUNpEAXrcCIRxSz")
+WITH_VALUE: Final = frozenset("B@")  # -B700, -@-1: the rest of the word is a number
+LONG: Final = frozenset(
+    (
+        *("server", "append", "checksum-choice", "checksum-seed", "compress-choice", "compress"),
+        *("compress-level", "delete", "delete-after", "delete-before", "delete-delay"),
+        *("delete-during", "delete-excluded", "delete-missing-args", "delay-updates", "existing"),
+        *("force", "fsync", "iconv", "ignore-errors", "ignore-existing", "inplace", "info"),
+        *("debug", "log-format", "max-delete", "max-size", "min-size", "mkpath"),
+        *("modify-window", "msgs2stderr", "new-compress", "no-implied-dirs", "no-msgs2stderr"),
+        *("no-r", "no-relative", "no-specials", "no-W", "numeric-ids", "old-compress"),
+        *("open-noatime", "partial", "preallocate", "remove-sent-files", "remove-source-files"),
+        *("safe-links", "size-only", "specials", "stats", "timeout", "bwlimit", "use-qsort"),
+    )
+)
+
+
+class Refused(Exception):
+    """The transfer may not begin; the message is one line for the client."""
+
+
+def requested_upload(env: Mapping[str, str]) -> str:
+    """Return the id of the upload that the request writes to, after checking all of the request.
+
+    Raises:
+        Refused: an option that reaches beyond the upload, several targets, or no upload's path.
+    """
+    arguments: list[str] = []
+    while (value := env.get(f"RSYNC_ARG{len(arguments)}")) is not None:
+        arguments.append(value)
+    if "." not in arguments:
+        raise Refused("the request has no path; push to rsync://<host>/uploads/upload_<id>/")
+    end = arguments.index(".")
+    check_options(arguments[1:end])
+    paths = arguments[end + 1 :]
+    if len(paths) != 1 or env.get("RSYNC_REQUEST", paths[0]).rstrip("/") != paths[0].rstrip("/"):
+        raise Refused("the request must name one directory: …/upload_<id>/")
+    return upload_of(paths[0], env.get("RSYNC_MODULE_NAME", ""))
+
+
+def upload_of(path: str, module: str) -> str:
+    """Return the upload's id in ``<module>/<upload id>/…``.
+
+    Raises:
+        Refused: another path.
+    """
+    parts = path.removeprefix(f"{module}/").split("/")
+    upload_id, inner = parts[0], parts[1:]
+    if not UPLOAD_ID.fullmatch(upload_id):
+        raise Refused(
+            f"{cut(path)} is no upload; the first directory must be upload_ and 12 to 64 letters, "
+            f"digits, _ or -"
+        )
+    if not inner:  # a single file would take the directory's place
+        raise Refused(f"{cut(path)} must end with a /")
+    if ".." in inner or "\0" in path:
+        raise Refused(f"{cut(path)} leaves the upload")
+    return upload_id
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Refuse what this module does not know to stay within the upload.
+
+    Raises:
+        Refused: it names the option.
+    """
+    rest = iter(options)
+    for option in rest:
+        name, has_value, value = option.removeprefix("--").partition("=")
+        if option.startswith("--") and name == "copy-dest":
+            place = value if has_value else next(rest, "")
+            if not BASE.fullmatch(place):
+                raise Refused(f"--copy-dest={cut(place)} is not allowed; /.bases/<project> is")
+        elif option.startswith("--") and name not in LONG:
+            raise Refused(f"--{cut(name)} is not allowed here; leave it out")
+        elif not option.startswith("--"):
+            _check_flags(option)
+
+
+def _check_flags(word: str) -> None:
+    """Check one word of single-letter options; ``e`` ends it (the client's capabilities)."""
+    if len(word) < 2 or word[0] != "-":
+        raise Refused(f"argument {cut(word)} is not expected here")
+    for place, letter in enumerate(word[1:], 1):
+        if letter == "e" and word[place + 1 :].replace(".", "").isalnum():
+            return
+        if letter in WITH_VALUE and word[place + 1 :].lstrip("-").isdigit():
+            return
+        if letter not in FLAGS:
+            raise Refused(f"-{cut(letter)} is not allowed here; leave it out")
+
+
+def cut(text: str) -> str:
+    """Return printable ASCII, at most 80 characters: it goes to a terminal and a log."""
+    return text.encode("ascii", "backslashreplace").decode()[:80].translate(_UNPRINTABLE)
+
+
+_UNPRINTABLE: Final = dict.fromkeys((*range(32), 127), "?")
+
+
+def processes(env: Mapping[str, str]) -> tuple[int, list[tuple[int, int]]]:
+    """Return RSYNC_PID, and it with its descendants down to our parent, each with its start.
+
+    RSYNC_PID waits for the transfer and calls ``post``; the process that receives is its child
+    (rsync 3.2 and later; RSYNC_PID itself without a post-xfer exec).
+
+    Raises:
+        Refused: not called by an rsync daemon.
+    """
+    try:
+        rsync_pid = int(env["RSYNC_PID"])
+    except (KeyError, ValueError):
+        raise Refused("RSYNC_PID is missing: this is the hook of an rsync daemon") from None
+    line = [os.getppid()]
+    while line[-1] not in (0, 1, rsync_pid) and len(line) < MAX_ANCESTORS:
+        line.append(transfers.parent(line[-1]))
+    if line[-1] != rsync_pid:
+        raise Refused("RSYNC_PID is not the process that called: try again")
+    found = [(pid, ticks) for pid in line if (ticks := transfers.start_ticks(pid)) is not None]
+    return rsync_pid, found
+
+
+def become_owner(database: Path) -> None:
+    """Give up root for the owner of the database, for good; without root it stays as it is."""
+    owner = database.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+        os.umask(0o077)
+
+
+@contextlib.contextmanager
+def transaction(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open the database, which exists; commit at the end, roll back on any error."""
+    uri = f"{database.absolute().as_uri()}?mode=rw"
+    with contextlib.closing(
+        sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    ) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = NORMAL")  # its processes die with the power too
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+
+
+def now_text(later_seconds: float = 0.0) -> str:
+    """Return the time, or a later one, as the database has it."""
+    at = datetime.now(UTC) + timedelta(seconds=later_seconds)
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def admit(connection: sqlite3.Connection, upload_id: str, options: argparse.Namespace) -> None:
+    """Refuse an upload that may not be written to, and adopt one that no row knows.
+
+    Raises:
+        Refused: finalizing, finalized, consumed, expired, in transfer, or over a quota.
+    """
+    now = now_text()
+    row = connection.execute(
+        "SELECT state, expires_at, finalizing_at, size_bytes FROM uploads WHERE id = ?",
+        (upload_id,),
+    ).fetchone()
+    state, expires_at, finalizing_at, size_bytes = row or ("uploading", None, None, None)
+    if state == "expired" or (state == "uploading" and expires_at and expires_at <= now):
+        raise Refused(f"{upload_id} has expired; push under a new id")
+    if state != "uploading":
+        raise Refused(f"{upload_id} is {state}; push under a new id")
+    if finalizing_at:
+        raise Refused(f"{upload_id} is being finalized; push under a new id")
+    if transfers.live(connection, upload_id):
+        raise Refused(f"another transfer writes to {upload_id}; wait for it to end")
+    if size_bytes is not None and size_bytes > options.max_bytes:
+        raise Refused(
+            f"{upload_id} holds {size_bytes} bytes, the limit is {options.max_bytes}; "
+            f"push less under a new id"
+        )
+    (stored,) = connection.execute(
+        "SELECT coalesce(sum(size_bytes), 0) FROM uploads WHERE state IN ('uploading', 'finalized')"
+    ).fetchone()
+    if stored >= options.total_bytes:
+        raise Refused(
+            f"uploads hold {stored} bytes, the limit is {options.total_bytes}; "
+            f"run or delete some first"
+        )
+    if row is None:
+        connection.execute(
+            "INSERT INTO uploads (id, state, created_at, expires_at) VALUES (?, 'uploading', ?, ?)",
+            (upload_id, now, now_text(options.expires_seconds)),
+        )
+    connection.execute("DELETE FROM transfers WHERE upload_id = ?", (upload_id,))  # the dead ones
+
+
+def pre(options: argparse.Namespace, env: Mapping[str, str]) -> None:
+    """Check the request and record the transfer, in one transaction.
+
+    Raises:
+        Refused: the transfer may not begin; nothing was changed.
+    """
+    upload_id = requested_upload(env)
+    rsync_pid, found = processes(env)
+    become_owner(options.database)
+    with transaction(options.database) as connection:
+        admit(connection, upload_id, options)
+        transfers.record(connection, upload_id, rsync_pid, found, now_text())
+
+
+def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:
+    """Forget the transfer at once, then measure what it left, for the quotas of the next one.
+
+    The tree belongs to another user, so root measures it; a child of ours goes to the database
+    before that, so that the client's finalize does not wait for the measuring.
+    """
+    rsync_pid = int(env["RSYNC_PID"])
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(receive)
+            become_owner(options.database)
+            with transaction(options.database) as connection:
+                ids = transfers.forget(connection, rsync_pid)
+            os.write(send, " ".join(ids).encode())
+            status = 0
+        finally:
+            os._exit(status)  # the parent's cleanup is not ours
+    os.close(send)
+    with open(receive, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
+        ids = pipe.read().decode().split()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        raise Refused("the end of the transfer could not be recorded")
+    sizes = [(measure(Path(env["RSYNC_MODULE_PATH"]), upload_id), upload_id) for upload_id in ids]
+    become_owner(options.database)
+    with transaction(options.database) as connection:
+        connection.executemany(
+            "UPDATE uploads SET size_bytes = ? WHERE id = ? AND state = 'uploading'",
+            [(size, upload_id) for size, upload_id in sizes if size is not None],
+        )
+
+
+def measure(module: Path, upload_id: str) -> int | None:
+    """Return the bytes of the tree's files; None if it is gone or too large to be walked in time.
+
+    Works on descriptors and follows no link, so a change meanwhile leads nowhere else.
+    """
+    end = time.monotonic() + MEASURE_SECONDS
+    total = 0
+    if not UPLOAD_ID.fullmatch(upload_id):
+        return None
+    for _, _, files, directory in os.fwalk(module / upload_id, follow_symlinks=False):
+        if time.monotonic() > end:
+            return None
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # finalize or another push is at work
+                total += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+    return total
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        prog="flashpods-rsync-hook", description="pre-xfer and post-xfer exec of the rsync daemon"
+    )
+    parser.add_argument("when", choices=("pre", "post"))
+    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument("--max-bytes", type=int, default=2 * 1024**3, help="of one upload")
+    parser.add_argument("--total-bytes", type=int, default=10 * 1024**3, help="of all uploads")
+    parser.add_argument(
+        "--expires-seconds", type=float, default=1800.0, help="until an unknown id must be final"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the hook; 0 lets the transfer begin, 1 refuses it with one line on stdout."""
+    options = parse(argv)
+    try:
+        (pre if options.when == "pre" else post)(options, os.environ)
+    except Refused as e:
+        sys.stdout.write(f"{e}\n")
+        return 1
+    except (sqlite3.Error, OSError) as e:
+        sys.stdout.write("the host can't record the transfer now; try again\n")
+        sys.stderr.write(f"flashpods-rsync-hook {options.when}: {type(e).__name__}: {e}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

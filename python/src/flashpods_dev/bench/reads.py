@@ -1,0 +1,68 @@
+"""GET /jobs/{id}, beside a bare FastAPI app under the same server settings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+
+from flashpods_dev.bench.client import Api
+from flashpods_dev.bench.report import Result, p50
+from flashpods_dev.layout import free_port
+from flashpods_dev.stack import MiniStack, listens
+
+BARE = """
+import sys, uvicorn
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/jobs/{job_id}")
+async def job(job_id: str):
+    return {"id": job_id, "status": "completed"}
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop", http="httptools",
+            access_log=False, log_level="error", server_header=False)
+"""
+SECONDS = 4
+_RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")
+
+
+def measure(stack: MiniStack, rounds: int) -> list[Result]:
+    """Load the two in turn with wrk, one server at a time."""
+    api = Api(stack)
+    job_id = api.run("true")
+    api.until(job_id)
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-c", BARE, str(port)]) as bare:
+        try:
+            until = time.monotonic() + 20
+            while not listens(port):
+                if time.monotonic() > until or bare.poll() is not None:
+                    raise RuntimeError("the bare app does not start")
+                time.sleep(0.05)
+            ours, theirs = [], []
+            for _ in range(rounds):
+                ours.append(_wrk(f"{stack.api_url}/jobs/{job_id}", api.token))
+                theirs.append(_wrk(f"http://127.0.0.1:{port}/jobs/{job_id}", api.token))
+        finally:
+            bare.kill()
+    return [
+        Result(
+            name="GET /jobs/{id}",
+            unit="req/s",
+            ours=p50(ours),
+            peer_name="bare FastAPI",
+            peer=p50(theirs),
+            goal=0.6,
+            at_most=False,
+            note=f"wrk, 16 connections, {SECONDS} s, p50 of {rounds}",
+        )
+    ]
+
+
+def _wrk(url: str, token: str) -> float:
+    argv = ["wrk", "-t1", "-c16", f"-d{SECONDS}s", "-H", f"Authorization: Bearer {token}", url]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    found = _RATE.search(done.stdout)
+    if found is None or "Non-2xx" in done.stdout:
+        raise RuntimeError(f"wrk on {url}: {done.stdout}")
+    return float(found[1])

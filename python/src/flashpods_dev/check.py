@@ -1,0 +1,84 @@
+"""``./dev check``: formatting, lint, types, import rules, the lock file, the shell scripts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from flashpods_dev.report import Steps, say
+
+PLACES = re.compile(
+    r"https?://|(?:^|\s)(?:-i|-f|--(?:extra-)?index-url|--find-links|--trusted-host)\b|\s@\s"
+)
+
+
+def lock_faults(lock: str, pyproject: str) -> list[str]:
+    """Return what is wrong with the lock file, as lines for a person.
+
+    It must pin every direct dependency of ``pyproject.toml`` within its bounds, each with hashes,
+    and name no index and no host.
+    """
+    faults, pinned = [], {}
+    for number, line in enumerate(lock.splitlines(), 1):
+        code = line.split("#", 1)[0]
+        if PLACES.search(code):
+            faults.append(f"line {number} names an index or a host")
+        if found := re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", code):
+            pinned[canonicalize_name(found[1])] = found[2]
+    for entry in re.split(r"\n(?=[A-Za-z0-9])", lock):
+        if re.match(r"[A-Za-z0-9._-]+==", entry) and "--hash=sha256:" not in entry:
+            faults.append(f"{entry.split('==')[0]} has no hash")
+    project = tomllib.loads(pyproject)["project"]
+    groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+    for requirement in (Requirement(text) for group in groups for text in group):
+        version = pinned.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            faults.append(f"{requirement} is locked as {version}: run uv pip compile again")
+    return faults
+
+
+def run(checkout: Path) -> int:
+    """Run every check, the later ones also when an earlier one fails; return 0 or 1."""
+    python = checkout / "python"
+    tools = Path(sys.executable).parent
+    commands = {
+        "ruff format": [tools / "ruff", "format", "--check", "--quiet", "."],
+        "ruff check": [tools / "ruff", "check", "--quiet", "--output-format=concise", "."],
+        "mypy": [tools / "mypy", "--no-error-summary"],
+        "import rules": [tools / "lint-imports", "--no-logo"],
+    }
+    if linter := shutil.which("shellcheck"):
+        commands["shellcheck"] = [Path(linter), checkout / "dev", checkout / ".ci" / "run"]
+    steps, failed = Steps(), []
+    for name, command in commands.items():
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=python,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if done.returncode:
+            failed.append(name)
+            print(done.stdout + done.stderr, file=sys.stderr)
+        steps.done(f"{name}{' FAILED' if done.returncode else ''}")
+    faults = lock_faults(
+        (python / "requirements.lock").read_text(), (python / "pyproject.toml").read_text()
+    )
+    for fault in faults:
+        say(f"requirements.lock: {fault}")
+    failed += ["requirements.lock"] if faults else []
+    say(f"check: {'failed: ' + ', '.join(failed) if failed else 'all passed'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(Path(sys.argv[1])))

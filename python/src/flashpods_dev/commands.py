@@ -1,0 +1,157 @@
+"""The commands that run inside the namespace: image, up, demo, test, bench."""
+
+from __future__ import annotations
+
+import compileall
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flashpods_dev import check, demo, image
+from flashpods_dev.layout import write_for_user
+from flashpods_dev.machine import IMAGE, UID, Machine
+from flashpods_dev.report import Steps, say
+from flashpods_dev.stack import MiniStack
+
+PASSED_ON = ("test", "bench", "shell")  # what follows these is not ours to parse
+GIVE_UP_DEATHS = 5
+GIVE_UP_WINDOW = 30  # seconds
+
+
+def run(machine: Machine, arguments: list[str]) -> int:
+    """Run one command; return the exit code of ./dev.
+
+    Raises:
+        StackError: the stack can't start.
+    """
+    parser = ArgumentParser(prog="./dev", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    up = verbs.add_parser("up")
+    up.add_argument("--state", type=Path)
+    up.add_argument("--port", type=int, default=0)
+    for name in ("image", "demo"):
+        verbs.add_parser(name)
+    for name in PASSED_ON:
+        verbs.add_parser(name, add_help=False, prefix_chars="\0")
+    known, rest = parser.parse_known_args(arguments)
+    if known.verb in PASSED_ON:
+        rest = arguments[1:]
+    return _run(machine, known, rest)
+
+
+def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:
+    _compile(machine)
+    image.ensure(machine)
+    match known.verb:
+        case "up":
+            return _up(machine, known.state, known.port)
+        case "demo":
+            with state_directory(machine, "demo") as state:
+                return demo.run(machine, state)
+        case "test":
+            return _test(machine, rest)
+        case "bench":
+            return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
+        case "shell":
+            return _call(rest or ["bash"], machine)
+    return 0
+
+
+@contextmanager
+def state_directory(machine: Machine, name: str) -> Iterator[Path]:
+    """Give a state directory that is removed at the end."""
+    parent = machine.dev / "state"
+    parent.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _up(machine: Machine, given: Path | None, port: int) -> int:
+    """Run the stack until a signal stops it (0), or a part of it keeps failing (1)."""
+    if given is None:
+        with state_directory(machine, "up") as state:
+            return _up(machine, state, port)
+    steps = Steps()
+    with MiniStack(given, machine, port=port) as stack:
+        steps.done("stack")
+        print(stack.info.line(), flush=True)
+        say("running; ctrl-C stops it")
+        try:
+            return _watch(stack)
+        except KeyboardInterrupt:
+            say("stopping")
+            return 0
+
+
+def _watch(stack: MiniStack) -> int:
+    """Start a part again when it dies, as systemd would; give up when that happens too often."""
+    deaths: list[float] = []
+    while True:
+        for service in (stack.podman, stack.rsyncd, stack.api, stack.cleanup):
+            if service.alive:
+                continue
+            say(f"{service.name} ended, starting it again; its log: {service.log}")
+            now = time.monotonic()
+            deaths = [t for t in deaths if t > now - GIVE_UP_WINDOW] + [now]
+            if len(deaths) > GIVE_UP_DEATHS:
+                say(f"too often:\n{service.tail()}")
+                return 1
+            service.start(wait=False)
+        time.sleep(0.2)
+
+
+def _compile(machine: Machine) -> None:
+    """Write the bytecode that the stack's user can't write itself."""
+    compileall.compile_dir(machine.checkout / "python" / "src", quiet=2)
+
+
+def _test(machine: Machine, rest: list[str]) -> int:
+    """Run the checks and every test, with a stack and an engine for them; pytest has the last word."""
+    checks = check.run(machine.checkout)
+    with state_directory(machine, "test") as state:
+        with (
+            MiniStack(state / "engine-only", machine, parts=["podman"]) as engine,
+            MiniStack(state / "stack", machine) as stack,
+        ):
+            write_for_user(state / "stack.json", stack.info.line() + "\n")
+            scratch = state / "tmp"
+            scratch.mkdir()
+            os.chown(scratch, UID, UID)
+            variables = {
+                "FLASHPODS_TEST_STACK": str(state / "stack.json"),
+                "FLASHPODS_TEST_SETTINGS": str(stack.layout.settings),
+                "FLASHPODS_TEST_STATE": str(state),
+                "FLASHPODS_TEST_TMP": str(scratch),
+                "FLASHPODS_TEST_USER": str(UID),
+                "FLASHPODS_TEST_PODMAN_SOCKET": str(engine.layout.socket),
+                "FLASHPODS_TEST_CGROUP_PARENT": engine.cgroup_parent,
+                "FLASHPODS_TEST_LIMITS": "1" if machine.limits_enforced else "0",
+            }
+            code = _call([sys.executable, "-m", "pytest", *(rest or ["tests"])], machine, variables)
+    return code or checks
+
+
+def _call(argv: list[str], machine: Machine, variables: dict[str, str] | None = None) -> int:
+    """Run a command in the namespace, as root, at the terminal."""
+    environment = {**os.environ, "FLASHPODS_TEST_IMAGE": IMAGE, **(variables or {})}
+    child = subprocess.Popen(argv, cwd=machine.checkout / "python", env=environment)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
