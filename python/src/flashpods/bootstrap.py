@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 from flashpods.adapters.clock import SystemClock
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
-from flashpods.adapters.podman.containers import PodmanRuntime
+from flashpods.adapters.podman.runtime import PodmanRuntime
+from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
 from flashpods.jobs.admission import Bounds
@@ -99,33 +102,48 @@ def _check_directories(settings: Settings) -> None:
             raise ConfigError(f"paths.{name}: {path} is not accessible to uid {os.getuid()}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
     """The real adapters over one configuration; both processes open the same ones."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Open nothing yet but check the directories.
+    clock: SystemClock
+    store: SqliteStore
+    logs: FileLogStore
+    artifacts: FileArtifactStore
+    workspaces: FileWorkspaces
+    runtime: PodmanRuntime
+    disk: StatvfsGauge
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Check the directories, migrate and open the database; the engine may be away.
 
         Raises:
-            ConfigError: a directory is missing or not ours.
+            ConfigError: a directory or the database can't be used, or the trees are not on one
+                file system.
         """
         _check_directories(settings)
         paths, output = settings.paths, settings.output
-        self.clock = SystemClock()
-        self.store = SqliteStore(paths.database)
-        self.logs = FileLogStore(paths.logs, paths.capture, log_bytes=output.log_bytes)
-        self.artifacts = FileArtifactStore(
-            paths.artifacts,
-            file_bytes=output.artifact_file_bytes,
-            job_bytes=output.artifact_job_bytes,
-            max_files=output.artifact_files,
+        workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
+        workspaces.check()
+        try:
+            store = await SqliteStore.open(paths.database)
+        except SchemaError as e:
+            raise ConfigError(str(e)) from e
+        return cls(
+            clock=SystemClock(),
+            store=store,
+            logs=FileLogStore(paths.logs, paths.capture, log_bytes=output.log_bytes),
+            artifacts=FileArtifactStore(
+                paths.artifacts,
+                file_bytes=output.artifact_file_bytes,
+                job_bytes=output.artifact_job_bytes,
+                max_files=output.artifact_files,
+            ),
+            workspaces=workspaces,
+            runtime=PodmanRuntime(settings.podman),
+            disk=StatvfsGauge((paths.work, paths.artifacts, paths.logs)),
         )
-        self.workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
-        self.runtime = PodmanRuntime(settings.podman)
-        self.disk = StatvfsGauge((paths.work, paths.artifacts, paths.logs))
-
-    async def open(self) -> None:
-        """Migrate and open the database, and check that the trees are one file system."""
-        await self.store.open()
 
     async def close(self) -> None:
         """Close everything."""
@@ -142,8 +160,7 @@ async def build(settings: Settings) -> Services:
     """
     tokens = read_tokens(settings.http.token_file)
     capacity = host_capacity(settings)
-    adapters = Adapters(settings)
-    await adapters.open()
+    adapters = await Adapters.open(settings)
     changes = InProcessChanges()
     line = Line(
         store=adapters.store,

@@ -21,8 +21,7 @@ async def clean(settings: Settings, *, once: bool) -> int:
     Returns:
         The exit code: 1 when a single round left failures, else 0.
     """
-    adapters = Adapters(settings)
-    await adapters.open()
+    adapters = await Adapters.open(settings)
     try:
         cleaner = build_cleaner(settings, adapters)
         if once:

@@ -25,6 +25,8 @@ from flashpods.adapters.sqlite import transfers
 BUSY_SECONDS: Final = 5.0
 MEASURE_SECONDS: Final = 20.0
 MAX_ANCESTORS: Final = 16
+WITH_WAITER: Final = 3  # rsync processes above the hook: helper, receiver, and who waits for it
+SUCCEED_SECONDS: Final = 1.0  # a push that follows another at once waits so long for its end
 
 UPLOAD_ID: Final = re.compile(r"upload_[A-Za-z0-9_-]{12,64}")
 BASE: Final = re.compile(r"/\.bases/[A-Za-z0-9][A-Za-z0-9._-]{0,63}/?")
@@ -53,6 +55,10 @@ class Refused(Exception):
     """The transfer may not begin; the message is one line for the client."""
 
 
+class InTransfer(Refused):
+    """Another transfer writes to the upload; it may be about to end."""
+
+
 def requested_upload(env: Mapping[str, str]) -> str:
     """Return the id of the upload that the request writes to, after checking all of the request.
 
@@ -67,19 +73,22 @@ def requested_upload(env: Mapping[str, str]) -> str:
     end = arguments.index(".")
     check_options(arguments[1:end])
     paths = arguments[end + 1 :]
-    if len(paths) != 1 or env.get("RSYNC_REQUEST", paths[0]).rstrip("/") != paths[0].rstrip("/"):
-        raise Refused("the request must name one directory: …/upload_<id>/")
-    return upload_of(paths[0], env.get("RSYNC_MODULE_NAME", ""))
+    module = env.get("RSYNC_MODULE_NAME", "")
+    # The arguments are the paths after expansion, the request is what the client sent; where they
+    # differ (several paths, wildcards, dots) it is not worth knowing why.
+    inner = paths[0].removeprefix("/") if len(paths) == 1 else ""
+    if env.get("RSYNC_REQUEST") != f"{module}/{inner}":
+        raise Refused("the request must name one directory, .../upload_<id>/, and nothing else")
+    return upload_of(inner)
 
 
-def upload_of(path: str, module: str) -> str:
-    """Return the upload's id in ``<module>/<upload id>/…``.
+def upload_of(path: str) -> str:
+    """Return the upload's id in ``<upload id>/...``, a path within the module.
 
     Raises:
         Refused: another path.
     """
-    parts = path.removeprefix(f"{module}/").split("/")
-    upload_id, inner = parts[0], parts[1:]
+    upload_id, *inner = path.split("/")
     if not UPLOAD_ID.fullmatch(upload_id):
         raise Refused(
             f"{cut(path)} is no upload; the first directory must be upload_ and 12 to 64 letters, "
@@ -133,10 +142,12 @@ _UNPRINTABLE: Final = dict.fromkeys((*range(32), 127), "?")
 
 
 def processes(env: Mapping[str, str]) -> tuple[int, list[tuple[int, int]]]:
-    """Return RSYNC_PID, and it with its descendants down to our parent, each with its start.
+    """Return RSYNC_PID, and the processes that may write, each with its start.
 
-    RSYNC_PID waits for the transfer and calls ``post``; the process that receives is its child
-    (rsync 3.2 and later; RSYNC_PID itself without a post-xfer exec).
+    From the bottom: this hook, perhaps a shell, rsync's helper that called it, the process that
+    receives, and RSYNC_PID, which only waits for that one, to call ``post`` (clientserver.c,
+    rsync 3.2 and later with a post-xfer exec). It is left out, for it lives as long as ``post``
+    does, and a client that finalizes at once would find its own push still in progress.
 
     Raises:
         Refused: not called by an rsync daemon.
@@ -148,10 +159,20 @@ def processes(env: Mapping[str, str]) -> tuple[int, list[tuple[int, int]]]:
     line = [os.getppid()]
     while line[-1] not in (0, 1, rsync_pid) and len(line) < MAX_ANCESTORS:
         line.append(transfers.parent(line[-1]))
-    if line[-1] != rsync_pid:
+    if line[-1] != rsync_pid or rsync_pid <= 1:
         raise Refused("RSYNC_PID is not the process that called: try again")
+    if len([pid for pid in line if program(pid) == program(rsync_pid)]) >= WITH_WAITER:
+        line.pop()
     found = [(pid, ticks) for pid in line if (ticks := transfers.start_ticks(pid)) is not None]
     return rsync_pid, found
+
+
+def program(pid: int) -> str | None:
+    """Return the program that the process executes; None if it can't be seen."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 - a deleted program's path is no path
+    except OSError:
+        return None
 
 
 def become_owner(database: Path) -> None:
@@ -203,7 +224,7 @@ def admit(connection: sqlite3.Connection, upload_id: str, options: argparse.Name
     if finalizing_at:
         raise Refused(f"{upload_id} is being finalized; push under a new id")
     if transfers.live(connection, upload_id):
-        raise Refused(f"another transfer writes to {upload_id}; wait for it to end")
+        raise InTransfer(f"another transfer writes to {upload_id}; wait for it to end")
     if size_bytes is not None and size_bytes > options.max_bytes:
         raise Refused(
             f"{upload_id} holds {size_bytes} bytes, the limit is {options.max_bytes}; "
@@ -234,9 +255,18 @@ def pre(options: argparse.Namespace, env: Mapping[str, str]) -> None:
     upload_id = requested_upload(env)
     rsync_pid, found = processes(env)
     become_owner(options.database)
-    with transaction(options.database) as connection:
-        admit(connection, upload_id, options)
-        transfers.record(connection, upload_id, rsync_pid, found, now_text())
+    end = time.monotonic() + SUCCEED_SECONDS
+    while True:
+        try:
+            with transaction(options.database) as connection:
+                admit(connection, upload_id, options)
+                transfers.record(connection, upload_id, rsync_pid, found, now_text())
+        except InTransfer:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)  # nothing tells when a process that is not our child ends
+        else:
+            return
 
 
 def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
-from flashpods_dev.machine import SUBIDS_COUNT, SUBIDS_START, UID, USER
+from flashpods_dev.machine import SUBIDS_COUNT, SUBIDS_START, UID, USER, StackError
 
 
 def with_account(text: str, name: str, number: int, line: str) -> str:
@@ -32,14 +33,18 @@ def render(passwd: str, group: str, home: Path) -> dict[str, str]:
 
 
 def install(scratch: Path) -> None:
-    """Bind our copies over the machine's files, in this mount namespace only."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    files = render(
-        Path("/etc/passwd").read_text(), Path("/etc/group").read_text(), Path("/nonexistent")
-    )
+    """Bind our copies over the machine's files, in this mount namespace only.
+
+    The account's home must exist: conmon runs ``podman container cleanup`` without HOME, and a
+    container whose cleanup fails is never seen as exited.
+    """
+    home = scratch / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    os.chown(home, UID, UID)
+    files = render(Path("/etc/passwd").read_text(), Path("/etc/group").read_text(), home)
     for name, text in files.items():
         target = Path("/etc") / name
         if not target.exists():
-            raise FileNotFoundError(f"{target} is missing: apt-get install uidmap passwd")
+            raise StackError(f"{target} is missing: apt-get install uidmap passwd")
         (scratch / name).write_text(text)
         subprocess.run(["mount", "--bind", str(scratch / name), str(target)], check=True)

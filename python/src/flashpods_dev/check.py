@@ -32,9 +32,12 @@ def lock_faults(lock: str, pyproject: str) -> list[str]:
             faults.append(f"line {number} names an index or a host")
         if found := re.match(r"([A-Za-z0-9._-]+)==([^\s;\\]+)", code):
             pinned[canonicalize_name(found[1])] = found[2]
-    for entry in re.split(r"\n(?=[A-Za-z0-9])", lock):
-        if re.match(r"[A-Za-z0-9._-]+==", entry) and "--hash=sha256:" not in entry:
-            faults.append(f"{entry.split('==')[0]} has no hash")
+    entries = re.split(r"\n(?=[A-Za-z0-9])", lock)
+    faults += [
+        f"{entry.split('==')[0]} has no hash"
+        for entry in entries
+        if re.match(r"[A-Za-z0-9._-]+==", entry) and "--hash=sha256:" not in entry
+    ]
     project = tomllib.loads(pyproject)["project"]
     groups = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
     for requirement in (Requirement(text) for group in groups for text in group):

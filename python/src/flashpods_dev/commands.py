@@ -71,6 +71,7 @@ def state_directory(machine: Machine, name: str) -> Iterator[Path]:
     parent = machine.dev / "state"
     parent.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    path.chmod(0o711)
     try:
         yield path
     finally:
@@ -108,7 +109,7 @@ def _watch(stack: MiniStack) -> int:
                 say(f"too often:\n{service.tail()}")
                 return 1
             service.start(wait=False)
-        time.sleep(0.2)
+        time.sleep(1)
 
 
 def _compile(machine: Machine) -> None:
@@ -117,29 +118,37 @@ def _compile(machine: Machine) -> None:
 
 
 def _test(machine: Machine, rest: list[str]) -> int:
-    """Run the checks and every test, with a stack and an engine for them; pytest has the last word."""
-    checks = check.run(machine.checkout)
-    with state_directory(machine, "test") as state:
-        with (
-            MiniStack(state / "engine-only", machine, parts=["podman"]) as engine,
-            MiniStack(state / "stack", machine) as stack,
-        ):
-            write_for_user(state / "stack.json", stack.info.line() + "\n")
-            scratch = state / "tmp"
-            scratch.mkdir()
-            os.chown(scratch, UID, UID)
-            variables = {
-                "FLASHPODS_TEST_STACK": str(state / "stack.json"),
-                "FLASHPODS_TEST_SETTINGS": str(stack.layout.settings),
-                "FLASHPODS_TEST_STATE": str(state),
-                "FLASHPODS_TEST_TMP": str(scratch),
-                "FLASHPODS_TEST_USER": str(UID),
-                "FLASHPODS_TEST_PODMAN_SOCKET": str(engine.layout.socket),
-                "FLASHPODS_TEST_CGROUP_PARENT": engine.cgroup_parent,
-                "FLASHPODS_TEST_LIMITS": "1" if machine.limits_enforced else "0",
-            }
-            code = _call([sys.executable, "-m", "pytest", *(rest or ["tests"])], machine, variables)
+    """Run the checks, then every test with a stack and a bare engine; pytest has the last word."""
+    checks = 0 if rest else check.run(machine.checkout)
+    with (
+        state_directory(machine, "test") as state,
+        MiniStack(state / "engine", machine, parts=["podman"]) as engine,
+        MiniStack(state / "stack", machine) as stack,
+    ):
+        code = _call(
+            [sys.executable, "-m", "pytest", *(rest or ["tests"])],
+            machine,
+            _test_variables(state, engine, stack),
+        )
     return code or checks
+
+
+def _test_variables(state: Path, engine: MiniStack, stack: MiniStack) -> dict[str, str]:
+    """Return what tests/conftest.py and the integration tests find the stacks by."""
+    scratch = state / "tmp"
+    scratch.mkdir()
+    os.chown(scratch, UID, UID)
+    write_for_user(state / "stack.json", stack.info.line() + "\n")
+    return {
+        "FLASHPODS_TEST_STACK": str(state / "stack.json"),
+        "FLASHPODS_TEST_SETTINGS": str(stack.layout.settings),
+        "FLASHPODS_TEST_STATE": str(state),  # for the state directories of further stacks
+        "FLASHPODS_TEST_TMP": str(scratch),  # reachable and writable by the stack's user
+        "FLASHPODS_TEST_USER": str(UID),
+        "FLASHPODS_TEST_PODMAN_SOCKET": str(engine.layout.socket),
+        "FLASHPODS_TEST_CGROUP_PARENT": engine.cgroup_parent,
+        "FLASHPODS_TEST_LIMITS": "1" if stack.machine.limits_enforced else "0",
+    }
 
 
 def _call(argv: list[str], machine: Machine, variables: dict[str, str] | None = None) -> int:

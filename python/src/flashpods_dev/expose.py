@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from flashpods_dev.machine import StackError
+
 
 def mode_of(path: Path) -> int:
     """Return a directory's mode."""
@@ -39,6 +41,23 @@ def without_nested(paths: Iterable[Path]) -> list[Path]:
         if not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
     return kept
+
+
+# Directories that Debian always has and that neither it nor we need (base-files, hier(7)).
+SPARE = (Path("/media"), Path("/mnt"), Path("/srv"), Path("/opt"))
+
+
+def unused_directory(needed: Iterable[Path]) -> Path:
+    """Return a directory with a short name that a mount may hide, as none of the paths is in it.
+
+    Raises:
+        StackError: each of them is missing or needed.
+    """
+    wanted = list(needed)
+    for spare in SPARE:
+        if spare.is_dir() and not any(path.is_relative_to(spare) for path in wanted):
+            return spare
+    raise StackError(f"one of {', '.join(map(str, SPARE))} must exist and be free: mkdir /media")
 
 
 def expose(paths: Iterable[Path]) -> None:

@@ -24,7 +24,7 @@ def main() -> None:
     for number in STOPPING:
         signal.signal(number, _interrupt)
     try:
-        machine = _enter(plan)
+        machine = _enter(plan, _paths(sys.argv[2:]))
         code = commands.run(machine, sys.argv[2:])
     except StackError as e:
         print(f"./dev: {e}", file=sys.stderr)
@@ -47,11 +47,14 @@ def _mount(*arguments: str) -> None:
         raise StackError(f"mount {' '.join(arguments)}: {done.stderr.strip()}; root is needed")
 
 
-def _enter(plan: dict[str, str]) -> Machine:
+def _enter(plan: dict[str, str], given: list[Path]) -> Machine:
     """Turn a fresh mount and pid namespace into the stack's machine."""
     checkout, scratch = Path(plan["checkout"]), Path(plan["run_dir"])
-    expose.expose([*_needed(checkout), Path(sys.prefix), Path(sys.base_prefix)])
+    needed = [*_needed(checkout), Path(sys.prefix), Path(sys.base_prefix), *given]
+    expose.expose(needed)
     os.chdir(checkout)
+    volatiles = expose.unused_directory(needed)
+    _mount("-t", "tmpfs", "-o", "mode=0755", "flashpods-dev", str(volatiles))
     cgroup = plan["cgroup"]
     parent = CGROUP_ROOT / str(Path(cgroup).parent).lstrip("/")
     found = cgroups.inspect(parent)
@@ -71,9 +74,21 @@ def _enter(plan: dict[str, str]) -> Machine:
     accounts.install(scratch / "etc")
     _tun(scratch)
     _mount("--make-rshared", "/")  # rootless Podman wants its mounts to propagate
-    machine = Machine(checkout=checkout, run_dir=scratch, cgroup=cgroup, limits_enforced=limits)
+    machine = Machine(
+        checkout=checkout,
+        run_dir=scratch,
+        volatiles=volatiles,
+        cgroup=cgroup,
+        limits_enforced=limits,
+    )
     machine.export()
     return machine
+
+
+def _paths(arguments: list[str]) -> list[Path]:
+    """Return the existing paths among a command's arguments: its state directory, test files."""
+    words = [word.rpartition("=")[2] for word in arguments]
+    return [Path(word).resolve() for word in words if "/" in word and Path(word).exists()]
 
 
 def _needed(checkout: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -21,13 +22,34 @@ SOCKET_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths below one state directory."""
+    """The paths below one state directory, and what is volatile as on a host after a boot.
+
+    ``volatile`` is short because Podman 4 refuses a run root of more than 50 characters, in the
+    cleanup of each container; and it is the same for the same state directory, because Podman
+    keeps its run root in its database.
+    """
 
     root: Path
+    volatiles: Path
+
+    @property
+    def volatile(self) -> Path:
+        """Podman's run directory and locks."""
+        return self.volatiles / hashlib.sha256(os.fsencode(self.root)).hexdigest()[:10]
+
+    @property
+    def run(self) -> Path:
+        """XDG_RUNTIME_DIR of the stack's user."""
+        return self.volatile / "run"
+
+    @property
+    def shm(self) -> Path:
+        """What Podman sees as ``/dev/shm``."""
+        return self.volatile / "shm"
 
     @property
     def engine(self) -> Path:
-        """Podman's home, run directory, store and configuration."""
+        """Podman's home, store, socket and configuration."""
         return self.root / "engine"
 
     @property
@@ -70,10 +92,11 @@ class Layout:
             raise StackError(f"{self.socket} is too long for a socket: choose a shorter --state")
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(stat.S_IMODE(self.root.stat().st_mode) | 0o711)
-        shutil.rmtree(self.engine / "run", ignore_errors=True)  # as a tmpfs is after a boot
+        shutil.rmtree(self.volatile, ignore_errors=True)
         self.socket.unlink(missing_ok=True)
         ours = [self.engine, self.trees, self.database.parent]
-        ours += [self.engine / name for name in ("home", "run", "store")]
+        ours += [self.engine / name for name in ("home", "store")]
+        ours += [self.run, self.shm]
         ours += [self.root / name for name in ("artifacts", "capture", "joblogs")]
         ours += [self.trees / name for name in ("finalized", "work")]
         for path in ours:
@@ -131,7 +154,7 @@ class Layout:
             ),
             "storage.conf": (
                 '[storage]\ndriver = "overlay"\n'  # without this line it silently takes vfs
-                f'runroot = "{self.engine}/run/containers"\ngraphroot = "{self.engine}/store"\n'
+                f'runroot = "{self.run}/containers"\ngraphroot = "{self.engine}/store"\n'
                 f'rootless_storage_path = "{self.engine}/store"\n[storage.options]\n{shared}\n'
             ),
         }
@@ -141,8 +164,8 @@ class Layout:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.engine / "home"),
-            "XDG_RUNTIME_DIR": str(self.engine / "run"),
-            "TMPDIR": str(self.engine / "run"),
+            "XDG_RUNTIME_DIR": str(self.run),
+            "TMPDIR": str(self.run),
             "CONTAINERS_CONF": str(self.engine / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(self.engine / "storage.conf"),
         }

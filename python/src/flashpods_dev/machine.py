@@ -37,6 +37,7 @@ class Machine:
 
     checkout: Path
     run_dir: Path  # scratch of this run, removed with it
+    volatiles: Path  # a tmpfs that only the namespace has
     cgroup: str
     limits_enforced: bool
 
@@ -73,6 +74,7 @@ def inside() -> Machine:
     return Machine(
         checkout=Path(data["checkout"]),
         run_dir=Path(data["run_dir"]),
+        volatiles=Path(data["volatiles"]),
         cgroup=data["cgroup"],
         limits_enforced=data["limits_enforced"],
     )

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from flashpods_dev.machine import RSYNC_UID, UID
+from flashpods.config import Settings
+from flashpods_dev.machine import RSYNC_UID
 
 # All is refused but what a push needs, so that an option of a later rsync is refused as well.
 # "a" stands for -rlptgoD; devices and specials are taken out again. Left refused with the rest:
@@ -18,18 +21,23 @@ from flashpods_dev.machine import RSYNC_UID, UID
 # compare-dest, files-from, log-file, super, fake-super.
 ACCEPTED = (
     "a v delete* copy-dest compress* checksum whole-file partial inplace omit-dir-times "
-    "executability chmod timeout stats ignore-errors force sparse bwlimit"
+    "executability chmod timeout stats ignore-errors force sparse bwlimit info"
 )
 REFUSED_AGAIN = "devices specials"
 
 
-def hook(moment: str, database: Path) -> str:
-    """Return the shell line of the pre- or post-transfer hook, run as the stack's user.
+def hook(moment: str, settings: Mapping[str, Any]) -> str:
+    """Return the shell line of the pre- or post-transfer hook.
 
-    rsync passes the line to a shell; ``exec`` keeps that shell from standing between them.
+    It starts as root, before the chroot, and drops to the database's owner itself. rsync passes
+    the line to a shell; ``exec`` keeps that shell from standing between them, ``-P`` keeps the
+    working directory off Python's path.
     """
-    argv = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
-    argv += [sys.executable, "-m", "flashpods.rsync_hook", moment, "--database", str(database)]
+    limits = Settings(**settings).uploads
+    argv = [sys.executable, "-P", "-m", "flashpods.rsync_hook", moment]
+    argv += ["--database", str(settings["paths"]["database"])]
+    argv += ["--max-bytes", str(limits.max_bytes), "--total-bytes", str(limits.total_bytes)]
+    argv += ["--expires-seconds", str(limits.finalize_within_seconds)]
     return f"exec {shlex.join(argv)}"
 
 

@@ -7,12 +7,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from flashpods_dev.machine import UID, StackError
 
 # The shell writes its own pid, which the command keeps: no window in which it is elsewhere.
 JOIN = 'echo $$ >"$0" && exec "$@"'
+# Podman keeps its locks in /dev/shm under the user's number, and a store that comes up frees them
+# all: two stores of one user need two of them.
+OWN_SHM = 'mount --bind "$0" /dev/shm && mount --make-rshared / && exec "$@"'
 
 
 def as_user(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
@@ -29,18 +33,42 @@ def in_cgroup(cgroup: Path, argv: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", JOIN, str(cgroup / "cgroup.procs"), *argv]
 
 
+def with_shm(shm: Path, argv: Sequence[str]) -> list[str]:
+    """Wrap a command so that it sees ``shm`` as ``/dev/shm``, in a mount namespace of its own."""
+    own = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", OWN_SHM, str(shm)]
+    return [*own, *argv]
+
+
 class Service:
     """A process that can be killed and started again; its pid is that of the command itself."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, log: Path, ready: Callable[[], bool], cwd: Path
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        ready: Callable[[], bool],
+        cwd: Path,
+        twins: bool = False,
     ) -> None:
-        """Keep the recipe; nothing starts yet. ``ready`` is polled after the start."""
+        """Keep the recipe; nothing starts yet.
+
+        Args:
+            name: for messages.
+            argv: the command; a wrapper in it must exec.
+            log: takes its output, appended.
+            ready: is polled after the start.
+            cwd: where it runs.
+            twins: whether children that run the same program are part of it. Rootless Podman
+                starts itself again in the user namespace, and that child is the one that serves.
+        """
         self.name = name
         self.log = log
         self._argv = list(argv)
         self._ready = ready
         self._cwd = cwd
+        self._twins = twins
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -127,4 +155,18 @@ class Service:
 
     def _signal(self, number: signal.Signals) -> None:
         if self.alive:
-            os.kill(self.pid, number)
+            for pid in [self.pid, *(twins(self.pid) if self._twins else [])]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+
+def twins(pid: int) -> list[int]:
+    """Return the children of a process, and theirs, that run the same program."""
+    try:
+        program = Path(f"/proc/{pid}/exe").readlink()
+        threads = Path(f"/proc/{pid}/task").iterdir()  # a child belongs to the thread that forked
+        children = [c for t in threads for c in (t / "children").read_text().split()]
+        same = [int(c) for c in children if Path(f"/proc/{c}/exe").readlink() == program]
+    except OSError:  # one of them just ended
+        return []
+    return [*same, *(far for near in same for far in twins(near))]

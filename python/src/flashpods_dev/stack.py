@@ -11,10 +11,11 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import IO, Any, Self
 from flashpods_dev import cgroups, rsyncd
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
-from flashpods_dev.service import Service, as_user, in_cgroup
+from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
 
 API_GRACE = 9  # seconds; http.shutdown_seconds is 8
 
@@ -104,7 +105,7 @@ class MiniStack:
         """Only compute names and ports; nothing is started or written."""
         if port and not port_is_free(port):
             raise StackError(f"port {port} on 127.0.0.1 is taken: choose another with --port")
-        self.layout = Layout(state.absolute())
+        self.layout = Layout(state.absolute(), machine.volatiles)
         self.machine = machine
         self.port = port or free_port()
         self.metrics_port = free_port()
@@ -146,7 +147,7 @@ class MiniStack:
         self.write_settings({})
         hooks = {}
         if "api" in self._parts:
-            hooks = {f"{m}": rsyncd.hook(m, layout.database) for m in ("pre", "post")}
+            hooks = {m: rsyncd.hook(m, self.settings) for m in ("pre", "post")}
         config = rsyncd.render(
             transfers=layout.trees / "transfers",
             port=self.rsync_port,
@@ -179,6 +180,7 @@ class MiniStack:
         if not cgroups.clear(self._cgroup_dir):
             raise StackError(f"processes are left in {self._cgroup_dir}")
         self.podman.kill()
+        shutil.rmtree(self.layout.volatile, ignore_errors=True)
         self.layout.socket.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
@@ -236,7 +238,7 @@ class MiniStack:
     def run_python(self, *args: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a module of ours as the stack's user: ``run_python("flashpods.cleanup_main", …)``."""
         return subprocess.run(
-            self._as_engine([sys.executable, "-m", *args]),
+            self._as_user([sys.executable, "-m", *args]),
             cwd=self.layout.root,
             capture_output=True,
             text=True,
@@ -250,16 +252,21 @@ class MiniStack:
     def _cgroup_dir(self) -> Path:
         return CGROUP_ROOT / self.cgroup.lstrip("/")
 
-    def _as_engine(self, argv: Sequence[str]) -> list[str]:
+    def _as_user(self, argv: Sequence[str]) -> list[str]:
         return in_cgroup(self._cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))
 
-    def _service(self, name: str, argv: Sequence[str], ready: Any) -> Service:
+    def _as_engine(self, argv: Sequence[str]) -> list[str]:
+        return with_shm(self.layout.shm, self._as_user(argv))
+
+    def _service(
+        self, name: str, argv: Sequence[str], ready: Callable[[], bool], *, twins: bool = False
+    ) -> Service:
         log = self.layout.logs / f"{name}.log"
-        return Service(name, argv, log=log, ready=ready, cwd=self.layout.root)
+        return Service(name, argv, log=log, ready=ready, cwd=self.layout.root, twins=twins)
 
     def _podman(self) -> Service:
         argv = ["podman", "system", "service", "--time=0", f"unix://{self.layout.socket}"]
-        return self._service("podman", self._as_engine(argv), self._podman_answers)
+        return self._service("podman", self._as_engine(argv), self._podman_answers, twins=True)
 
     def _podman_answers(self) -> bool:
         return answers(_Unix(self.layout.socket), "/_ping", [200])
@@ -270,9 +277,9 @@ class MiniStack:
         wrapped = in_cgroup(self._cgroup_dir / "svc", argv)
         return self._service("rsyncd", wrapped, lambda: listens(self.rsync_port))
 
-    def _python(self, name: str, module: Sequence[str], ready: Any) -> Service:
+    def _python(self, name: str, module: Sequence[str], ready: Callable[[], bool]) -> Service:
         argv = [sys.executable, "-m", *module, "--config", str(self.layout.settings)]
-        return self._service(name, self._as_engine(argv), ready)
+        return self._service(name, self._as_user(argv), ready)
 
     def _api_answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

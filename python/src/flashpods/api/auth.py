@@ -41,8 +41,11 @@ class Authenticator:
         for digest in self._digests:
             known |= hmac.compare_digest(digest, given)
         if not known:
-            raise _refusal("invalid_token", "the host does not know this token; it may have been "
-                           "rotated, read the host's token file again")
+            raise _refusal(
+                "invalid_token",
+                "the host does not know this token; it may have been "
+                "rotated, read the host's token file again",
+            )
 
 
 def _refusal(code: str, message: str) -> Unauthorized:

@@ -36,9 +36,7 @@ class Health:
     async def checks(self) -> dict[str, Finding]:
         """Return check → ``{"status": "ok" | "failing" | "not_configured", …}``."""
         now = self._services.clock.monotonic()
-        if self._look is None or (
-            self._look.done() and now - self._looked_at >= SHARED_SECONDS
-        ):
+        if self._look is None or (self._look.done() and now - self._looked_at >= SHARED_SECONDS):
             self._looked_at = now
             self._look = asyncio.create_task(self._all())
         return await asyncio.shield(self._look)

@@ -101,19 +101,14 @@ class Gate:
         method = scope["method"]
         unread = head.chunked or head.length > 0
         try:
-            if wait:
-                raise _too_often(wait)
-            if (method, scope["path"]) not in _OPEN:
-                self._authenticator.check(head.authorization)
+            self._admit(wait, method, scope["path"], head)
             if unread:
-                if head.length > self._body_limit:
-                    raise self._too_large()
                 scope[BODY] = await self._body(receive)
                 unread = False
             await self._app(scope, receive, exchange.send)
         except _Gone:
             return
-        except Exception as exc:  # noqa: BLE001 - the outermost handler: nothing may pass unanswered
+        except Exception as exc:
             error = translate(exc)
             report(
                 error,
@@ -129,6 +124,21 @@ class Gate:
             self._metrics.request(
                 method, scope.get(ROUTE, ""), exchange.status, (exchange.at or began) - began
             )
+
+    def _admit(self, wait: int, method: str, path: str, head: _Head) -> None:
+        """Refuse what must go no further, in the order of the module's docstring.
+
+        Raises:
+            TooMany: ``rate_limited``.
+            Unauthorized: see :meth:`Authenticator.check`.
+            TooLarge: the body says that it is over the limit.
+        """
+        if wait:
+            raise _too_often(wait)
+        if (method, path) not in _OPEN:
+            self._authenticator.check(head.authorization)
+        if head.length > self._body_limit:
+            raise self._too_large()
 
     async def _body(self, receive: Receive) -> bytes:
         """Return the whole body.

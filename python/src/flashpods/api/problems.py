@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import format_exception
 from typing import Final
 
 import structlog
@@ -79,7 +80,8 @@ def report(
         "error": error.code,
     }
     if error.status == 500:
-        log.error("request failed", **fields, exc_info=exc)
+        # Formatted here: a renderer of tracebacks with local variables would log the token.
+        log.error("request failed", **fields, traceback="".join(format_exception(exc)))
     elif error.status >= 500:
         log.warning("request failed", **fields, message=error.message)
     else:

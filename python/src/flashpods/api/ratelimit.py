@@ -52,9 +52,7 @@ class RateLimiter:
         bucket[0], bucket[1] = tokens, now
         left = int(tokens)
         remaining = (
-            self._left[left]
-            if left < len(self._left)
-            else (b"x-ratelimit-remaining", b"%d" % left)
+            self._left[left] if left < len(self._left) else (b"x-ratelimit-remaining", b"%d" % left)
         )
         reset = math.ceil((self._burst - tokens) / self._rate)
         return wait, [self._limit, remaining, (b"x-ratelimit-reset", b"%d" % reset)]

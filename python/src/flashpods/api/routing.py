@@ -8,7 +8,7 @@ parameters are declared through ``openapi_extra`` and read by :mod:`flashpods.ap
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -21,9 +21,6 @@ from flashpods.api.middleware import ROUTE
 from flashpods.errors import MethodNotAllowed
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]
-
-#: Of the contract's calls, for FastAPI's routes.
-Match: Final = tuple[Any, Scope]
 
 
 class LeanRoute(APIRoute):

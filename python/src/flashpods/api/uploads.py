@@ -84,9 +84,7 @@ class UploadCalls:
     async def get(self, request: Request) -> Reply:
         """Show an upload."""
         no_query(request)
-        return json_reply(
-            view(await self._uploads.get(request.scope["path_params"]["upload_id"]))
-        )
+        return json_reply(view(await self._uploads.get(request.scope["path_params"]["upload_id"])))
 
     async def discard(self, request: Request) -> Reply:
         """Expire an upload and delete its tree."""

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flashpods.cli.session import Ui
-from flashpods.cli.units import human_bytes
 from flashpods.cli.terminal import plain, use_colour
+from flashpods.cli.units import human_bytes
 
 if TYPE_CHECKING:
     from flashpods.client.rsync import Progress as PushProgress

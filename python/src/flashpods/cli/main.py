@@ -73,11 +73,14 @@ Timestamps = Annotated[
         "flashpods run --cpus 8 --memory-gb 16 --timeout-minutes 90 -- ./build-all",
         "flashpods run --artifacts out -- 'make dist && cp dist/* /artifacts/'",
         "flashpods run --json -- make test | jq .job.exit_code",
-    )
+    ),
+    # What stands behind the command's first word is the command's: `run make -k` needs no `--`.
+    context_settings={"allow_interspersed_args": False},
 )
 def run(
+    *,
     command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND…", help="Runs through /bin/sh -c in /work.")
+        list[str], typer.Argument(metavar="COMMAND", help="Runs through /bin/sh -c in /work.")
     ],
     directory: Annotated[
         Path, typer.Option("--dir", "-C", help="The directory to push; it is /work in the job.")

@@ -307,7 +307,8 @@ class _Run:
             )
         for warning in job.warnings:
             self._ui.note(f"warning: {warning}")
-        where = f"; {len(paths)} artifacts in {paths[0].parent}" if paths else ""
+        count = f"{len(paths)} artifact{'' if len(paths) == 1 else 's'}"
+        where = f"; {count} in {paths[0].parent}" if paths else ""
         how = f", exit code {job.exit_code}" if job.exit_code is not None else ""
         why = f", {job.error}" if job.error else ""
         took = human_seconds(job.duration_seconds)

@@ -69,7 +69,8 @@ class Ui:
 
     def retrying(self, error: ClientError, delay: float) -> None:
         """Tell that there will be another try."""
-        self.note(f"{error.message} ({error.code}); trying again in {delay:.0f} s")
+        what = error.message.partition(";")[0]
+        self.note(f"{what} ({error.code}); trying again in {delay:.1f} s")
 
     def log_writer(self, *, timestamps: bool, to_stderr: bool = False) -> LogWriter:
         """Return the writer of a job's output."""

@@ -91,7 +91,7 @@ def show_job(console: Console, job: Job) -> None:
         ("task", job.task),
         ("image", job.image),
         ("granted", f"{job.cpus} CPUs, {job.memory_gb} GB, {job.timeout_minutes} min"),
-        ("created", str(job.created_at or "")),
+        ("created", str(job.raw.get("created_at") or "")),
         ("time", human_seconds(seconds)),
         *[("warning", warning) for warning in job.warnings],
     ]

@@ -180,9 +180,10 @@ class FlashpodsClient:
             if left <= 0:
                 return job
             began = clock()
-            before = job.status
+            before = (job.status, job.phase, job.cancel_requested)
             job = await self.get_job(job_id, wait=max(1, left))
-            if job.status == before and clock() - began < 0.5:
+            same = (job.status, job.phase, job.cancel_requested) == before
+            if same and clock() - began < 0.5:
                 await self._http.sleep(min(1.0, left))  # a host that does not wait is not hammered
         return job
 

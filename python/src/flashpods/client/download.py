@@ -277,7 +277,7 @@ class _Transfer:
     async def _take(self, response: httpx.Response) -> None:
         buffer = bytearray()
         try:
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_bytes():
                 buffer += chunk
                 most = MAX_TAR_BYTES if self._limit is None else self._limit
                 if self._part.size + len(buffer) > most:

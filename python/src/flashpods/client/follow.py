@@ -120,7 +120,7 @@ async def follow(
                     connected = True
                     retries = http.retries(RECONNECTS)
                 parser = SseParser()
-                async for chunk in response.aiter_raw():
+                async for chunk in response.aiter_bytes():
                     for event in parser.feed(chunk):
                         if event.type == "end":
                             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -182,24 +183,40 @@ class Http:
             ) as response:
                 if not response.is_success and response.status_code not in accept:
                     raise await _refusal(response)
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise ClientError("invalid_answer", "the host's answer is encoded, unasked")
                 yield response
-        except (httpx.TransportError, httpx.StreamError) as error:
+        except httpx.TransportError as error:
             raise HostUnreachable(self._explain(error)) from error
 
     def _explain(self, error: Exception) -> str:
         where = self.config.base_url
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            reason = str(error) or "no answer"
-            return f"cannot reach {where}: {reason}; is the host up and the tunnel (wg show) too?"
+            return f"cannot reach {where}: {_cause(error)}; are host and tunnel (wg show) up?"
         if isinstance(error, httpx.TimeoutException):
             return f"{where} did not answer in time"
         return f"the connection to {where} was cut: {str(error) or type(error).__name__}"
 
 
+def _cause(error: BaseException) -> str:
+    """Return the system's own words for a failed connection, which lie deep in the chain."""
+    found = str(error) or "no answer"
+    step: BaseException | None = error
+    for _ in range(10):  # chains are short; a cycle is not followed
+        if step is None:
+            break
+        if isinstance(step, BaseExceptionGroup):
+            step = step.exceptions[0]
+        if isinstance(step, OSError) and step.errno is not None and step.strerror:
+            found = os.strerror(step.errno) if step.errno > 0 else step.strerror
+        step = step.__cause__ or step.__context__
+    return found
+
+
 async def _read(response: httpx.Response, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_raw():
+    async for chunk in response.aiter_bytes():
         size += len(chunk)
         if size > limit:
             raise ClientError("invalid_answer", f"the host's answer is over {limit} bytes")

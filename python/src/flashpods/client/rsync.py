@@ -99,7 +99,9 @@ def judge(result: RsyncResult) -> Ending:
         return Ending.DONE
     if result.disk_full:  # first: a full receiver also cuts the stream, which looks like code 12
         return Ending.DISK_FULL
-    if result.code in NETWORK_CODES:
+    # A daemon that is going away closes before it greets, which is code 5, as its refusals are.
+    silent = any("did not see server greeting" in line for line in result.errors)
+    if result.code in NETWORK_CODES or silent:
         return Ending.NETWORK
     if any("max connections" in line for line in result.errors):
         return Ending.BUSY

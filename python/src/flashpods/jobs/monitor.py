@@ -32,7 +32,9 @@ def deadline(job: Job) -> datetime:
     return job.started_at + timedelta(minutes=job.timeout_minutes)
 
 
-def judge(job: Job, state: ContainerState | None, *, stopped_for: Trigger | None = None) -> Ending:
+def judge(  # noqa: PLR0911 - one return per row of the table that it is
+    job: Job, state: ContainerState | None, *, stopped_for: Trigger | None = None
+) -> Ending:
     """Turn a dead container into the job's ending: pure, the same in life and in recovery.
 
     Args:
@@ -68,6 +70,9 @@ def judge(job: Job, state: ContainerState | None, *, stopped_for: Trigger | None
             outcome=Outcome(exit_code=KILLED, error="oom_killed"),
             why=f"killed for memory (limit {job.memory_gb} GB)",
         )
+    if code is None:  # the engine's own supervisor of the container was killed
+        lost = Outcome(error="exit_status_lost")
+        return Ending(trigger=Trigger.FAIL, outcome=lost, why="the engine lost the exit status")
     return Ending(trigger=Trigger.FAIL, outcome=Outcome(exit_code=code), why=f"exit {code}")
 
 

@@ -185,7 +185,7 @@ class Recovery:
         return await self._line.runtime.inspect(job.container_name)
 
     async def run(self) -> None:
-        """Recover now and every ``recovery_every`` seconds, with backoff while the engine is away."""
+        """Recover now and every ``recovery_every`` seconds; sooner while the engine is away."""
         backoff = FIRST_BACKOFF
         while True:
             try:

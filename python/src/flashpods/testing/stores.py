@@ -1,11 +1,11 @@
-"""The stores in memory and a clock that a test advances."""
+"""The stores in memory."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Literal
 
 from flashpods.adapters.sqlite.refusals import (
     add_warnings,
@@ -20,6 +20,7 @@ from flashpods.adapters.sqlite.refusals import (
     stale,
     upload_exists,
 )
+from flashpods.errors import FlashpodsError
 from flashpods.jobs.admission import check_fits
 from flashpods.jobs.model import (
     Artifact,
@@ -36,58 +37,9 @@ from flashpods.jobs.model import (
 )
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
 from flashpods.jobs.states import advance as next_status
+from flashpods.testing.clock import START, ManualClock
 
-START = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
-
-
-class ManualClock:
-    """A :class:`flashpods.ports.Clock` that stands still until :meth:`advance`."""
-
-    def __init__(self, at: datetime = START) -> None:
-        self._now = at
-        self._monotonic = 0.0
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-        self._slept = asyncio.Event()
-
-    def now(self) -> datetime:
-        """Return the wall clock, aware UTC."""
-        return self._now
-
-    def monotonic(self) -> float:
-        """Return seconds since the clock was made."""
-        return self._monotonic
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait until :meth:`advance` has gone that far."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._monotonic + seconds, future))
-        self._slept.set()
-        await future
-
-    def advance(self, seconds: float) -> None:
-        """Move time on and wake who has slept long enough, the earliest first."""
-        self._now += timedelta(seconds=seconds)
-        self._monotonic += seconds
-        due = [sleeper for sleeper in self._sleepers if sleeper[0] <= self._monotonic]
-        self._sleepers = [sleeper for sleeper in self._sleepers if sleeper[0] > self._monotonic]
-        for _, future in sorted(due, key=lambda sleeper: sleeper[0]):
-            if not future.done():
-                future.set_result(None)
-
-    @property
-    def sleeping(self) -> int:
-        """How many wait in :meth:`sleep`."""
-        return sum(not future.done() for _, future in self._sleepers)
-
-    async def until_sleeping(self, count: int = 1, timeout: float = 5.0) -> None:
-        """Return once so many wait in :meth:`sleep`; TimeoutError after ``timeout`` real seconds."""
-        async with asyncio.timeout(timeout):
-            while self.sleeping < count:
-                self._slept.clear()
-                await self._slept.wait()
+__all__ = ["START", "ManualClock", "MemoryStore"]
 
 
 def _ms(at: datetime) -> datetime:
@@ -118,7 +70,14 @@ class MemoryStore:
 
     # ------------------------------------------------------------------- jobs
 
-    async def submit(self, new: NewJob, *, capacity: Capacity, at: datetime) -> tuple[Job, bool]:
+    async def submit(
+        self,
+        new: NewJob,
+        *,
+        capacity: Capacity,
+        at: datetime,
+        refuse: FlashpodsError | None = None,
+    ) -> tuple[Job, bool]:
         """Admit a job, or find the one with the same key."""
         holder = self._keys.get(new.client_job_id or "")
         if holder is not None:
@@ -126,6 +85,8 @@ class MemoryStore:
             if job.request_sha256 != new.request_sha256:
                 raise idempotency_conflict(new.client_job_id, job.id)
             return job, False
+        if refuse is not None:
+            raise refuse
         if self._draining:
             raise now_draining()
         if new.files_id is not None:
@@ -186,7 +147,12 @@ class MemoryStore:
         """Move a job along one edge and write its event."""
         target = next_status(expected, trigger)
         job = self._jobs.get(job_id)
-        if job is None or job.status is not expected:
+        overruled = target in ENDED and trigger is not Trigger.CANCEL
+        if (
+            job is None
+            or job.status is not expected
+            or (overruled and job.cancel_requested_at is not None)
+        ):
             raise stale(job, job_id, expected.value)
         self._jobs[job_id] = job = replace(
             job, status=target, phase=phase, container_id=container_id or job.container_id
@@ -249,13 +215,17 @@ class MemoryStore:
         """Return the rows of those ids that exist."""
         return {job_id: self._jobs[job_id] for job_id in job_ids if job_id in self._jobs}
 
-    async def ended(self, *, before: datetime, limit: int) -> list[Job]:
+    async def ended(
+        self, *, before: datetime, limit: int, kept: Literal["log", "artifacts"] | None = None
+    ) -> list[Job]:
         """Return ended or cleaning jobs with ``completed_at < before``, oldest first."""
         wanted = ENDED | {JobStatus.CLEANING}
         dated = [
             (job.completed_at, job.seq, job)
             for job in self._jobs.values()
             if job.status in wanted and job.completed_at and job.completed_at < _ms(before)
+            if not (kept == "log" and job.log_deleted_at)
+            if not (kept == "artifacts" and job.artifacts_deleted_at)
         ]
         return [job for _, _, job in sorted(dated, key=lambda row: row[:2])[:limit]]
 
@@ -263,7 +233,7 @@ class MemoryStore:
         """Return whether new jobs are refused."""
         return self._draining
 
-    async def set_draining(self, draining: bool, *, at: datetime) -> None:  # noqa: ARG002 - the port's
+    async def set_draining(self, draining: bool, *, at: datetime) -> None:  # noqa: ARG002 - port
         """Refuse new jobs from now on, or accept them again."""
         self._draining = draining
 

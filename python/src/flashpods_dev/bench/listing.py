@@ -29,8 +29,7 @@ def measure(scratch: Path, rounds: int) -> list[Result]:
 
 
 async def _measure(path: Path, rounds: int) -> list[Result]:
-    store = SqliteStore(path)
-    await store.open()
+    store = await SqliteStore.open(path)
     with sqlite3.connect(path) as filler:
         filler.execute(FILL, {"rows": ROWS})
     filler.close()

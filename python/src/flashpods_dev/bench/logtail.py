@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from flashpods.adapters.files.logs import FileLogStore
-
 from flashpods_dev.bench.report import Result, p50
 
 LINE = "[12:34:56.789] some output of a build that is about eighty characters long, {:012d}\n"

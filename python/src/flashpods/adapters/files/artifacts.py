@@ -40,7 +40,7 @@ from flashpods.adapters.files.collect import (
 )
 from flashpods.adapters.files.offload import DISK_FULL, Budget, Stopped, discard_tree, storage
 from flashpods.adapters.files.openat2 import open_beneath
-from flashpods.adapters.files.trees import ASIDE
+from flashpods.adapters.files.trees import ASIDE, open_dir, open_path
 from flashpods.config import ConfigError
 from flashpods.errors import NotFound, Unavailable, cut
 from flashpods.jobs.model import Collected
@@ -161,7 +161,7 @@ class FileArtifactStore:
             except DiskFull:
                 done = Collected(error=DISK, warnings=["artifacts: no space left on the host"])
             except OSError as e:
-                done = _failed(e)
+                done = self._committed(job) or _failed(e)
             if not (self._root / job).exists():  # nothing was committed: a repeat may do better
                 self._drop(COLLECTING, job)
                 return done
@@ -187,25 +187,24 @@ class FileArtifactStore:
         building = self._root / COLLECTING / job
         with contextlib.ExitStack() as stack:
 
-            def opened(path: Path) -> int:
-                fd = os.open(path, _DIRECTORY)
+            def opened(fd: int) -> int:
                 stack.callback(os.close, fd)
                 return fd
 
             try:
-                source = opened(self._root / STAGING / job)
+                parent = opened(open_path(str(self._root / STAGING)))
+                source = opened(open_dir(parent, job))
             except FileNotFoundError:
                 return Collected(error=GONE, warnings=["artifacts: the directory is gone"])
-            if os.fstat(source).st_mode & 0o700 != 0o700:
-                os.fchmod(source, 0o755)  # the job may have closed its own mount point
+            os.fchmod(source, 0o755)  # the job may have closed its own mount point
             _make(building)
-            target = opened(building)
+            target = opened(open_path(str(building)))
             collected = Collector(source, target, limits=self._limits, at=at, check=check).run()
             _sync(target, check)
             self._write_manifest(job, collected)
             os.fsync(target)
             building.rename(self._root / job)
-            os.fsync(opened(self._root))
+            _sync_directory(self._root)
         return collected
 
     def _write_manifest(self, job: str, collected: Collected) -> None:
@@ -255,6 +254,9 @@ class FileArtifactStore:
     async def delete(self, job: str) -> None:
         """See :meth:`flashpods.ports.ArtifactStore.delete`. Raises Unavailable, OSError."""
         job_id(job)
+        if (at_work := self._at_work.get(job)) is not None:
+            at_work[0].stop()
+            await asyncio.wait({at_work[1]})
         for parent in (self._root, self._root / STAGING, self._root / COLLECTING):
             await discard_tree(self._seconds, parent, job)
         await asyncio.to_thread(self._drop_manifest, job)

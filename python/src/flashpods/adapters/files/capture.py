@@ -250,7 +250,7 @@ class Capture:
         last = self._kept[-1] if self._kept else None
         if last is not None and last.inode == inode:
             return
-        if len(self._kept) >= KEPT_MOST:
+        if sum(k.number >= self._here().generation for k in self._kept) >= KEPT_MOST:
             self._missed = True
             return
         number = last.number + 1 if last else self._here().generation + 1

@@ -39,7 +39,10 @@ class Kept:
 
 
 def replace_file(file: Path, data: bytes, *, sync: bool) -> None:
-    """Write a file so that a reader finds the old or the new content whole. Raises OSError."""
+    """Write a file so that a reader finds the old or the new content whole. Raises OSError.
+
+    With ``sync`` also after a power cut, from the return on.
+    """
     temporary = file.with_name(f"{file.name}.tmp")
     with temporary.open("wb") as f:
         f.write(data)
@@ -47,6 +50,12 @@ def replace_file(file: Path, data: bytes, *, sync: bool) -> None:
             f.flush()
             os.fsync(f.fileno())
     temporary.replace(file)
+    if sync:
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def encode(place: Place) -> bytes:

@@ -87,6 +87,32 @@ class Report:
         return next((e for e in _WORST_FIRST if e in self.errors), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An entry: how it is named, where it is, and the directories above it (device, inode)."""
+
+    shown: str
+    where: str  # beneath the staging directory; differs from shown below an absolute link
+    above: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its last name."""
+        return self.shown.rpartition("/")[2]
+
+    def at(self, where: str) -> Place:
+        """Return the same entry, found elsewhere."""
+        return Place(self.shown, where, self.above)
+
+    def inner(self, name: str, me: tuple[int, int]) -> Place:
+        """Return an entry of this directory, whose identity is ``me``."""
+        return Place(f"{self.shown}/{name}", f"{self.where}/{name}", (*self.above, me))
+
+
+Taken = tuple[int, str | None]
+"""What an entry came to: its bytes, and its sha256, which a directory has not."""
+
+
 class Collector:
     """One collection, from a staging directory into an empty target on the same file system."""
 
@@ -106,6 +132,7 @@ class Collector:
         self._at = at
         self._check = check
         self._report = Report()
+        self._artifacts: list[Artifact] = []
         self._bytes = 0
         self._files = 0
         self._directories = 0
@@ -118,30 +145,22 @@ class Collector:
             DiskFull: there is no room even for links.
             Whatever ``check`` raises.
         """
-        artifacts = []
         for name in self._names(self._source, "", valid_artifact_name):
-            if len(artifacts) >= self._limits.files:
-                self._over_files(name)
-                continue
-            artifact = self._artifact(name)
-            if artifact is not None:
-                artifacts.append(artifact)
+            taken = self._entry(Place(name, name), self._target)
+            if taken is not None:
+                size, sha256 = taken
+                artifact = Artifact(
+                    name=name,
+                    type="directory" if sha256 is None else "file",
+                    size_bytes=size,
+                    sha256=sha256,
+                    created_at=self._at,
+                )
+                self._artifacts.append(artifact)
         return Collected(
-            artifacts=artifacts, warnings=self._report.warnings(), error=self._report.error()
-        )
-
-    def _artifact(self, name: str) -> Artifact | None:
-        """Collect one top-level name."""
-        taken = self._entry(name, self._target, name, ())
-        if taken is None:
-            return None
-        size, sha256 = taken
-        return Artifact(
-            name=name,
-            type="directory" if sha256 is None else "file",
-            size_bytes=size,
-            sha256=sha256,
-            created_at=self._at,
+            artifacts=self._artifacts,
+            warnings=self._report.warnings(),
+            error=self._report.error(),
         )
 
     def _names(self, fd: int, path: str, valid: Callable[[str], bool]) -> list[str]:
@@ -154,17 +173,20 @@ class Collector:
                 for entry in entries:
                     self._check()
                     if self._scanned >= MOST_SCANNED:
-                        self._report.add(
-                            f"not looked at, more than {MOST_SCANNED} entries", path or None, LIMIT
-                        )
+                        reason = f"not looked at, more than {MOST_SCANNED} entries"
+                        self._report.add(reason, path or None, LIMIT)
                         return
                     self._scanned += 1
                     if self._plausible(entry, path + entry.name, valid):
                         found += 1
                         yield entry.name
 
-        # Valid names are valid UTF-8, whose bytes sort as its code points do.
-        names = heapq.nsmallest(MOST_LOOKED_AT, candidates())
+        try:
+            # Valid names are valid UTF-8, whose bytes sort as its code points do.
+            names = heapq.nsmallest(MOST_LOOKED_AT, candidates())
+        except OSError as e:
+            self._refused(path or ".", e)
+            return []
         if found > len(names):
             reason = f"not looked at, more than {MOST_LOOKED_AT} entries in a directory"
             self._report.add(reason, path or None, LIMIT, count=found - len(names))
@@ -174,166 +196,155 @@ class Collector:
         if not valid(entry.name):
             self._report.add("skipped, not a valid name", path)
             return False
-        try:
-            known = (
-                entry.is_symlink()
-                or entry.is_file(follow_symlinks=False)
-                or entry.is_dir(follow_symlinks=False)
-            )
-        except OSError as e:
-            self._refused(path, e)
-            return False
+        known = (
+            entry.is_symlink()
+            or entry.is_file(follow_symlinks=False)
+            or entry.is_dir(follow_symlinks=False)
+        )
         if not known:
             self._special(path)
         return known
 
-    def _entry(
-        self, path: str, into: int, name: str, above: tuple[tuple[int, int], ...]
-    ) -> tuple[int, str | None] | None:
-        """Collect the entry at ``path`` as ``name`` in the open directory ``into``.
+    def _entry(self, place: Place, into: int) -> Taken | None:
+        """Collect one entry under its name in the open directory ``into``.
 
         Returns:
-            (bytes, sha256, None for a directory), or None when it was left out and reported.
+            None when it was left out and reported.
         """
         self._check()
-        if len(above) > MOST_DEPTH or len(path.encode()) > MOST_PATH_BYTES:
-            self._report.add("skipped, too deep", path, LIMIT)
+        longest = max(len(place.shown.encode()), len(place.where.encode()))
+        if len(place.above) > MOST_DEPTH or longest > MOST_PATH_BYTES:
+            self._report.add("left out, too deep", place.shown, LIMIT)
             return None
         try:
-            fd = self._resolve(path)
+            fd, place = self._resolve(place)
         except OSError as e:
-            self._refused(path, e)
+            self._refused(place.shown, e)
             return None
         try:
             info = os.fstat(fd)
             if stat.S_ISREG(info.st_mode):
-                return self._file(fd, info, path, into, name)
+                return self._file(fd, info, place, into)
             if stat.S_ISDIR(info.st_mode):
-                size = self._directory(fd, info, path, into, name, above)
-                return None if size is None else (size, None)
-            self._special(path)
+                return self._directory(fd, info, place, into)
+            self._special(place.shown)
         except OSError as e:
             if e.errno in DISK_FULL:
-                raise DiskFull(path) from e
-            self._refused(path, e)
+                raise DiskFull(place.shown) from e
+            self._refused(place.shown, e)
         finally:
             os.close(fd)
         return None
 
-    def _resolve(self, path: str) -> int:
+    def _resolve(self, place: Place) -> tuple[int, Place]:
+        """Return an ``O_PATH`` descriptor of what an entry is or points to, and where that is.
+
+        An absolute link into ``/artifacts`` is the job's own name for a place inside: what follows
+        that prefix is resolved beneath, like any other path.
+        """
         try:
-            return follow_beneath(self._source, path)
+            return follow_beneath(self._source, place.where), place
         except OSError as e:
             if e.errno != errno.EXDEV:
                 raise
-            # The job's own absolute name for a place inside; the kernel judges the rest of it.
-            link = os.readlink(path, dir_fd=self._source)
-            if not link.startswith(MOUNT):
+            link = follow_beneath(self._source, place.where, os.O_NOFOLLOW)
+            try:
+                target = os.readlink("", dir_fd=link) + "/"
+            finally:
+                os.close(link)
+            if not target.startswith(MOUNT):
                 raise
-            return follow_beneath(self._source, link.removeprefix(MOUNT).lstrip("/") or ".")
+            place = place.at(target.removeprefix(MOUNT).strip("/") or ".")
+            return follow_beneath(self._source, place.where), place
 
-    def _file(
-        self, fd: int, info: os.stat_result, path: str, into: int, name: str
-    ) -> tuple[int, str] | None:
-        if self._files >= self._limits.files:
-            self._over_files(path)
+    def _room_for(self, place: Place) -> bool:
+        if self._files < self._limits.files and len(self._artifacts) < self._limits.files:
+            return True
+        reason = f"left out, beyond the {self._limits.files} files of a job"
+        self._report.add(reason, place.shown, LIMIT)
+        return False
+
+    def _file(self, fd: int, info: os.stat_result, place: Place, into: int) -> Taken | None:
+        most, left = self._limits.file_bytes, self._limits.job_bytes - self._bytes
+        if info.st_size > most:
+            self._report.add(f"left out, larger than {most} bytes", place.shown, LIMIT)
             return None
-        if not self._fits(info.st_size, path):
+        if not self._room_for(place):
+            return None
+        if info.st_size > left:
+            reason = f"left out, beyond the {self._limits.job_bytes} bytes of a job"
+            self._report.add(reason, place.shown, LIMIT)
             return None
         content = reopen(fd, os.O_RDONLY)
         try:
-            hashed = self._hash(content)
-            if hashed is None:
-                self._report.add("skipped, changed while it was collected", path, FAILED)
+            sha256 = self._hash(content, info.st_size)
+            if sha256 is None:
+                self._report.add("left out, somebody writes to it", place.shown, FAILED)
                 return None
-            size, sha256 = hashed
-            if not self._fits(size, path):
-                return None
-            os.fchmod(content, stat.S_IMODE(info.st_mode) & 0o777 | 0o600)
-            self._link(fd, content, size, into, name)
+            self._link(fd, content, info, into, place.name)
         finally:
             os.close(content)
         self._files += 1
-        self._bytes += size
-        return size, sha256
+        self._bytes += info.st_size
+        return info.st_size, sha256
 
-    def _fits(self, size: int, path: str) -> bool:
-        most, left = self._limits.file_bytes, self._limits.job_bytes - self._bytes
-        if size > most:
-            self._report.add(f"left out, larger than {most} bytes", path, LIMIT)
-        elif size > left:
-            reason = f"left out, beyond the {self._limits.job_bytes} bytes of a job"
-            self._report.add(reason, path, LIMIT)
-        return size <= min(most, left)
-
-    def _hash(self, content: int) -> tuple[int, str] | None:
-        """Return (size, sha256) of an open file; None if somebody keeps writing to it."""
+    def _hash(self, content: int, size: int) -> str | None:
+        """Return the sha256 of an open file; None if it is not the same throughout."""
         for _ in range(3):
             before = os.fstat(content)
             digest = hashlib.sha256()
             os.lseek(content, 0, os.SEEK_SET)
-            left = before.st_size
+            left = size
             while left > 0 and (chunk := os.read(content, min(CHUNK, left))):
                 self._check()
                 digest.update(chunk)  # releases the interpreter's lock
                 left -= len(chunk)
             after = os.fstat(content)
-            if left == 0 and (before.st_size, before.st_mtime_ns) == (
-                after.st_size,
-                after.st_mtime_ns,
-            ):
-                return before.st_size, digest.hexdigest()
-            if after.st_size > self._limits.file_bytes:
-                return after.st_size, ""  # refused by its size
+            if before.st_mtime_ns == after.st_mtime_ns and after.st_size == size and left == 0:
+                return digest.hexdigest()
         return None
 
-    def _link(self, fd: int, content: int, size: int, into: int, name: str) -> None:
-        """Link the inode behind ``fd``; copy one that has all the links it may have."""
+    def _link(self, fd: int, content: int, info: os.stat_result, into: int, name: str) -> None:
+        """Link the inode behind ``fd``; copy one that has all its links, or is another user's."""
+        mode = stat.S_IMODE(info.st_mode)
         try:
+            if mode & ~0o777 or mode & 0o600 != 0o600:
+                os.fchmod(content, mode & 0o777 | 0o600)
             os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=into, follow_symlinks=True)
         except OSError as e:
-            if e.errno != errno.EMLINK:
+            if e.errno not in {errno.EMLINK, errno.EPERM}:  # EPERM: proc_sys_fs(5), hard links
                 raise
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             copy = os.open(name, flags, 0o600, dir_fd=into)
             try:
                 done = 0
-                while done < size and (n := os.sendfile(copy, content, done, size - done)):
+                while n := os.sendfile(copy, content, done, min(CHUNK, info.st_size - done)):
                     self._check()
                     done += n
             finally:
                 os.close(copy)
 
-    def _directory(
-        self,
-        fd: int,
-        info: os.stat_result,
-        path: str,
-        into: int,
-        name: str,
-        above: tuple[tuple[int, int], ...],
-    ) -> int | None:
+    def _directory(self, fd: int, info: os.stat_result, place: Place, into: int) -> Taken | None:
         """Collect a directory and what is in it; what does not fit is left out of it."""
         me = (info.st_dev, info.st_ino)
         root = os.fstat(self._source)
-        if me in above or me == (root.st_dev, root.st_ino):
-            self._report.add("skipped, a link to a directory above it", path)
+        if me in place.above or me == (root.st_dev, root.st_ino):
+            self._report.add("skipped, a link to a directory above it", place.shown)
             return None
-        if self._files >= self._limits.files:
-            self._over_files(path)
+        if not self._room_for(place):
             return None
         if self._directories >= self._limits.files * DIRECTORIES_PER_FILE:
-            self._report.add("left out, too many directories", path, LIMIT)
+            self._report.add("left out, too many directories", place.shown, LIMIT)
             return None
         self._directories += 1
         listing = reopen(fd, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.mkdir(name, 0o700, dir_fd=into)
-            made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=into)
+            os.mkdir(place.name, 0o700, dir_fd=into)
+            made = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=into)
             try:
                 size = 0
-                for inner in self._names(listing, f"{path}/", printable_name):
-                    taken = self._entry(f"{path}/{inner}", made, inner, (*above, me))
+                for name in self._names(listing, f"{place.shown}/", printable_name):
+                    taken = self._entry(place.inner(name, me), made)
                     size += taken[0] if taken is not None else 0
                 os.fchmod(made, stat.S_IMODE(info.st_mode) & 0o777 | 0o700)
                 os.utime(made, ns=(info.st_atime_ns, info.st_mtime_ns))
@@ -341,10 +352,7 @@ class Collector:
                 os.close(made)
         finally:
             os.close(listing)
-        return size
-
-    def _over_files(self, path: str) -> None:
-        self._report.add(f"left out, beyond the {self._limits.files} files of a job", path, LIMIT)
+        return size, None
 
     def _special(self, path: str) -> None:
         self._report.add("skipped, neither a file nor a directory", path)
@@ -355,7 +363,7 @@ class Collector:
             case errno.EXDEV:
                 self._report.add("skipped, leads out of /artifacts", path)
             case errno.ELOOP:
-                self._report.add("skipped, a link that leads nowhere or in circles", path)
+                self._report.add("skipped, a link that leads in circles", path)
             case errno.ENOENT | errno.ENOTDIR | errno.EAGAIN | errno.ENAMETOOLONG:
                 self._report.add("skipped, points to nothing or vanished", path)
             case errno.EACCES | errno.EPERM:

@@ -25,6 +25,9 @@ NO_HEAD: Final = b"[00:00:00.000] "
 _HEADER: Final = re.compile(
     rb"(\d{4}-\d\d-\d\dT)(\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP]) "
 )
+_WHOLE: Final = re.compile(  # conmon's usual header, in UTC
+    rb"\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d\.\d{3})\d{6}\+00:00 std(?:out|err) F "
+)
 _HEADS_KEPT: Final = 4096
 
 
@@ -101,10 +104,8 @@ class _Heads(dict[bytes, bytes]):
     def __missing__(self, raw: bytes) -> bytes:
         if len(self) >= _HEADS_KEPT:
             self.clear()
-        match = _HEADER.fullmatch(raw)
-        head = b""
-        if match is not None and match[6] == b"F" and len(raw) == RAW_HEAD_BYTES:
-            head = _head(match) or b""
+        match = _WHOLE.fullmatch(raw)
+        head = b"" if match is None else b"[" + match[1] + b"] "
         self[raw] = head
         return head
 

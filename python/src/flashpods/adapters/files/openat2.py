@@ -88,20 +88,23 @@ def open_beneath(dir_fd: int, path: str, flags: int) -> int:
         OSError: see :func:`openat2`.
     """
     resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
-    return openat2(dir_fd, path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, resolve)
+    flags |= os.O_NOFOLLOW
+    if not flags & os.O_PATH:  # which openat2(2) lets stand alone only
+        flags |= os.O_NONBLOCK
+    return openat2(dir_fd, path, flags, resolve)
 
 
-def follow_beneath(dir_fd: int, path: str) -> int:
+def follow_beneath(dir_fd: int, path: str, flags: int = 0) -> int:
     """Return an ``O_PATH`` descriptor of what ``path`` resolves to, links and all, beneath.
 
-    ``O_PATH`` touches neither a FIFO nor a device; look at the type, then :func:`reopen` it.
+    ``O_PATH`` touches neither a FIFO nor a device; look at the type, then :func:`reopen` it. With
+    ``O_NOFOLLOW`` a link at the end is itself the answer.
 
     Raises:
         OSError: see :func:`openat2`.
     """
-    return openat2(
-        dir_fd, path, os.O_PATH, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
-    )
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+    return openat2(dir_fd, path, os.O_PATH | flags, resolve)
 
 
 def reopen(fd: int, flags: int) -> int:

@@ -82,7 +82,9 @@ def _children(root: int, path: str) -> list[str]:
     except OSError:
         return []
     try:
-        return [path + name for name in sorted(os.listdir(fd), key=os.fsencode, reverse=True)]
+        with os.scandir(fd) as entries:
+            names = sorted((entry.name for entry in entries), key=os.fsencode, reverse=True)
+        return [path + name for name in names]
     finally:
         os.close(fd)
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import pwd
 import stat
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ from flashpods.adapters.files.trees import (
 )
 
 BASES = ".bases"
+SUBUID = Path("/etc/subuid")
+SUBGID = Path("/etc/subgid")
 _BASES_SEEN = 4096
 _UNBOUNDED = 1 << 60
 
@@ -46,12 +49,37 @@ _START = (
 def command(*arguments: str) -> list[str]:
     """Return the command line that runs a verb as user 0 of a user namespace of ours.
 
-    Our user becomes 0 and our subordinate ids follow from 1 (unshare(1), ``--map-auto``, since
-    util-linux 2.38). ``-I -S`` keeps the start short and the environment out.
+    Our user becomes 0 and our subordinate ids follow from 1, all of them: ``--map-auto`` of
+    unshare(1) would leave out the last, which is the user of rsync. (The order with commas is that
+    of util-linux 2.38; later versions take it too.) ``-I -S`` keeps the start short and the
+    environment out.
+
+    Raises:
+        PermissionError: we have no subordinate ids.
     """
     packages = str(Path(__file__).parents[3])
     python = [sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(t.main(sys.argv[1:]))"]
-    return ["unshare", "--map-root-user", "--map-auto", "--", *python, packages, *arguments]
+    users = f"--map-users={_subordinate(SUBUID)}"
+    groups = f"--map-groups={_subordinate(SUBGID)}"
+    unshare = ["unshare", "--map-root-user", users, groups, "--"]
+    return [*unshare, *python, packages, *arguments]
+
+
+def _subordinate(file: Path) -> str:
+    """Return our first range of subuid(5) or subgid(5) as ``outer,inner,count``."""
+    uid = os.geteuid()
+    names = {str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    for line in lines:
+        match line.split(":"):
+            case [name, first, count] if name in names and first.isdecimal() and count.isdecimal():
+                return f"{first},1,{count}"
+    raise PermissionError(errno.EPERM, f"{file} has no range for user {uid}")
 
 
 def discard(parent: str, name: str, *, guard: Guard = go_on) -> None:

@@ -90,6 +90,12 @@ class FileWorkspaces:
                         f"paths.transfers {self._transfers} belongs to the user of rsync, and "
                         f"{tool} is not on PATH; install util-linux and uidmap"
                     )
+            try:
+                tree_tool.command()
+            except OSError as e:
+                raise ConfigError(
+                    f"paths.transfers {self._transfers} belongs to the user of rsync: {e.strerror}"
+                ) from e
 
     async def finalize(self, upload_id: str, *, max_bytes: int) -> TreeSize:
         """See :meth:`flashpods.ports.Workspaces.finalize`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,19 +71,20 @@ class _Parsed:
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
-        self.size = 0
         self.headers_done = False
         self.done = False
+        self.keep_alive = False
+        self.parser = httptools.HttpResponseParser(self)
 
     def on_headers_complete(self) -> None:
         self.headers_done = True
 
     def on_body(self, data: bytes) -> None:
-        self.size += len(data)
         self.chunks.append(data)
 
     def on_message_complete(self) -> None:
         self.done = True
+        self.keep_alive = self.parser.should_keep_alive()  # forgotten once this returns
 
 
 class _Closed(Exception):
@@ -110,19 +111,20 @@ class _Connection:
         """Send the request; yield (status, new chunks) for each read once the headers are in."""
         self.reusable = False  # until the answer is complete: a cancelled call spoils it
         parsed = _Parsed()
-        parser = httptools.HttpResponseParser(parsed)
         self._writer.write(request)
         await self._writer.drain()
-        while not parsed.done:
+        while True:
             data = await self._reader.read(READ_BYTES)
             if not data:
                 raise _Closed
-            parser.feed_data(data)
+            parsed.parser.feed_data(data)
             if parsed.headers_done:
                 chunks, parsed.chunks = parsed.chunks, []
                 if parsed.done:
-                    self.reusable = parser.should_keep_alive()
-                yield parser.get_status_code(), chunks
+                    self.reusable = parsed.keep_alive
+                yield parsed.parser.get_status_code(), chunks
+            if parsed.done:
+                return
 
 
 class RestClient:
@@ -150,7 +152,7 @@ class RestClient:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str | list[str]] | None = None,
+        query: Mapping[str, str | Sequence[str]] | None = None,
         body: object = None,
         deadline: float | None = None,
         long: bool = False,
@@ -215,7 +217,7 @@ class RestClient:
         except (_Closed, OSError, httptools.HttpParserError) as e:
             raise self._unreachable(e) from e
         finally:
-            if connection:
+            if connection is not None:
                 connection.close()
 
     async def close(self) -> None:
@@ -227,13 +229,14 @@ class RestClient:
     async def _exchange(self, request: bytes) -> Answer:
         async with self._connection() as connection:
             body: list[bytes] = []
-            status = size = 0
+            final = size = 0
             async for status, chunks in connection.stream(request):
+                final = status
                 body += chunks
                 size += sum(map(len, chunks))
                 if size > ANSWER_BYTES:
                     raise Unavailable(f"Podman's answer is over {ANSWER_BYTES} bytes")
-            return Answer(status, b"".join(body))
+            return Answer(final, b"".join(body))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[_Connection]:
@@ -244,7 +247,8 @@ class RestClient:
                 connection = candidate
             else:
                 candidate.close()
-        connection = connection or await self._connect()
+        if connection is None:
+            connection = await self._connect()
         try:
             yield connection
         finally:
@@ -262,12 +266,11 @@ class RestClient:
 
 
 def _request(
-    method: str, path: str, query: Mapping[str, str | list[str]] | None, body: object
+    method: str, path: str, query: Mapping[str, str | Sequence[str]] | None, body: object
 ) -> bytes:
     target = f"{API}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
     payload = b"" if body is None else json.dumps(body).encode()
-    kind = "Content-Type: application/json\r\n" if payload else ""
-    head = (
-        f"{method} {target} HTTP/1.1\r\nHost: podman\r\n{kind}Content-Length: {len(payload)}\r\n\r\n"
-    )
-    return head.encode("ascii") + payload
+    head = [f"{method} {target} HTTP/1.1", "Host: podman", f"Content-Length: {len(payload)}"]
+    if payload:
+        head.append("Content-Type: application/json")
+    return "\r\n".join([*head, "", ""]).encode("ascii") + payload

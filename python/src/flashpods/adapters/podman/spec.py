@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from flashpods.config import Podman
@@ -69,6 +68,7 @@ def create_request(spec: ContainerSpec, settings: Podman, engine: Engine) -> dic
         "env_host": False,
         "httpproxy": False,
         "work_dir": spec.workdir,
+        "create_working_dir": True,
         "labels": labels(spec),
         # keep-id maps the engine's user to itself; an image's USER would run as another one.
         "user": f"{engine.uid}:{engine.gid}",
@@ -94,7 +94,7 @@ def create_request(spec: ContainerSpec, settings: Podman, engine: Engine) -> dic
             "path": str(spec.log_path),
             "size": LOG_BYTES,
         },
-        "mounts": [_mount(m) for m in (*spec.mounts, *_host_mounts(settings))],
+        "mounts": [_mount(m) for m in spec.mounts],
     }
     if parent := cgroup_parent(settings, spec.name):
         request["cgroup_parent"] = parent
@@ -110,13 +110,6 @@ def _mount(mount: Mount) -> dict[str, Any]:
         "destination": mount.target,
         "options": ["ro" if mount.read_only else "rw", *HARMLESS],
     }
-
-
-def _host_mounts(settings: Podman) -> list[Mount]:
-    return [
-        Mount(source=Path(source), target=target, read_only=True)
-        for target, source in sorted(settings.mounts.items())
-    ]
 
 
 def _resources(spec: ContainerSpec) -> dict[str, Any]:

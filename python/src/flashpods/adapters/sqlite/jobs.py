@@ -25,6 +25,7 @@ from flashpods.adapters.sqlite.refusals import (
     now_draining,
     stale,
 )
+from flashpods.errors import FlashpodsError
 from flashpods.jobs.admission import check_fits
 from flashpods.jobs.model import (
     Artifact,
@@ -52,6 +53,7 @@ _EVENT: Final = f"INSERT INTO job_events ({rows.EVENT}) VALUES (?, ?, ?, ?, ?)"
 _NEWEST: Final = (
     "SELECT seq FROM (SELECT seq FROM jobs WHERE status = ? AND seq < ? ORDER BY seq DESC LIMIT ?)"
 )
+_ARTIFACTS_KEPT: Final = " AND artifacts_deleted_at IS NULL"
 _UPLOAD: Final = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = ?"
 
 
@@ -68,11 +70,17 @@ class Step:
 
 
 def submit(
-    connection: sqlite3.Connection, new: NewJob, capacity: Capacity, at: datetime
+    connection: sqlite3.Connection,
+    new: NewJob,
+    capacity: Capacity,
+    at: datetime,
+    refuse: FlashpodsError | None,
 ) -> tuple[Job, bool]:
     """See :meth:`flashpods.ports.JobStore.submit`."""
     if new.client_job_id is not None and (found := _replayed(connection, new)):
         return found, False
+    if refuse is not None:
+        raise refuse
     if is_draining(connection):
         raise now_draining()
     if new.files_id is not None:
@@ -141,7 +149,9 @@ def advance(
         " started_at = CASE WHEN ? THEN ? ELSE started_at END,"
         " completed_at = CASE WHEN ? THEN ? ELSE completed_at END,"
         " exit_code = coalesce(?, exit_code), error = coalesce(?, error)"
-        f" WHERE id = ? AND status = ? RETURNING {rows.JOB}",
+        # A cancellation that was acknowledged decides how an active job ends.
+        " WHERE id = ? AND status = ? AND (? OR cancel_requested_at IS NULL)"
+        f" RETURNING {rows.JOB}",
         (
             target.value,
             step.phase.value if step.phase else None,
@@ -154,6 +164,7 @@ def advance(
             outcome.error,
             job_id,
             expected.value,
+            trigger is Trigger.CANCEL or not ends,
         ),
     ).fetchone()
     if row is None:
@@ -327,10 +338,14 @@ def known(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, J
     return {job.id: job for job in map(rows.job, found)}
 
 
-def ended(connection: sqlite3.Connection, before: datetime, limit: int) -> list[Job]:
+def ended(
+    connection: sqlite3.Connection, before: datetime, limit: int, kept: str | None
+) -> list[Job]:
     """Return ended or cleaning jobs, the longest ended first."""
+    still = {None: "", "log": " AND log_deleted_at IS NULL", "artifacts": _ARTIFACTS_KEPT}[kept]
     sql = (
-        f"SELECT {rows.JOB} FROM jobs WHERE {REAPABLE_SQL} AND completed_at < ?"
+        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_reapable"
+        f" WHERE {REAPABLE_SQL} AND completed_at < ?{still}"
         " ORDER BY completed_at, seq LIMIT ?"
     )
     return [rows.job(row) for row in connection.execute(sql, (to_text(before), limit))]

@@ -43,6 +43,7 @@ class Reader:
         self._opened: list[sqlite3.Connection] = [self._inline]
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite-reader")
         self._waiting = 0
+        self._closed = False
         self._list_seconds = INLINE_SECONDS  # what the last list took; the first goes to a thread
 
     def inline(self, query: Query[T]) -> T:
@@ -51,6 +52,7 @@ class Reader:
         Raises:
             Unavailable: the database is locked for good, or its disk fails.
         """
+        self._check_open()
         try:
             return query(self._inline)
         except sqlite3.Error as e:
@@ -79,6 +81,7 @@ class Reader:
         Raises:
             Unavailable: too many callers wait, or the deadline passed.
         """
+        self._check_open()
         if self._waiting >= WAITING_LIMIT:
             raise Unavailable(f"{WAITING_LIMIT} reads are waiting; try again")
         self._waiting += 1
@@ -104,8 +107,13 @@ class Reader:
             self._opened.append(connection)
         return query(connection)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the database is closed; try again after the restart")
+
     def close(self) -> None:
         """Wait for the queries at work, then close the connections; blocks."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
         for connection in self._opened:
             with contextlib.suppress(sqlite3.Error):  # it is of no more use either way

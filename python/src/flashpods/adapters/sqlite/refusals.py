@@ -1,4 +1,4 @@
-"""What the stores refuse, and how they say it: pure rules of both the real and the one in memory."""
+"""What a store refuses, and in which words: pure rules, shared with the store in memory."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def upload_not_found(upload_id: str) -> NotFound:
 def stale(job: Job | None, job_id: str, expected: str) -> StaleState:
     """Return the error for a job that is not in the expected state."""
     found = job.status.value if job else "gone"
+    if found == expected:
+        return StaleState(f"job {cut(job_id)} is to be cancelled; it can't end otherwise")
     return StaleState(f"job {cut(job_id)} is {found}, not {expected}")
 
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Literal, Self
 
 from flashpods.adapters.sqlite import jobs, rows, uploads
 from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.adapters.sqlite.migrations import SchemaError, migrate
 from flashpods.adapters.sqlite.reader import Reader
 from flashpods.adapters.sqlite.writer import DEADLINE_SECONDS, Writer
-from flashpods.errors import Unavailable
+from flashpods.errors import Conflict, FlashpodsError, Unavailable
 from flashpods.jobs.model import (
     Artifact,
     Capacity,
@@ -31,6 +31,9 @@ from flashpods.jobs.model import (
 )
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
 from flashpods.jobs.states import advance as next_status
+
+TRANSFER_ENDS_SECONDS: Final = 0.4
+TRANSFER_LOOK_SECONDS: Final = 0.02
 
 
 class SqliteStore:
@@ -96,9 +99,18 @@ class SqliteStore:
 
     # ------------------------------------------------------------------- jobs
 
-    async def submit(self, new: NewJob, *, capacity: Capacity, at: datetime) -> tuple[Job, bool]:
+    async def submit(
+        self,
+        new: NewJob,
+        *,
+        capacity: Capacity,
+        at: datetime,
+        refuse: FlashpodsError | None = None,
+    ) -> tuple[Job, bool]:
         """Admit a job, or find the one with the same key; durable when it returns."""
-        return await self._writer.run(lambda c: jobs.submit(c, new, capacity, at), durable=True)
+        return await self._writer.run(
+            lambda c: jobs.submit(c, new, capacity, at, refuse), durable=True
+        )
 
     async def get(self, job_id: str) -> Job | None:
         """Return the row."""
@@ -188,9 +200,11 @@ class SqliteStore:
         """Return the rows of those ids that exist."""
         return await self._reader.threaded(lambda c: jobs.known(c, job_ids))
 
-    async def ended(self, *, before: datetime, limit: int) -> list[Job]:
+    async def ended(
+        self, *, before: datetime, limit: int, kept: Literal["log", "artifacts"] | None = None
+    ) -> list[Job]:
         """Return ended or cleaning jobs with ``completed_at < before``, oldest first."""
-        return await self._reader.threaded(lambda c: jobs.ended(c, before, limit))
+        return await self._reader.threaded(lambda c: jobs.ended(c, before, limit, kept))
 
     async def draining(self) -> bool:
         """Return whether new jobs are refused."""
@@ -227,8 +241,20 @@ class SqliteStore:
         return await self._reader.threaded(lambda c: uploads.in_states(c, states))
 
     async def begin_finalize(self, upload_id: str, *, at: datetime) -> Upload:
-        """Close the upload to new transfers, in one transaction with its checks."""
-        return await self._writer.run(lambda c: uploads.begin_finalize(c, upload_id, at))
+        """Close the upload to new transfers, in one transaction with its checks.
+
+        A client finalizes the moment its rsync ends, which is some 40 ms before the daemon's
+        process is gone, so a live transfer gets :data:`TRANSFER_ENDS_SECONDS` to end.
+        """
+        tries = int(TRANSFER_ENDS_SECONDS / TRANSFER_LOOK_SECONDS)
+        for left in range(tries, -1, -1):
+            try:
+                return await self._writer.run(lambda c: uploads.begin_finalize(c, upload_id, at))
+            except Conflict as e:
+                if e.code != "upload_in_progress" or not left:
+                    raise
+            await asyncio.sleep(TRANSFER_LOOK_SECONDS)
+        raise AssertionError("the last try returns or raises")
 
     async def abort_finalize(self, upload_id: str) -> None:
         """Open it again after a refusal; a no-op unless it is uploading."""

@@ -1,0 +1,128 @@
+"""Waiting for a container's end without asking for it all the time.
+
+The kernel tells by a pidfd (pidfd_open(2)) when the container's first process dies. Podman's own
+``wait`` polls every 250 ms, so it only serves where the process is not to be seen: in another pid
+namespace, or on another machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from flashpods.adapters.podman.cgroups import PROC, open_process
+from flashpods.adapters.podman.rest import RestClient
+from flashpods.adapters.podman.states import from_inspect
+from flashpods.errors import Unavailable
+from flashpods.ports import ContainerState
+
+FIRST_LOOK, MOST_LOOK = 0.004, 0.256
+"""Seconds between looks after the death: its status is taken in within 5 to 30 ms."""
+FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
+"""Seconds between tries while the engine does not answer."""
+STATUS_LOST_AFTER: Final = 15.0
+"""Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""
+SLICE: Final = 20.0
+"""Seconds of one ``wait`` call of the engine; then it is made anew."""
+
+
+async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
+    """Ask for one container; None if there is none.
+
+    Raises:
+        Unavailable: the engine does not answer, or not to this.
+    """
+    answer = await rest.call("GET", f"/containers/{name_or_id}/json")
+    if answer.status == 404:
+        return None
+    if not answer.ok:
+        raise Unavailable(f"Podman cannot inspect {name_or_id}: {answer.message}")
+    return from_inspect(answer.json())
+
+
+class DeathWatch:
+    """One wait for one container."""
+
+    def __init__(self, rest: RestClient, container_id: str, *, proc: Path = PROC) -> None:
+        """Take the client; ``proc`` is where processes are looked for."""
+        self._rest = rest
+        self._id = container_id
+        self._proc = proc
+        self._look = FIRST_LOOK
+        self._dead_since: float | None = None
+
+    async def run(self) -> ContainerState | None:
+        """Return once it is dead, its status is definite and so its output is written.
+
+        Returns:
+            The state, with ``exit_code`` None if the engine has lost the status (conmon was
+            killed); or None if there is no such container any more.
+        """
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                state = await inspect(self._rest, self._id)
+            except Unavailable:
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, MOST_BACKOFF)
+                continue
+            backoff = FIRST_BACKOFF
+            if state is None or (state.exited and state.exit_code is not None):
+                return state
+            if state.exited:
+                self._died()
+            if self._status_lost():
+                return replace(state, status="exited", pid=None, exit_code=None)
+            await self._next(state)
+
+    async def _next(self, state: ContainerState) -> None:
+        """Wait until another look is worth it."""
+        seen = self._dead_since is not None or await self._by_kernel(state)
+        # Not to be seen: it is elsewhere, or it has died since and Podman is about to notice.
+        if not seen and self._look >= MOST_LOOK:
+            await self._by_engine()
+            return
+        await asyncio.sleep(self._look)
+        self._look = min(self._look * 2, MOST_LOOK)
+
+    async def _by_kernel(self, state: ContainerState) -> bool:
+        """Wait for the process itself; False if it is not to be seen from here."""
+        descriptor = open_process(state.pid, self._id, proc=self._proc) if state.pid else None
+        if descriptor is None:
+            return False
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        try:
+            loop.add_reader(descriptor, gone.set)
+            await gone.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        self._died()
+        return True
+
+    async def _by_engine(self) -> None:
+        """Let the engine wait; whatever it answers, the next inspection tells."""
+        query = {"condition": ["stopped", "exited"], "interval": "250ms"}
+        path = f"/containers/{self._id}/wait"
+        begun = asyncio.get_running_loop().time()
+        try:
+            answer = await self._rest.call("POST", path, query=query, deadline=SLICE, long=True)
+            if answer.ok:
+                return
+        except Unavailable:
+            pass  # time for the next slice, or an engine that is away: inspect finds out
+        if asyncio.get_running_loop().time() - begun < MOST_LOOK:
+            await asyncio.sleep(MOST_LOOK)
+
+    def _died(self) -> None:
+        if self._dead_since is None:
+            self._dead_since = asyncio.get_running_loop().time()
+
+    def _status_lost(self) -> bool:
+        if self._dead_since is None:
+            return False
+        return asyncio.get_running_loop().time() - self._dead_since > STATUS_LOST_AFTER

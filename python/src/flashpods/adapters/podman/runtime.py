@@ -1,0 +1,224 @@
+"""The :class:`~flashpods.ports.ContainerRuntime` over rootless Podman's REST socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Final
+from weakref import WeakValueDictionary
+
+from flashpods.adapters.podman.cgroups import (
+    CGROUPS,
+    PROC,
+    belongs,
+    cgroup_of,
+    read_limits,
+    remove_parent,
+)
+from flashpods.adapters.podman.deaths import DeathWatch, inspect
+from flashpods.adapters.podman.images import Images, Progress
+from flashpods.adapters.podman.library import Library
+from flashpods.adapters.podman.rest import Answer, RestClient
+from flashpods.adapters.podman.spec import Engine, cgroup_parent, create_request
+from flashpods.adapters.podman.states import from_list
+from flashpods.config import Podman
+from flashpods.errors import Unavailable
+from flashpods.jobs.model import LABEL_MARK
+from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
+
+CALLS: Final = 16
+"""Short calls at once; each is a connection, and the engine works on its own locks anyway."""
+WAITS: Final = 256
+"""Long calls at once; only containers whose process is not to be seen need one."""
+
+# Podman answers 500 to causes that pass as well; these say that it was busy, not that it refused.
+_PASSING: Final = (
+    "database is locked",
+    "resource temporarily unavailable",
+    "too many open files",
+    "context deadline exceeded",
+    "context canceled",
+    "connection refused",
+    "shutting down",
+    "image not known",  # it was trimmed since it was looked for: have it again
+    "no such image",
+)
+
+
+class PodmanRuntime:
+    """Runs containers; every method's contract is the port's."""
+
+    def __init__(self, settings: Podman, *, cgroups: Path = CGROUPS, proc: Path = PROC) -> None:
+        """Open nothing yet.
+
+        Args:
+            settings: the socket, the network, the deadlines.
+            cgroups: where the cgroup v2 tree is mounted.
+            proc: where processes are to be seen.
+        """
+        self._settings = settings
+        self._cgroups = cgroups
+        self._proc = proc
+        self._rest = RestClient(
+            settings.socket, call_seconds=settings.call_seconds, calls=CALLS, waits=WAITS
+        )
+        self._images = Images(self._rest, idle_seconds=settings.pull_seconds)
+        self._library = Library(settings)
+        self._engine: Engine | None = None
+        self._probing = asyncio.Lock()
+        self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def close(self) -> None:
+        """Give up pulls and close connections; containers run on."""
+        await self._images.close()
+        await self._rest.close()
+        self._library.close()
+
+    async def ping(self) -> None:
+        """Return when the engine answers; the first time it is also asked what it can do."""
+        answer = await self._rest.call("GET", "/_ping")
+        if not answer.ok:
+            raise Unavailable(f"Podman is not well: {answer.message}")
+        await self._probe()
+
+    async def ensure_image(self, image: str, progress: Progress) -> None:
+        """Have the image here; see the port."""
+        await self._probe()
+        await self._images.ensure(image, progress)
+
+    def limits_enforceable(self) -> bool:
+        """Whether the engine has the controllers; known from the first ping or image on.
+
+        Raises:
+            Unavailable: it has not answered yet.
+        """
+        if self._engine is None:
+            raise Unavailable("Podman has not answered yet; ping it first")
+        return self._engine.enforces
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Create and initialise the container; see the port."""
+        request = create_request(spec, self._settings, await self._probe())
+        answer = await self._rest.call("POST", "/containers/create", body=request)
+        if answer.ok:
+            container_id: str = answer.json()["Id"]
+            await self._initialise(container_id)
+            return container_id
+        # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
+        found = await self.inspect(spec.name)
+        if found is None:
+            raise _refusal(answer, f"cannot create {spec.name}")
+        if found.job_id != spec.job_id or found.name != spec.name:
+            raise ContainerError(
+                f"the name {spec.name} belongs to a container of another job: {found.id[:12]}"
+            )
+        if found.status == "created":
+            await self._initialise(found.id)
+        return found.id
+
+    async def limits(self, container_id: str) -> Limits | None:
+        """Read the limits back from the cgroup; see the port."""
+        state = await self.inspect(container_id)
+        if state is None or state.pid is None:
+            return None
+        return await asyncio.to_thread(self._read_limits, state.pid, state.id)
+
+    async def start(self, container_id: str) -> None:
+        """Let the command execute; see the port.
+
+        Podman's start runs an exited container once more, so the state is looked at first; one
+        that ran is never "initialized" again. Two calls at once take turns for the same reason.
+        """
+        async with self._starting.setdefault(container_id, asyncio.Lock()):
+            state = await self.inspect(container_id)
+            if state is None:
+                raise ContainerError(f"there is no container {container_id[:12]} to start")
+            if state.running or state.exited:
+                return
+            answer = await self._rest.call("POST", f"/containers/{container_id}/start")
+            if not answer.ok:
+                raise _refusal(answer, f"cannot start {state.name}")
+
+    async def inspect(self, name_or_id: str) -> ContainerState | None:
+        """Return what the engine knows; see the port."""
+        return await inspect(self._rest, name_or_id)
+
+    async def wait(self, container_id: str) -> ContainerState | None:
+        """Return once the container is dead and its output is written; see the port."""
+        return await DeathWatch(self._rest, container_id, proc=self._proc).run()
+
+    async def kill(self, container_id: str, signal: str) -> None:
+        """Send the signal to PID 1, whose death by SIGKILL ends its whole pid namespace."""
+        answer = await self._rest.call(
+            "POST", f"/containers/{container_id}/kill", query={"signal": signal}
+        )
+        if answer.ok or answer.status in (404, 409):
+            return
+        # 500 "can only kill running containers", or conmon is lost and the kill went through.
+        state = await self.inspect(container_id)
+        if state is not None and state.running:
+            raise Unavailable(f"Podman cannot send {signal} to {state.name}: {answer.message}")
+
+    async def remove(self, name_or_id: str) -> None:
+        """Kill and remove, and its cgroup parent; see the port."""
+        state = await self.inspect(name_or_id) if self._settings.cgroup_parent else None
+        answer = await self._delete(name_or_id)
+        if not answer.ok and answer.status != 404:
+            # With conmon lost the first try only finds out that the container is dead.
+            answer = await self._delete(name_or_id)
+        if not answer.ok and answer.status != 404:
+            raise Unavailable(f"Podman cannot remove {name_or_id}: {answer.message}")
+        name = state.name if state else name_or_id
+        if parent := cgroup_parent(self._settings, name):
+            await asyncio.to_thread(remove_parent, parent, root=self._cgroups)
+
+    async def containers(self) -> list[ContainerState]:
+        """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""
+        filters = json.dumps({"label": [f"{LABEL_MARK}=true"]})
+        answer = await self._rest.call(
+            "GET", "/containers/json", query={"all": "true", "filters": filters}
+        )
+        if not answer.ok:
+            raise Unavailable(f"Podman cannot list containers: {answer.message}")
+        states = []
+        for item in answer.json() or []:
+            state = from_list(item) or await self.inspect(item["Id"])
+            if state is not None:
+                states.append(state)
+        return states
+
+    async def trim_images(self, budget_bytes: int) -> int:
+        """Remove the oldest unused images beyond the budget; see the port."""
+        return await self._library.trim_images(budget_bytes)
+
+    async def _delete(self, name_or_id: str) -> Answer:
+        query = {"force": "true", "timeout": "0", "v": "true"}
+        return await self._rest.call("DELETE", f"/containers/{name_or_id}", query=query)
+
+    async def _initialise(self, container_id: str) -> None:
+        answer = await self._rest.call("POST", f"/containers/{container_id}/init")
+        if not answer.ok:
+            raise _refusal(answer, f"cannot initialise {container_id[:12]}")
+
+    def _read_limits(self, pid: int, container_id: str) -> Limits | None:
+        path = cgroup_of(pid, proc=self._proc)
+        if path is None or not belongs(pid, container_id, proc=self._proc):
+            return None
+        return read_limits(path, container_id, root=self._cgroups, proc=self._proc)
+
+    async def _probe(self) -> Engine:
+        """Return what the engine can do, asked once in this process's life."""
+        if self._engine is None:
+            async with self._probing:
+                if self._engine is None:
+                    self._engine = await self._library.probe()
+        return self._engine
+
+
+def _refusal(answer: Answer, what: str) -> Unavailable | ContainerError:
+    """Tell a cause that passes from one that stays."""
+    message = f"{what}: {answer.message}"
+    if any(mark in message.lower() for mark in _PASSING):
+        return Unavailable(message)
+    return ContainerError(message)

@@ -1,0 +1,95 @@
+"""uvicorn's HTTP protocol with what it lacks: bounded request heads, and our errors for bad HTTP.
+
+It feeds a request's head to the parser however long it gets and however long it takes, and answers
+what is not HTTP in plain text. All of that happens before any application code runs, so it is
+closed here. https://github.com/encode/uvicorn (protocols/http/httptools_impl.py)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from flashpods.api.reply import to_json
+
+HEAD_BYTES: Final = 64 * 1024
+HEAD_SECONDS: Final = 15.0
+# A peer that takes nothing for this long is gone: tcp(7), TCP_USER_TIMEOUT, milliseconds.
+STALLED_MS: Final = 300_000
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection."""
+
+    _head_bytes = 0  # of the head that is not complete yet
+    _in_head = True
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Bound how long a dead or stalled peer holds the connection."""
+        super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, then look whether the head is still open."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(f"the request's head is over {HEAD_BYTES} bytes; send fewer headers")
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop counting."""
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text is not JSON
+        """Answer what is not HTTP in the form of all our errors."""
+        self._refuse("this is not valid HTTP/1.1")
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self._in_head and not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, message: str) -> None:
+        """Answer, unless an earlier request's answer is still on its way, and close."""
+        before: RequestResponseCycle | None = self.cycle  # uvicorn declares it without None
+        if before is None or before.response_complete:
+            body = to_json({"error": "invalid_request", "message": message, "details": {}})
+            head = (
+                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n"
+                f"x-request-id: {secrets.token_hex(16)}\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

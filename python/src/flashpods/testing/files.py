@@ -1,0 +1,216 @@
+"""Stand-ins for the file adapters, in a temporary directory: no namespaces, no hostile input.
+
+They keep the ports' contracts for well-behaved trees; ``tests/contract`` runs one suite against
+these and the real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from flashpods.errors import NotFound
+from flashpods.jobs.model import Artifact, Collected
+from flashpods.jobs.names import job_id, valid_artifact_name
+from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.ports import TreeSize, TreeTooLarge
+
+__all__ = ["FakeArtifactStore", "FakeDiskGauge", "FakeWorkspaces"]
+
+
+class FakeArtifactStore:
+    """A :class:`flashpods.ports.ArtifactStore` that copies."""
+
+    def __init__(
+        self, root: Path, *, file_bytes: int = 2**30, job_bytes: int = 2**31, max_files: int = 200
+    ) -> None:
+        """Build it over an empty directory; set ``fail_with`` to a code to make collection fail."""
+        self._root = root
+        self._file_bytes = file_bytes
+        self._job_bytes = job_bytes
+        self._max_files = max_files
+        self._collected: dict[str, Collected] = {}
+        self.fail_with: str | None = None
+
+    def _staging(self, job: str) -> Path:
+        return self._root / "staging" / job_id(job)
+
+    def _final(self, job: str) -> Path:
+        return self._root / "final" / job_id(job)
+
+    async def prepare(self, job: str) -> Path:
+        """Make the staging directory."""
+        self._staging(job).mkdir(parents=True, exist_ok=True)
+        return self._staging(job)
+
+    async def collect(self, job: str, *, at: datetime) -> Collected:
+        """Copy what is staged."""
+        if job in self._collected:
+            return self._collected[job]
+        staging, final = self._staging(job), self._final(job)
+        if self.fail_with is not None:
+            return Collected(error=self.fail_with)
+        if not staging.is_dir():
+            return Collected(error="artifact_copy_container_gone", warnings=["artifacts: gone"])
+        final.mkdir(parents=True)
+        result = Collected()
+        over: list[str] = []
+        files = size = 0
+        for entry in sorted(staging.iterdir()):
+            inner = [p for p in entry.rglob("*") if p.is_file()] if entry.is_dir() else [entry]
+            sizes = [p.stat().st_size for p in inner if p.exists()]
+            inside = entry.resolve().is_relative_to(staging.resolve())
+            if not valid_artifact_name(entry.name) or not inside or not entry.exists():
+                result.warnings.append(f"artifacts: skipped: {entry.name!r}")
+            elif (
+                max(sizes, default=0) > self._file_bytes
+                or size + sum(sizes) > self._job_bytes
+                or files + len(sizes) > self._max_files
+            ):
+                over.append(entry.name)
+            else:
+                files, size = files + len(sizes), size + sum(sizes)
+                result.artifacts.append(_take(entry, final / entry.name, sum(sizes), at))
+        if over:
+            result.warnings.append(f"artifacts: left out, beyond the limits: {', '.join(over)}")
+        error = "artifact_limit_exceeded" if over else None
+        done = Collected(artifacts=result.artifacts, warnings=result.warnings, error=error)
+        self._collected[job] = done
+        shutil.rmtree(staging)
+        return done
+
+    async def open(self, job: str, name: str) -> tuple[BinaryIO, int]:
+        """Open a collected file."""
+        path = self._final(job) / name
+        if not valid_artifact_name(name) or not path.is_file():
+            raise NotFound(f"no artifact {name!r}", code="artifact_not_found")
+        return BytesIO(path.read_bytes()), path.stat().st_size
+
+    async def open_directory(self, job: str, name: str) -> int:
+        """Open a collected directory."""
+        path = self._final(job) / name
+        if not valid_artifact_name(name) or not path.is_dir():
+            raise NotFound(f"no artifact {name!r}", code="artifact_not_found")
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    async def delete(self, job: str) -> None:
+        """Delete all of a job."""
+        self._collected.pop(job, None)
+        for path in (self._staging(job), self._final(job)):
+            shutil.rmtree(path, ignore_errors=True)
+
+    async def stored(self) -> list[str]:
+        """Return the jobs with files."""
+        return sorted({*_names(self._root / "staging"), *_names(self._root / "final")})
+
+
+def _take(source: Path, target: Path, size: int, at: datetime) -> Artifact:
+    if source.is_dir():
+        shutil.copytree(source, target)
+        return Artifact(
+            name=source.name, type="directory", size_bytes=size, sha256=None, created_at=at
+        )
+    shutil.copyfile(source, target)
+    sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+    return Artifact(name=source.name, type="file", size_bytes=size, sha256=sha256, created_at=at)
+
+
+class FakeWorkspaces:
+    """A :class:`flashpods.ports.Workspaces` over three directories of ours."""
+
+    def __init__(self, root: Path) -> None:
+        """Build it over an empty directory; write trees into :attr:`transfers` as rsync would."""
+        self.transfers = root / "transfers"
+        self.finalized_trees = root / "finalized"
+        self.work = root / "work"
+        for path in (self.transfers, self.finalized_trees, self.work):
+            path.mkdir(parents=True, exist_ok=True)
+
+    async def finalize(self, upload_id: str, *, max_bytes: int) -> TreeSize:
+        """Measure and move."""
+        source, target = self.transfers / upload_id, self.finalized_trees / upload_id
+        tree = source if source.is_dir() else target
+        if not UPLOAD_ID.match(upload_id) or not tree.is_dir():
+            raise NotFound(f"no tree of {upload_id!r}", code="upload_not_found")
+        files = [p for p in tree.rglob("*") if p.is_symlink() or p.is_file()]
+        size = sum(p.lstat().st_size for p in files if not p.is_symlink())
+        if tree == source:
+            if size > max_bytes:
+                raise TreeTooLarge(upload_id)
+            source.rename(target)
+        return TreeSize(size_bytes=size, file_count=len(files))
+
+    async def claim(self, upload_id: str | None, job: str) -> Path | None:
+        """Move to the job."""
+        target = self.work / job_id(job)
+        if upload_id is None:
+            target.mkdir(exist_ok=True)
+        elif not target.is_dir():
+            source = self.finalized_trees / upload_id
+            if not UPLOAD_ID.match(upload_id) or not source.is_dir():
+                return None
+            source.rename(target)
+        return target
+
+    async def discard_upload(self, upload_id: str) -> None:
+        """Delete an upload."""
+        for parent in (self.transfers, self.finalized_trees):
+            shutil.rmtree(parent / upload_id, ignore_errors=True)
+
+    async def discard(self, job: str) -> None:
+        """Delete a workspace."""
+        shutil.rmtree(self.work / job_id(job), ignore_errors=True)
+
+    async def keep_as_base(self, job: str, project: str, *, keep: int) -> None:
+        """Move to the bases."""
+        source, bases = self.work / job_id(job), self.transfers / ".bases"
+        bases.mkdir(exist_ok=True)
+        if not source.is_dir():
+            return
+        shutil.rmtree(bases / project, ignore_errors=True)
+        source.rename(bases / project)
+        aged = sorted(bases.iterdir(), key=lambda p: p.stat().st_ctime_ns, reverse=True)
+        for old in aged[keep:]:
+            shutil.rmtree(old)
+
+    async def base(self, project: str) -> str | None:
+        """Return the base."""
+        return f"/.bases/{project}" if (self.transfers / ".bases" / project).is_dir() else None
+
+    async def transferring(self) -> list[tuple[str, datetime]]:
+        """List the module."""
+        return [
+            (name, datetime.fromtimestamp((self.transfers / name).stat().st_ctime, UTC))
+            for name in _names(self.transfers)
+            if name.startswith("upload_")
+        ]
+
+    async def finalized(self) -> list[str]:
+        """List finalized trees."""
+        return _names(self.finalized_trees)
+
+    async def claimed(self) -> list[str]:
+        """List workspaces."""
+        return _names(self.work)
+
+
+def _names(path: Path) -> list[str]:
+    return sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+
+
+class FakeDiskGauge:
+    """A :class:`flashpods.ports.DiskGauge` that says what it is told."""
+
+    def __init__(self, paths: Iterable[Path] = (), *, used: float = 0.0) -> None:
+        """Build it: each path is ``used`` full; change :attr:`fractions` at will."""
+        self.fractions: dict[str, float] = {str(path): used for path in paths}
+
+    def usage(self) -> dict[str, float]:
+        """Return the fractions."""
+        return dict(self.fractions)

@@ -1,0 +1,32 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_report_header() -> str:
+    """Say whether the tests run beside a stack; the system tests fail without one."""
+    return f"stack: {os.environ.get('FLASHPODS_TEST_STACK', 'none, system tests need ./dev test')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/system."""
+    for item in items:
+        if "system" in item.path.parts:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture
+def reachable_path() -> Iterator[Path]:
+    """A directory like ``tmp_path`` that the stack's user can reach (pytest's own is 0700)."""
+    path = Path(tempfile.mkdtemp(prefix="t-", dir=os.environ.get("FLASHPODS_TEST_TMP")))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""One suite for both workspaces; rsync's own user and hostile trees follow in ..._foreign."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.errors import NotFound
+from flashpods.ports import TreeSize, TreeTooLarge, Workspaces
+from flashpods.testing.files import FakeWorkspaces
+
+UPLOAD = "upload_abcdefghijkl"
+OTHER = "upload_mnopqrstuvwx"
+GB = 2**30
+
+
+def real(root: Path) -> Workspaces:
+    paths = [root / name for name in ("transfers", "finalized", "work")]
+    for path in paths:
+        path.mkdir()
+    spaces = FileWorkspaces(*paths)
+    spaces.check()
+    return spaces
+
+
+@pytest.fixture(params=[real, FakeWorkspaces], ids=["real", "fake"])
+def spaces(request: pytest.FixtureRequest, tmp_path: Path) -> Workspaces:
+    make: Callable[[Path], Workspaces] = request.param
+    return make(tmp_path)
+
+
+@pytest.fixture
+def push(tmp_path: Path) -> Callable[..., Path]:
+    def push(upload: str = UPLOAD) -> Path:
+        tree = tmp_path / "transfers" / upload
+        (tree / "src").mkdir(parents=True)
+        (tree / "src" / "main.c").write_text("int main;")
+        (tree / "link").symlink_to("src/main.c")
+        return tree
+
+    return push
+
+
+Push = Callable[..., Path]
+
+
+async def test_the_way_of_a_tree(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
+    push()
+    ((name, at),) = await spaces.transferring()
+    assert name == UPLOAD
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
+    assert await spaces.finalize(UPLOAD, max_bytes=9) == TreeSize(size_bytes=9, file_count=2)
+    assert await spaces.transferring() == []
+    assert await spaces.finalized() == [UPLOAD]
+    path = await spaces.claim(UPLOAD, "job1")
+    assert path == tmp_path / "work" / "job1"
+    assert (path / "link").read_text() == "int main;"
+    assert await spaces.finalized() == []
+    assert await spaces.claimed() == ["job1"]
+    await spaces.discard("job1")
+    assert await spaces.claimed() == []
+    assert not path.exists()
+
+
+async def test_repeated_calls(spaces: Workspaces, push: Push) -> None:
+    push()
+    first = await spaces.finalize(UPLOAD, max_bytes=GB)
+    assert await spaces.finalize(UPLOAD, max_bytes=GB) == first
+    path = await spaces.claim(UPLOAD, "job1")
+    assert await spaces.claim(UPLOAD, "job1") == path
+    assert await spaces.claim(UPLOAD, "job2") is None
+    await spaces.discard("job1")
+    await spaces.discard("job1")
+    await spaces.discard_upload(UPLOAD)
+    assert await spaces.claim(UPLOAD, "job1") is None
+
+
+async def test_too_large_moves_nothing(spaces: Workspaces, push: Push) -> None:
+    tree = push()
+    with pytest.raises(TreeTooLarge):
+        await spaces.finalize(UPLOAD, max_bytes=8)
+    assert (tree / "src" / "main.c").exists()
+    assert [name for name, _ in await spaces.transferring()] == [UPLOAD]
+    assert await spaces.finalized() == []
+
+
+@pytest.mark.parametrize("upload", [OTHER, "upload_/../../etc", "../work"])
+async def test_no_tree(spaces: Workspaces, push: Push, upload: str) -> None:
+    push()
+    with pytest.raises(NotFound) as caught:
+        await spaces.finalize(upload, max_bytes=GB)
+    assert caught.value.code == "upload_not_found"
+    assert await spaces.claim(upload, "job1") is None
+
+
+async def test_no_upload_is_an_empty_workspace(spaces: Workspaces) -> None:
+    path = await spaces.claim(None, "job1")
+    assert path is not None
+    assert not list(path.iterdir())
+    (path / "made").touch()
+    assert await spaces.claim(None, "job1") == path
+    assert (path / "made").exists()
+
+
+async def test_discard_upload_on_either_side(spaces: Workspaces, push: Push) -> None:
+    push()
+    push(OTHER)
+    await spaces.finalize(OTHER, max_bytes=GB)
+    await spaces.discard_upload(UPLOAD)
+    await spaces.discard_upload(OTHER)
+    assert (await spaces.transferring(), await spaces.finalized()) == ([], [])
+
+
+async def test_bases(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
+    assert await spaces.base("p1") is None
+    await spaces.keep_as_base("absent", "p1", keep=2)
+    assert await spaces.base("p1") is None
+    for n, project in enumerate(["p1", "p1", "p2", "p3"]):
+        upload = f"upload_abcdefghijk{n}"
+        (push(upload) / "which").write_text(str(n))
+        await spaces.finalize(upload, max_bytes=GB)
+        await spaces.claim(upload, f"job{n}")
+        await spaces.keep_as_base(f"job{n}", project, keep=2)
+        await spaces.keep_as_base(f"job{n}", project, keep=2)
+        assert await spaces.base(project) == f"/.bases/{project}"
+        kept = tmp_path / "transfers" / ".bases" / project
+        assert (kept / "which").read_text() == str(n)
+    assert await spaces.claimed() == []
+    assert await spaces.base("p1") is None
+    assert await spaces.base("p2") == "/.bases/p2"
+    assert await spaces.transferring() == []  # .bases is no upload
+    assert sorted(p.name for p in (tmp_path / "transfers" / ".bases").iterdir()) == ["p2", "p3"]
+    await spaces.claim(None, "job9")
+    await spaces.keep_as_base("job9", "p9", keep=0)
+    assert await spaces.base("p9") is None
+    assert await spaces.base("p2") is None

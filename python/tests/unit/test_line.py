@@ -1,0 +1,506 @@
+"""A job's line from end to end over the in-memory adapters: every turn it can take.
+
+What belongs to Podman, SQLite and the disk is shown in tests/contract and tests/system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flashpods.errors import Conflict
+from flashpods.jobs.changes import InProcessChanges
+from flashpods.jobs.line import Line, Policy
+from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, UploadState
+from flashpods.jobs.states import JobStatus, Trigger
+from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.ports import ContainerSpec, Limits
+from flashpods.testing.clock import ManualClock
+from flashpods.testing.files import FakeArtifactStore, FakeWorkspaces
+from flashpods.testing.logs import MemoryLogStore
+from flashpods.testing.runtime import IMAGE, MemoryRuntime, Script
+from flashpods.testing.stores import MemoryStore
+
+HOST = Capacity(cpus=8, memory_gb=32)
+
+
+class World:
+    """The adapters outlive the use cases, as the host outlives a process of ours."""
+
+    def __init__(self, root: Path) -> None:
+        self.clock = ManualClock()
+        self.runtime = MemoryRuntime(now=self.clock.now)
+        self.store = MemoryStore()
+        self.logs = MemoryLogStore()
+        self.artifacts = FakeArtifactStore(root / "artifacts")
+        self.workspaces = FakeWorkspaces(root)
+        self.policy = Policy()
+        self.changes = InProcessChanges()
+        self.supervisor: Supervisor
+        self.recovery: Recovery
+        self.boot()
+
+    def boot(self) -> None:
+        """Start a process of ours: new use cases over what is there."""
+        line = Line(
+            store=self.store,
+            uploads=self.store,
+            runtime=self.runtime,
+            logs=self.logs,
+            artifacts=self.artifacts,
+            workspaces=self.workspaces,
+            clock=self.clock,
+            changes=self.changes,
+            policy=self.policy,
+        )
+        self.supervisor = Supervisor(line)
+        self.recovery = Recovery(line, self.supervisor)
+
+    async def crash(self) -> None:
+        """Leave everything where it is and start anew."""
+        await self.supervisor.close()
+        self.boot()
+
+    async def accept(self, **fields: object) -> Job:
+        new = NewJob(
+            id=secrets.token_hex(8),
+            client_job_id=None,
+            request_sha256="",
+            type=JobType.WORKER,
+            command="make",
+            task=None,
+            context=None,
+            git_branch=None,
+            files_id=None,
+            image=IMAGE,
+            grant=Grant(cpus=1, memory_gb=1, timeout_minutes=1),
+        )
+        changed = replace(new, **fields)  # type: ignore[arg-type]  # the tests' own shorthand
+        job, _ = await self.store.submit(changed, capacity=HOST, at=self.clock.now())
+        return job
+
+    async def running(self, **fields: object) -> Job:
+        job = await self.accept(**fields)
+        self.supervisor.begin(job)
+        await self.runtime.until(job.container_name, "running")
+        return await self.until(job, JobStatus.RUNNING)
+
+    async def until(self, job: Job, status: JobStatus) -> Job:
+        async with asyncio.timeout(5):
+            while (row := await self.store.get(job.id)) is None or row.status is not status:
+                await self.changes.wait(job.id, 0.02)
+            return row
+
+    async def ended(self, job: Job) -> Job:
+        async with asyncio.timeout(5):
+            await self.supervisor.idle()
+        row = await self.store.get(job.id)
+        assert row is not None
+        assert row.terminal
+        assert await self.runtime.inspect(job.container_name) is None, "the container stays"
+        assert await self.workspaces.claimed() == [], "the workspace stays"
+        assert (await self.store.reserved()).jobs == 0, "resources stay reserved"
+        return row
+
+    async def history(self, job: Job) -> list[str]:
+        return [event.to_status.value for event in await self.store.events(job.id)]
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    await world.supervisor.close()
+
+
+async def test_a_worker_runs_and_leaves_nothing_behind(world: World) -> None:
+    def leave(spec: ContainerSpec) -> None:
+        target = {m.target: m.source for m in spec.mounts}["/artifacts"]
+        (target / "report.txt").write_text("fine")
+
+    world.runtime.default = Script(exits=0, on_start=leave)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code, row.error, row.phase) == (JobStatus.COMPLETED, 0, None, None)
+    assert [a.name for a in await world.store.artifacts(job.id)] == ["report.txt"]
+    assert await world.history(job) == ["pending", "starting", "running", "completed"]
+    assert world.runtime.created == [job.container_name]
+
+
+async def test_what_the_container_is_asked_to_be(world: World) -> None:
+    job = await world.running()
+    spec = world.runtime.spec(job.container_name)
+    assert spec.argv[0] == "/bin/sh"
+    assert spec.argv[-1] == "make"
+    assert spec.env["FLASHPODS_JOB_ID"] == job.id
+    assert {m.target: m.read_only for m in spec.mounts} == {"/work": True, "/artifacts": False}
+    assert spec.limits == Limits(cpus=1, memory_bytes=1024**3, pids=2048)
+    assert spec.backstop_seconds > 60
+
+
+async def test_an_agent_gets_its_task_by_environment_and_may_write_its_work(world: World) -> None:
+    job = await world.running(
+        type=JobType.AGENT, command=None, task="do", context="why", git_branch="b"
+    )
+    spec = world.runtime.spec(job.container_name)
+    assert spec.argv[-1].startswith("exec /entrypoint.sh")
+    assert {k: v for k, v in spec.env.items() if k.startswith("FLASHPODS_")} == {
+        "FLASHPODS_JOB_ID": job.id,
+        "FLASHPODS_TASK": "do",
+        "FLASHPODS_CONTEXT": "why",
+        "FLASHPODS_GIT_BRANCH": "b",
+    }
+    assert {m.target: m.read_only for m in spec.mounts}["/work"] is False
+
+
+@pytest.mark.parametrize("code", [1, 126, 127, 137, 255])
+async def test_another_exit_code_is_a_failure(world: World, code: int) -> None:
+    job = await world.running()
+    world.runtime.exit(job.container_name, code)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code, row.error) == (JobStatus.FAILED, code, None)
+
+
+async def test_out_of_memory_has_its_own_error(world: World) -> None:
+    job = await world.running()
+    world.runtime.exit(job.container_name, 137, oom_killed=True)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code, row.error) == (JobStatus.FAILED, 137, "oom_killed")
+
+
+async def test_a_timeout_is_sigterm_then_grace_then_sigkill(world: World) -> None:
+    world.runtime.default = Script(ignores_sigterm=True)
+    job = await world.running()
+    await world.clock.until_sleeping()
+    world.clock.advance(60)
+    await world.clock.until_sleeping()
+    world.clock.advance(9)
+    assert world.runtime.signals(job.container_name) == ["SIGTERM"]
+    world.clock.advance(1)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code) == (JobStatus.TIMED_OUT, 137)
+    assert row.error == "Job exceeded timeout limit"
+
+
+async def test_the_engines_backstop_is_a_timeout_too(world: World) -> None:
+    job = await world.running()
+    world.runtime.hit_backstop(job.container_name)
+    assert (await world.ended(job)).status is JobStatus.TIMED_OUT
+
+
+async def test_cancel_while_running(world: World) -> None:
+    job = await world.running()
+    shown = await world.supervisor.cancel(job.id)
+    assert shown.status is JobStatus.RUNNING
+    assert shown.cancel_requested_at is not None
+    await world.supervisor.cancel(job.id)  # repeated: fine
+    row = await world.ended(job)
+    assert (row.status, row.exit_code) == (JobStatus.CANCELLED, 143)
+    with pytest.raises(Conflict) as refused:
+        await world.supervisor.cancel(job.id)
+    assert refused.value.code == "job_already_terminal"
+
+
+async def test_cancel_before_the_launch_makes_no_container(world: World) -> None:
+    job = await world.accept()
+    await world.supervisor.cancel(job.id)
+    world.supervisor.begin(await row_of(world, job))
+    assert (await world.ended(job)).status is JobStatus.CANCELLED
+    assert world.runtime.created == []
+
+
+async def row_of(world: World, job: Job) -> Job:
+    row = await world.store.get(job.id)
+    assert row is not None
+    return row
+
+
+async def test_cancel_while_the_engine_is_away(world: World) -> None:
+    world.runtime.set_up(False)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    await world.until(job, JobStatus.STARTING)
+    await world.supervisor.cancel(job.id)
+    await world.clock.until_sleeping()
+    assert not (await row_of(world, job)).terminal, "resources are given away unseen"
+    world.runtime.set_up(True)
+    world.clock.advance(10)
+    assert (await world.ended(job)).status is JobStatus.CANCELLED
+
+
+async def test_a_cancelled_job_never_becomes_completed(world: World) -> None:
+    job = await world.running()
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.CANCELLED
+
+
+async def test_limits_that_do_not_hold_end_the_job_before_its_command(world: World) -> None:
+    world.runtime.default = Script(enforced=False)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "limits_not_enforced")
+    assert await world.history(job) == ["pending", "starting", "failed"]
+
+
+async def test_a_development_machine_may_do_without_limits_and_says_so(world: World) -> None:
+    world.runtime.enforceable = False
+    world.policy = Policy(allow_unenforced_limits=True)
+    world.boot()
+    world.runtime.default = Script(exits=0)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert row.status is JobStatus.COMPLETED
+    assert "limits are not enforced" in row.warnings[0]
+
+
+async def test_a_missing_image(world: World) -> None:
+    job = await world.accept(image="nowhere/nothing:1")
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "image_not_found")
+    tail = await world.logs.tail(job.id, 10)
+    assert tail is not None
+    assert "nowhere/nothing:1" in tail.output
+
+
+async def test_a_pull_is_told_in_the_log(world: World) -> None:
+    world.runtime.registry.add("some/thing:1")
+    world.runtime.default = Script(exits=0)
+    job = await world.accept(image="some/thing:1")
+    world.supervisor.begin(job)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    tail = await world.logs.tail(job.id, 10)
+    assert tail is not None
+    assert "pull some/thing:1" in tail.output
+
+
+async def test_stuck_in_starting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.policy = Policy(starting=0.05)
+    world.boot()
+
+    async def never(*_args: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.runtime, "ensure_image", never)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "stuck_in_starting")
+
+
+async def test_an_engine_that_is_away_for_a_while_is_waited_for(world: World) -> None:
+    world.runtime.set_up(False)
+    world.runtime.default = Script(exits=0)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    await world.clock.until_sleeping()
+    world.runtime.set_up(True)
+    world.clock.advance(1)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert world.runtime.created == [job.container_name]
+
+
+async def test_an_upload_becomes_the_workspace_and_is_consumed(world: World) -> None:
+    upload_id = "upload_" + "a" * 12
+    now = world.clock.now()
+    await world.store.adopt(upload_id, at=now, expires_at=now.replace(year=now.year + 1))
+    tree = world.workspaces.transfers / upload_id
+    tree.mkdir(parents=True)
+    (tree / "Makefile").write_text("all:")
+    size = await world.workspaces.finalize(upload_id, max_bytes=1000)
+    await world.store.begin_finalize(upload_id, at=now)
+    await world.store.complete_finalize(
+        upload_id,
+        at=now,
+        expires_at=now.replace(year=now.year + 1),
+        size_bytes=size.size_bytes,
+        file_count=size.file_count,
+        total_quota_bytes=10**9,
+    )
+    job = await world.running(files_id=upload_id)
+    work = {m.target: m.source for m in world.runtime.spec(job.container_name).mounts}["/work"]
+    assert (work / "Makefile").read_text() == "all:"
+    upload = await world.store.get_upload(upload_id)
+    assert upload is not None
+    assert upload.state is UploadState.CONSUMED
+    world.runtime.exit(job.container_name, 0)
+    await world.ended(job)
+
+
+# ------------------------------------------------------------------ recovery: contract 2's table
+
+
+async def recovered(world: World) -> None:
+    await world.recovery.run_once()
+
+
+async def test_recovery_running_running(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    await recovered(world)
+    assert world.supervisor.has(job.id)
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert world.runtime.created == [job.container_name]
+
+
+async def test_recovery_exited_running(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.runtime.exit(job.container_name, 3)
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code) == (JobStatus.FAILED, 3)
+
+
+async def test_recovery_exited_after_the_deadline(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.clock.advance(61)
+    world.runtime.hit_backstop(job.container_name)
+    await recovered(world)
+    assert (await world.ended(job)).status is JobStatus.TIMED_OUT
+
+
+async def test_recovery_none_pending(world: World) -> None:
+    world.runtime.default = Script(exits=0)
+    job = await world.accept()
+    await recovered(world)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+
+
+async def test_recovery_none_pending_with_its_upload_gone(world: World) -> None:
+    upload_id = "upload_" + "b" * 12
+    now = world.clock.now()
+    later = now.replace(year=now.year + 1)
+    await world.store.adopt(upload_id, at=now, expires_at=later)
+    await world.store.begin_finalize(upload_id, at=now)
+    await world.store.complete_finalize(
+        upload_id, at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100
+    )
+    job = await world.accept(files_id=upload_id)
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "upload_lost")
+    upload = await world.store.get_upload(upload_id)
+    assert upload is not None
+    assert upload.state is UploadState.EXPIRED
+
+
+async def starting(world: World, *, status: str | None) -> Job:
+    """Leave a job as a crash in the middle of its launch does."""
+    job = await world.accept()
+    now = world.clock.now()
+    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, why="test", at=now)
+    if status is not None:
+        await world.workspaces.claim(None, job.id)
+        await world.artifacts.prepare(job.id)
+        spec = ContainerSpec(
+            job_id=job.id,
+            job_type="worker",
+            name=job.container_name,
+            image=IMAGE,
+            argv=("true",),
+            env={},
+            workdir="/work",
+            mounts=(),
+            limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
+            backstop_seconds=100,
+            log_path=world.logs.capture_path(job.id),
+            enforce_limits=True,
+        )
+        container_id = await world.runtime.create(spec)
+        if status != "initialized":
+            await world.runtime.start(container_id)
+        if status == "exited":
+            world.runtime.exit(job.container_name, 0)
+    return job
+
+
+async def test_recovery_none_starting(world: World) -> None:
+    job = await starting(world, status=None)
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "container_not_found_on_recovery")
+
+
+async def test_recovery_initialized_starting_goes_on_with_the_launch(world: World) -> None:
+    job = await starting(world, status="initialized")
+    await recovered(world)
+    await world.runtime.until(job.container_name, "running")
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert world.runtime.created == [job.container_name]
+
+
+async def test_recovery_running_starting(world: World) -> None:
+    job = await starting(world, status="running")
+    await recovered(world)
+    await world.until(job, JobStatus.RUNNING)
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+
+
+async def test_recovery_exited_starting(world: World) -> None:
+    job = await starting(world, status="exited")
+    await recovered(world)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert await world.history(job) == ["pending", "starting", "running", "completed"]
+
+
+async def test_recovery_none_running(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.runtime.vanish(job.container_name)
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "container_lost_on_recovery")
+
+
+async def test_recovery_finishes_a_recorded_cancellation(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    await recovered(world)
+    assert (await world.ended(job)).status is JobStatus.CANCELLED
+
+
+async def test_recovery_removes_what_no_row_explains(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.store = MemoryStore()
+    world.boot()
+    await recovered(world)
+    assert world.runtime.removed == [job.container_name]
+
+
+async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> None:
+    job = await starting(world, status="running")
+    await world.store.advance(
+        job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=world.clock.now()
+    )
+    await recovered(world)
+    assert world.runtime.removed == [job.container_name]
+
+
+async def test_recovery_waits_with_backoff_for_the_engine(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.runtime.set_up(False)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    world.runtime.set_up(True)
+    world.clock.advance(1)
+    await world.clock.until_sleeping(2)  # the job's deadline, and the next recovery
+    task.cancel()
+    assert world.supervisor.has(job.id)
+    assert world.runtime.removed == []
