@@ -126,28 +126,32 @@ class Adapters:
         paths, output = settings.paths, settings.output
         workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
         workspaces.check()
+        artifacts = FileArtifactStore(
+            paths.artifacts,
+            file_bytes=output.artifact_file_bytes,
+            job_bytes=output.artifact_job_bytes,
+            max_files=output.artifact_files,
+        )
+        artifacts.check()
         try:
             store = await SqliteStore.open(paths.database)
         except SchemaError as e:
             raise ConfigError(str(e)) from e
+        logs = FileLogStore(paths.logs, paths.capture, log_bytes=output.log_bytes)
         return cls(
             clock=SystemClock(),
             store=store,
-            logs=FileLogStore(paths.logs, paths.capture, log_bytes=output.log_bytes),
-            artifacts=FileArtifactStore(
-                paths.artifacts,
-                file_bytes=output.artifact_file_bytes,
-                job_bytes=output.artifact_job_bytes,
-                max_files=output.artifact_files,
-            ),
+            logs=logs,
+            artifacts=artifacts,
             workspaces=workspaces,
-            runtime=PodmanRuntime(settings.podman),
+            runtime=PodmanRuntime(settings.podman, log_max_bytes=logs.capture_max_bytes),
             disk=StatvfsGauge((paths.work, paths.artifacts, paths.logs)),
         )
 
     async def close(self) -> None:
         """Close everything."""
         await self.logs.close()
+        await self.artifacts.close()
         await self.runtime.close()
         await self.store.close()
 

@@ -139,7 +139,8 @@ class JobStore(Protocol):
     ) -> Job:
         """Change what is not state: set the phase, append warnings, date a deletion.
 
-        ``None`` leaves a field as it is. Raises NotFound ``job_not_found``.
+        ``None`` leaves a field as it is; a warning is kept once, and 500 at most. Raises NotFound
+        ``job_not_found``.
         """
         ...
 
@@ -240,7 +241,7 @@ class UploadStore(Protocol):
         """Make an ``uploading`` or ``finalized`` upload ``expired``; durable.
 
         Returns the row, or None when it may not expire (unknown, consumed, claimed by an active
-        job, or a live transfer writes to it).
+        job, a live transfer writes to it, or a finalize is at work). Repeated: the row.
         """
         ...
 
@@ -297,7 +298,7 @@ class ContainerState:
     job_id: str
     status: str  # created, initialized, running, exited (every dead state is "exited")
     pid: int | None
-    exit_code: int | None  # only when exited; 137 where the engine's backstop killed it
+    exit_code: int | None  # when exited: 137 after the backstop, None where its status was lost
     oom_killed: bool
     backstop_hit: bool
     started_at: datetime | None
@@ -342,14 +343,17 @@ class ContainerRuntime(Protocol):
         ...
 
     def limits_enforceable(self) -> bool:
-        """Whether this host has the controllers that hold CPU, memory and PID limits."""
+        """Whether this host has the controllers that hold CPU, memory and PID limits.
+
+        Raises Unavailable until the engine has answered a ``ping`` or ``ensure_image``.
+        """
         ...
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create and initialise the container (its cgroup exists, its command does not run yet).
 
         Repeated: the container of that name and job is returned, whatever its state.
-        Raises ContainerError.
+        Raises ContainerError; Unavailable also when the image has just gone: have it again.
         """
         ...
 

@@ -141,6 +141,7 @@ class Uploads:
             )
         except InsufficientStorage:
             # Only if another process finalized meanwhile; the tree has left the module, so it goes.
+            await self._store.abort_finalize(upload_id)
             await self._store.expire(upload_id, at=now)
             await self._workspaces.discard_upload(upload_id)
             raise

@@ -71,6 +71,10 @@ def passwd() -> os.stat_result:
     return PASSWD.stat()
 
 
+def beneath(root: Path) -> list[str]:
+    return sorted(p.name for p in root.glob("*/*"))
+
+
 def modes(tree: Path) -> dict[str, int]:
     return {
         str(p.relative_to(tree)): stat.S_IMODE(p.lstat().st_mode)
@@ -189,7 +193,7 @@ async def test_a_half_deleted_tree_is_found_and_deleted(spaces: FileWorkspaces, 
     assert (await spaces.finalized(), await spaces.claimed()) == ([UPLOAD], ["job1"])
     await spaces.discard_upload(UPLOAD)
     await spaces.discard("job1")
-    assert sorted(p.name for p in root.glob("*/*")) == []
+    assert beneath(root) == []
 
 
 async def test_an_upload_that_was_reopened_replaces_its_former_tree(

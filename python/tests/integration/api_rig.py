@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from flashpods.bootstrap import _bounds
 from flashpods.config import Settings
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.changes import InProcessChanges
-from flashpods.jobs.model import Artifact, Capacity, Job, JobType, NewJob, Outcome
+from flashpods.jobs.model import Artifact, Capacity, Job, JobType, Outcome
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.services import Services
@@ -50,22 +50,6 @@ class Runtime:
             raise self.fails
 
 
-class Store(MemoryStore):
-    """Takes ``refuse``, as the port says."""
-
-    async def submit(
-        self,
-        new: NewJob,
-        *,
-        capacity: Capacity,
-        at: datetime,
-        refuse: FlashpodsError | None = None,
-    ) -> tuple[Job, bool]:
-        if refuse and not (new.client_job_id and new.client_job_id in self._keys):
-            raise refuse
-        return await super().submit(new, capacity=capacity, at=at)
-
-
 @dataclass
 class Rig:
     """The parts, and the moves of a job's life."""
@@ -73,7 +57,7 @@ class Rig:
     root: Path
     settings: Settings
     clock: ManualClock = field(default_factory=ManualClock)
-    store: MemoryStore = field(default_factory=Store)
+    store: MemoryStore = field(default_factory=MemoryStore)
     logs: MemoryLogStore = field(default_factory=MemoryLogStore)
     changes: InProcessChanges = field(default_factory=InProcessChanges)
     runtime: Runtime = field(default_factory=Runtime)

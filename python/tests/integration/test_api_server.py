@@ -161,7 +161,19 @@ async def test_what_is_not_http(tmp_path: Path, text: str) -> None:
         status, headers, body = await c.ask(text)
         assert (status, json.loads(body)["error"]) == (400, "invalid_request")
         assert headers["x-request-id"]
+        assert int(headers["x-ratelimit-remaining"]) >= 0
         assert await c.closed()
+
+
+async def test_a_forwarded_address_is_not_believed(tmp_path: Path) -> None:
+    async with running(tmp_path, rate_per_second=0.1, rate_burst=2) as up:
+        c = await up.connect()
+        got = []
+        for n in range(3):
+            spoof = f"X-Forwarded-For: 10.9.9.{n}\r\nForwarded: for=10.9.9.{n}\r\n"
+            status, _, _ = await c.ask(f"GET /health HTTP/1.1\r\n{HEAD}{spoof}\r\n")
+            got.append(status)
+        assert got == [200, 200, 429]
 
 
 async def test_an_endless_head_is_refused(tmp_path: Path) -> None:
@@ -297,3 +309,49 @@ def test_a_wrong_configuration_is_one_line_and_78(
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+async def test_the_program_says_its_port_and_stops_on_sigterm(tmp_path: Path) -> None:
+    names = ("transfers", "finalized", "work", "artifacts", "capture", "logs")
+    for name in ("db", *names):
+        (tmp_path / name).mkdir()
+    (tmp_path / "token").write_text(TOKEN)
+    settings = {
+        "http": {
+            "host": "127.0.0.1",
+            "port": 0,
+            "token_file": str(tmp_path / "token"),
+            "metrics_host": None,
+        },
+        "paths": {
+            "database": str(tmp_path / "db" / "flashpods.db"),
+            **{name: str(tmp_path / name) for name in names},
+        },
+        "podman": {"socket": str(tmp_path / "no-podman.sock")},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    read, write = os.pipe()
+    config = str(tmp_path / "settings.json")
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "flashpods.api.main", "--config", config, "--ready-fd", str(write)),
+        pass_fds=(write,),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(write)
+    async with asyncio.timeout(60):
+        ready = json.loads(await asyncio.to_thread(os.read, read, 1000))
+        os.close(read)
+        reader, writer = await asyncio.open_connection("127.0.0.1", ready["port"])
+        status, _, body = await Connection(reader, writer).ask("GET /health HTTP/1.1\r\n\r\n")
+        found = json.loads(body)
+        assert (status, found["status"]) == (503, "degraded")  # there is no Podman: still up
+        assert found["checks"]["database"] == {"status": "ok"}
+        assert found["checks"]["podman"]["status"] == "failing"
+        writer.close()
+    async with asyncio.timeout(10):
+        child.terminate()
+        _, err = await child.communicate()
+    assert child.returncode == 0
+    assert TOKEN.encode() not in err
+    for line in err.splitlines():
+        json.loads(line)

@@ -145,9 +145,13 @@ def test_controllers_of_the_nearest_that_exists(tmp_path: Path) -> None:
 
 def test_removing_a_parent_is_best_effort(tmp_path: Path) -> None:
     (tmp_path / "fp/job_x/child").mkdir(parents=True)
+    busy = tmp_path / "fp/job_x/busy"
+    tree(tmp_path, "/fp/job_x/busy", {"process": "here"})
     remove_parent("/fp/job_x", root=tmp_path)
-    assert (tmp_path / "fp/job_x").exists()
-    (tmp_path / "fp/job_x/child").rmdir()
+    assert busy.exists()
+    assert not (tmp_path / "fp/job_x/child").exists()
+    (busy / "process").unlink()
     remove_parent("/fp/job_x", root=tmp_path)
     remove_parent("/fp/job_x", root=tmp_path)
     assert not (tmp_path / "fp/job_x").exists()
+    assert (tmp_path / "fp").exists()

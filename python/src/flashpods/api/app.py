@@ -35,20 +35,21 @@ class Api(FastAPI):
     def __init__(self, context: Context, **options: Any) -> None:
         """Keep the context; the routes are added by :func:`create_app`."""
         self.context = context
+        http = context.services.settings.http
+        self.limiter = RateLimiter(
+            rate=http.rate_per_second, burst=http.rate_burst, clients=http.rate_clients
+        )
         super().__init__(**options)
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put the gate around the router: it answers every exception, so nothing else is needed."""
         services = self.context.services
-        http = services.settings.http
         return Gate(
             self.router,
-            limiter=RateLimiter(
-                rate=http.rate_per_second, burst=http.rate_burst, clients=http.rate_clients
-            ),
+            limiter=self.limiter,
             authenticator=Authenticator(services.tokens),
             metrics=self.context.metrics,
-            body_limit=http.body_limit,
+            body_limit=services.settings.http.body_limit,
         )
 
     def openapi(self) -> dict[str, Any]:

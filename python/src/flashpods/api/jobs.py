@@ -68,7 +68,6 @@ def view(job: Job, clock: Clock) -> dict[str, Any]:
     else:
         ran = max(0.0, round((job.completed_at - begun).total_seconds(), 3))
         row["duration_seconds"] = ran
-        # ``cleaned`` is history: the error tells that the job had timed out.
         if job.status is JobStatus.TIMED_OUT:
             row["actual_runtime_seconds"] = ran
     return row

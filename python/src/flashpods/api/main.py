@@ -8,9 +8,10 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,18 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._api = app
         self._ready_fd = ready_fd
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT; uvicorn's own would raise them again after a clean stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen, then tell whoever waits for it."""
@@ -63,6 +76,8 @@ def configure(app: Api, settings: Settings) -> uvicorn.Config:
         access_log=False,
         log_config=None,
         server_header=False,
+        # Nothing is in front of us; a forwarded address would choose its own rate limit.
+        proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.http.shutdown_seconds) or 1,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from flashpods.api.ratelimit import RateLimiter
 from flashpods.api.reply import to_json
 
 HEAD_BYTES: Final = 64 * 1024
@@ -86,10 +88,16 @@ class Protocol(HttpToolsProtocol):
         before: RequestResponseCycle | None = self.cycle  # uvicorn declares it without None
         if before is None or before.response_complete:
             body = to_json({"error": "invalid_request", "message": message, "details": {}})
-            head = (
-                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n"
-                f"x-request-id: {secrets.token_hex(16)}\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            head = [
+                b"HTTP/1.1 400 Bad Request",
+                b"content-type: application/json",
+                b"content-length: %d" % len(body),
+                b"connection: close",
+                b"x-request-id: " + secrets.token_hex(16).encode(),
+            ]
+            limiter = getattr(self.config.app, "limiter", None)
+            if isinstance(limiter, RateLimiter):
+                client = self.client[0] if self.client else ""
+                head += [b": ".join(h) for h in limiter.take(client, time.monotonic())[1]]
+            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
         self.transport.close()

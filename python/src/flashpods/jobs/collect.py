@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import structlog
 
-from flashpods.errors import StaleState, Unavailable
+from flashpods.errors import FlashpodsError, StaleState, Unavailable
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Collected, Job, JobType, Outcome, Phase
 from flashpods.jobs.monitor import Ending
@@ -85,7 +85,7 @@ async def tidy(line: Line, job: Job, *, keep_base: bool) -> None:
         await line.workspaces.discard(job.id)
         if not keep_base:
             await line.artifacts.delete(job.id)
-    except OSError as e:
+    except (OSError, FlashpodsError) as e:
         log.warning("tidying_deferred", job_id=job.id, reason=str(e))
 
 

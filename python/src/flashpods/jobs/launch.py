@@ -66,6 +66,8 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     if workspace is None:
         raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
     await _have_image(line, job, cancel)
+    if not (line.runtime.limits_enforceable() or line.policy.allow_unenforced_limits):
+        raise JobFailed("limits_not_enforced", "this host has no controllers for the job's limits")
     await line.note(job, phase=Phase.CREATING)
     try:
         container_id = await line.runtime.create(await _spec(line, job, workspace))
@@ -148,7 +150,7 @@ async def _spec(line: Line, job: Job, workspace: Path) -> ContainerSpec:
         limits=wanted_limits(job, policy.pids),
         backstop_seconds=int(job.timeout_minutes * 60 + policy.grace + policy.backstop_slack),
         log_path=line.logs.capture_path(job.id),
-        enforce_limits=line.runtime.limits_enforceable() or not policy.allow_unenforced_limits,
+        enforce_limits=line.runtime.limits_enforceable(),
     )
 
 

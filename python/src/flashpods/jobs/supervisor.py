@@ -177,6 +177,17 @@ class Recovery:
                 continue
             log.warning("orphan_container_removed", job_id=job_id, name=containers[job_id].name)
             await line.runtime.remove(containers[job_id].id)
+        await self._discard_workspaces()
+
+    async def _discard_workspaces(self) -> None:
+        """Delete the trees of jobs that ended just before a crash; their containers are gone."""
+        line = self._line
+        claimed = await line.workspaces.claimed()
+        known = await line.store.known(claimed)
+        for job_id in claimed:
+            row = known.get(job_id)
+            if not self._supervisor.has(job_id) and (row is None or row.terminal):
+                await line.workspaces.discard(job_id)
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""
@@ -190,8 +201,8 @@ class Recovery:
         while True:
             try:
                 await self.run_once()
-            except FlashpodsError as e:
-                log.warning("recovery_deferred", reason=e.message)
+            except (FlashpodsError, OSError) as e:
+                log.warning("recovery_deferred", reason=str(e))
                 await self._line.clock.sleep(backoff)
                 backoff = min(backoff * 2, MOST_BACKOFF)
             else:

@@ -14,6 +14,7 @@ from flashpods.adapters.sqlite.refusals import (
     check_complete,
     check_finalize,
     check_quota,
+    finalizing,
     idempotency_conflict,
     job_not_found,
     now_draining,
@@ -324,7 +325,7 @@ class MemoryStore:
         holder = self._jobs.get(upload.job_id or "")
         if upload.state is UploadState.CONSUMED or (holder is not None and holder.active):
             return None
-        if upload_id in self.transferring:
+        if upload_id in self.transferring or finalizing(upload, at):
             return None
         self._expired_at[upload_id] = _ms(at)
         return self._change_upload(

@@ -60,9 +60,14 @@ def controllers_below(parent: str, *, root: Path = CGROUPS) -> frozenset[str]:
 
 
 def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
-    """Remove the empty cgroup that was made for one container; one in use or absent stays so."""
-    with contextlib.suppress(OSError):
-        (root / parent.lstrip("/")).rmdir()
+    """Remove the cgroup that was made for one container, best effort.
+
+    A failed start, or a lost conmon, leaves the container's own cgroup in it. The kernel refuses
+    to remove one that holds a process, and rmdir takes nothing else away.
+    """
+    for directory, _, _ in os.walk(root / parent.lstrip("/"), topdown=False):
+        with contextlib.suppress(OSError):
+            Path(directory).rmdir()
 
 
 def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:

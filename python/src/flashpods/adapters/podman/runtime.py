@@ -20,7 +20,7 @@ from flashpods.adapters.podman.deaths import DeathWatch, inspect
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.rest import Answer, RestClient
-from flashpods.adapters.podman.spec import Engine, cgroup_parent, create_request
+from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
 from flashpods.adapters.podman.states import from_list
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
@@ -49,15 +49,24 @@ _PASSING: Final = (
 class PodmanRuntime:
     """Runs containers; every method's contract is the port's."""
 
-    def __init__(self, settings: Podman, *, cgroups: Path = CGROUPS, proc: Path = PROC) -> None:
+    def __init__(
+        self,
+        settings: Podman,
+        *,
+        log_max_bytes: int = LOG_MAX_BYTES,
+        cgroups: Path = CGROUPS,
+        proc: Path = PROC,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             settings: the socket, the network, the deadlines.
+            log_max_bytes: the size at which the engine starts a container's log file anew.
             cgroups: where the cgroup v2 tree is mounted.
             proc: where processes are to be seen.
         """
         self._settings = settings
+        self._log_max_bytes = log_max_bytes
         self._cgroups = cgroups
         self._proc = proc
         self._rest = RestClient(
@@ -99,7 +108,8 @@ class PodmanRuntime:
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create and initialise the container; see the port."""
-        request = create_request(spec, self._settings, await self._probe())
+        engine = await self._probe()
+        request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
         answer = await self._rest.call("POST", "/containers/create", body=request)
         if answer.ok:
             container_id: str = answer.json()["Id"]

@@ -15,9 +15,8 @@ from flashpods.jobs.model import LABEL_ID, LABEL_MARK, LABEL_TYPE
 from flashpods.ports import ContainerSpec, Mount
 
 CPU_PERIOD_US: Final = 100_000
-LOG_BYTES: Final = 1 << 40
-"""The engine starts its log file anew at this size, so it must never get there; the log store
-keeps the file short and the disk bounded."""
+LOG_MAX_BYTES: Final = 160 * 1024**2
+"""The size at which conmon starts a log file anew, above what the log store needs for 50 MB."""
 
 HARMLESS: Final = ["rbind", "nosuid", "nodev"]
 
@@ -47,7 +46,9 @@ def cgroup_parent(settings: Podman, name: str) -> str | None:
     return f"{settings.cgroup_parent.rstrip('/')}/{name}" if settings.cgroup_parent else None
 
 
-def create_request(spec: ContainerSpec, settings: Podman, engine: Engine) -> dict[str, Any]:
+def create_request(
+    spec: ContainerSpec, settings: Podman, engine: Engine, *, log_max_bytes: int = LOG_MAX_BYTES
+) -> dict[str, Any]:
     """Return the body of ``POST /libpod/containers/create``.
 
     The first word of ``argv`` becomes the entrypoint, so that neither the image's ENTRYPOINT nor
@@ -92,7 +93,7 @@ def create_request(spec: ContainerSpec, settings: Podman, engine: Engine) -> dic
         "log_configuration": {
             "driver": "k8s-file",
             "path": str(spec.log_path),
-            "size": LOG_BYTES,
+            "size": log_max_bytes,
         },
         "mounts": [_mount(m) for m in spec.mounts],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from flashpods.errors import (
     Conflict,
@@ -66,6 +66,16 @@ def now_draining() -> Unavailable:
 def upload_exists(upload_id: str) -> Conflict:
     """Return the error for an id that is taken."""
     return Conflict(f"upload {upload_id} exists already; use another id", code="upload_exists")
+
+
+FINALIZE_SECONDS = 300
+"""A finalize that began longer ago than this is dead; its own deadlines end it before."""
+
+
+def finalizing(upload: Upload, at: datetime) -> bool:
+    """Whether a finalize may be at work on the tree."""
+    began = upload.finalizing_at
+    return began is not None and at - began < timedelta(seconds=FINALIZE_SECONDS)
 
 
 def overdue(upload: Upload, at: datetime) -> bool:

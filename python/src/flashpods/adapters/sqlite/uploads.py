@@ -15,6 +15,7 @@ from flashpods.adapters.sqlite.refusals import (
     check_complete,
     check_finalize,
     check_quota,
+    finalizing,
     upload_exists,
 )
 from flashpods.jobs.model import Upload, UploadState
@@ -132,7 +133,7 @@ def expire(connection: sqlite3.Connection, upload_id: str, at: datetime) -> Uplo
         return upload
     if upload.state is UploadState.CONSUMED or _held(connection, upload):
         return None
-    if transfers.live(connection, upload_id):
+    if finalizing(upload, at) or transfers.live(connection, upload_id):
         return None
     connection.execute("DELETE FROM transfers WHERE upload_id = ?", (upload_id,))
     row = connection.execute(

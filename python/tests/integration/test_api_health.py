@@ -1,0 +1,85 @@
+"""``/health``: what is checked, how long, how often."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from api_rig import Rig, make_rig
+
+from flashpods.api import health
+from flashpods.errors import Unavailable
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return make_rig(tmp_path)
+
+
+async def test_healthy(rig: Rig) -> None:
+    rig.clock.advance(90)
+    async with rig.client(auth=False) as client:
+        answer = await client.get("/health")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "status": "healthy",
+        "version": "0.1.0",
+        "uptime_seconds": 90.0,
+        "checks": {
+            "database": {"status": "ok"},
+            "podman": {"status": "ok"},
+            "disk": {"status": "ok", "used_percent": {"/work": 10.0}},
+            "identity": {"status": "not_configured"},
+        },
+    }
+
+
+async def test_each_part_degrades_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken() -> None:
+        raise Unavailable("the database is locked")
+
+    async with rig.client(auth=False) as client:
+
+        async def failing() -> set[str]:
+            rig.clock.advance(1)
+            answer = await client.get("/health")
+            checks = answer.json()["checks"]
+            bad = {name for name, found in checks.items() if found["status"] == "failing"}
+            assert answer.status_code == (503 if bad else 200)
+            assert answer.json()["status"] == ("degraded" if bad else "healthy")
+            assert all(checks[name]["message"] for name in bad)
+            return bad
+
+        assert await failing() == set()
+        rig.runtime.fails = Unavailable("Podman does not answer")
+        assert await failing() == {"podman"}
+        rig.disk.fractions["/work"] = 0.85
+        assert await failing() == {"podman", "disk"}
+        monkeypatch.setattr(rig.store, "ping", broken)
+        assert await failing() == {"podman", "disk", "database"}
+        rig.runtime.fails = None
+        rig.disk.fractions["/work"] = 0.1
+        monkeypatch.undo()
+        assert await failing() == set()
+
+
+async def test_a_hanging_part_has_a_deadline(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.05)
+    rig.runtime.hangs = True
+    async with rig.client(auth=False) as client, asyncio.timeout(5):
+        answer = await client.get("/health")
+        assert answer.status_code == 503
+        assert "no answer" in answer.json()["checks"]["podman"]["message"]
+
+
+async def test_checks_are_shared_and_run_once_a_second(rig: Rig) -> None:
+    async with rig.client(auth=False) as client:
+        await asyncio.gather(*(client.get("/health") for _ in range(20)))
+        assert rig.runtime.pings == 1
+        rig.clock.advance(0.9)
+        await client.get("/health")
+        assert rig.runtime.pings == 1
+        rig.clock.advance(0.1)
+        await client.get("/health")
+        assert rig.runtime.pings == 2
