@@ -143,7 +143,7 @@ class MiniStack:
         self._claim()
         layout.prepare()
         layout.write_engine_config(self.machine.images / "engine" if self._images else None)
-        cgroups.delegate(self._cgroup_dir, UID, limits=self.machine.limits_enforced)
+        cgroups.delegate(self.cgroup_dir, UID, limits=self.machine.limits_enforced)
         self.write_settings({})
         hooks = {}
         if "api" in self._parts:
@@ -177,8 +177,8 @@ class MiniStack:
         for service in (self.api, self.cleanup):
             service.terminate(API_GRACE)
         self.rsyncd.kill()
-        if not cgroups.clear(self._cgroup_dir):
-            raise StackError(f"processes are left in {self._cgroup_dir}")
+        if not cgroups.clear(self.cgroup_dir):
+            raise StackError(f"processes are left in {self.cgroup_dir}")
         self.podman.kill()
         shutil.rmtree(self.layout.volatile, ignore_errors=True)
         self.layout.socket.unlink(missing_ok=True)
@@ -235,6 +235,15 @@ class MiniStack:
             check=False,
         )
 
+    def start_podman(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start the podman command as :meth:`run_podman` does; its output is a pipe."""
+        return subprocess.Popen(
+            self._as_engine(["podman", *args]),
+            cwd=self.layout.engine,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+
     def run_python(self, *args: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a module of ours as the stack's user: ``run_python("flashpods.cleanup_main", …)``."""
         return subprocess.run(
@@ -249,11 +258,11 @@ class MiniStack:
     # ------------------------------------------------------------------ recipes
 
     @property
-    def _cgroup_dir(self) -> Path:
+    def cgroup_dir(self) -> Path:
         return CGROUP_ROOT / self.cgroup.lstrip("/")
 
     def _as_user(self, argv: Sequence[str]) -> list[str]:
-        return in_cgroup(self._cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))
+        return in_cgroup(self.cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))
 
     def _as_engine(self, argv: Sequence[str]) -> list[str]:
         return with_shm(self.layout.shm, self._as_user(argv))
@@ -274,7 +283,7 @@ class MiniStack:
     def _rsyncd(self) -> Service:
         config = self.layout.root / "rsyncd.conf"
         argv = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
-        wrapped = in_cgroup(self._cgroup_dir / "svc", argv)
+        wrapped = in_cgroup(self.cgroup_dir / "svc", argv)
         return self._service("rsyncd", wrapped, lambda: listens(self.rsync_port))
 
     def _python(self, name: str, module: Sequence[str], ready: Callable[[], bool]) -> Service:

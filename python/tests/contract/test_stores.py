@@ -203,8 +203,8 @@ async def test_ten_launches_of_one_job_are_one(b: Bench) -> None:
 
 async def test_advance_sets_phase_container_and_outcome(b: Bench) -> None:
     job = await b.submit()
-    job = await b.move(job, T.LAUNCH, phase=Phase.PREPARING, container_id="c" * 64)
-    assert (job.phase, job.container_id) == (Phase.PREPARING, "c" * 64)
+    job = await b.move(job, T.LAUNCH, phase=Phase.PULLING, container_id="c" * 64)
+    assert (job.phase, job.container_id) == (Phase.PULLING, "c" * 64)
     job = await b.move(job, T.STARTED)
     assert (job.phase, job.container_id) == (None, "c" * 64)
     job = await b.move(job, T.FAIL, outcome=Outcome(exit_code=137, error="oom_killed"))

@@ -163,6 +163,8 @@ async def test_odd_names(rig: Rig, name: str) -> None:
         "%20a",
         "a%20",
         "%0a",
+        "dir%0a",
+        "a%0ab",
         "",
         "x" * 256,
         "%2e",

@@ -102,7 +102,7 @@ async def test_every_answer_has_the_limit_headers(rig: Rig) -> None:
 
 async def test_unknown_paths_and_methods(rig: Rig) -> None:
     async with rig.client() as client:
-        for path in ("/", "/job", "/jobs/", "/jobs/x/y", "/docs", "/redoc", "/metrics"):
+        for path in ("/", "/job", "/jobs/", "/jobs%0a", "/jobs/x/y", "/docs", "/redoc", "/metrics"):
             refused(await client.get(path), 404, "not_found")
         answer = await client.put(f"/jobs/{unknown_id()}")
         refused(answer, 405, "method_not_allowed")

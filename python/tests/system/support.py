@@ -56,9 +56,7 @@ class Connected:
 
 
 @contextmanager
-def stack_of(
-    machine: Machine, overrides: Mapping[str, Any] | None = None
-) -> Iterator[MiniStack]:
+def stack_of(machine: Machine, overrides: Mapping[str, Any] | None = None) -> Iterator[MiniStack]:
     """Run a stack for the tests of one module: no rate limit, no reaper, 32 pretended CPUs."""
     state = Path(tempfile.mkdtemp(prefix="m-", dir=os.environ["FLASHPODS_TEST_TMP"]))
     settings = {

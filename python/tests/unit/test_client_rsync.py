@@ -70,6 +70,28 @@ def test_the_reason_is_the_first_complaint() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "ending"),
+    [
+        ("upload_abcdefghijkl is finalized; push under a new id", Ending.FAILED),
+        ("another transfer writes to upload_abcdefghijkl; wait for it to end", Ending.BUSY),
+        ("the host can't record the transfer now; try again", Ending.BUSY),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "@ERROR: "])  # rsync 3.5, and before
+@pytest.mark.parametrize("code", [4, 5, 10, 12])
+def test_what_the_host_refuses_is_said(line: str, ending: Ending, prefix: str, code: int) -> None:
+    result = RsyncResult(code=code)
+    result.errors += [
+        f"{prefix}pre-xfer exec returned failure (256):",
+        line,
+        "rsync error: requested action not supported (code 4) at clientserver.c(1267)",
+        "rsync: [sender] read error: Connection reset by peer (104)",
+    ]
+    assert result.reason == line
+    assert judge(result) is ending
+
+
+@pytest.mark.parametrize(
     ("line", "bytes_", "fraction"),
     [
         (b"   60000000  99%  595.72MB/s    0:00:00 (xfr#300, to-chk=0/302)", 60000000, 1.0),

@@ -53,8 +53,9 @@ class Output:
             raise BadRequest("tail does not go with offset, limit or follow; give one way to read")
         if follow and "limit" in query:
             raise BadRequest("limit does not go with follow; leave it out")
+        resumed = _resume(request, offset)  # a malformed header is refused, used or not
         if follow:
-            offset = _resume(request, offset)
+            offset = resumed
         job = await find(self._store, request.scope["path_params"]["job_id"])
         refuse_deleted(job)
         if follow:

@@ -7,6 +7,7 @@ parameters are declared through ``openapi_extra`` and read by :mod:`flashpods.ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ class LeanRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """Take FastAPI's declaration, replace its way of calling the handler."""
         super().__init__(path, endpoint, **options)
+        # Starlette's "$" also matches before a line feed at the end, which would then be cut off
+        # the last parameter, and its "." matches no line feed, so that a name's rule never saw it.
+        self.path_regex = re.compile(rf"{self.path_regex.pattern.removesuffix('$')}\Z", re.DOTALL)
 
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
             scope[ROUTE] = path

@@ -48,6 +48,10 @@ MAX_LINE_BYTES: Final = 4096
 # rsync(1), EXIT VALUES: socket I/O, protocol stream cut, timeouts of data and of connecting.
 NETWORK_CODES: Final = frozenset({10, 12, 30, 35})
 VANISHED: Final = 24  # source files went away while they were read: the rest arrived
+# What the daemon says when its hook refuses; the hook's own line follows (clientserver.c).
+REFUSED: Final = "pre-xfer exec returned failure"
+# How the hook's refusals end that pass by themselves: an earlier try's transfer, a busy database.
+PASSING: Final = ("; wait for it to end", "; try again")
 
 _PROGRESS = re.compile(rb"^\s*(\d+)\s+(\d+)%.*?(?:to-chk=(\d+)/(\d+))?\)?\s*$")
 _SENT = re.compile(rb"^sent (\d+) bytes")
@@ -86,8 +90,19 @@ class RsyncResult:
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_ERROR_LINES))
 
     @property
+    def refusal(self) -> str | None:
+        """The line of the host's hook, if that is what ended the push."""
+        lines = list(self.errors)
+        for place, line in enumerate(lines[:-1]):
+            if REFUSED in line:
+                return lines[place + 1]
+        return None
+
+    @property
     def reason(self) -> str:
         """The line that says most: the first complaint, not rsync's closing summary."""
+        if self.refusal is not None:
+            return self.refusal
         lines = [line for line in self.errors if line.startswith(("rsync: ", "@ERROR"))]
         chosen = next((x for x in lines if x.startswith("@ERROR")), None) or (lines or [""])[0]
         return chosen.removeprefix("rsync: ") or f"rsync ended with code {self.code}"
@@ -99,6 +114,8 @@ def judge(result: RsyncResult) -> Ending:
         return Ending.DONE
     if result.disk_full:  # first: a full receiver also cuts the stream, which looks like code 12
         return Ending.DISK_FULL
+    if result.refusal is not None:  # also where the cut that follows it looks like the network
+        return Ending.BUSY if result.refusal.endswith(PASSING) else Ending.FAILED
     # A daemon that is going away closes before it greets, which is code 5, as its refusals are.
     silent = any("did not see server greeting" in line for line in result.errors)
     if result.code in NETWORK_CODES or silent:

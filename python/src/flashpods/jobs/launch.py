@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 GIB = 1024**3
 FIRST_BACKOFF, MOST_BACKOFF = 0.2, 5.0  # seconds between tries while the engine is away
 
+LOOSE = "limits are not enforced on this development machine: cpus, memory, pids"
+
 # One pipe for both streams: only so do they reach the log in the order they were written.
 _WORKER_ARGV = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh")
 _AGENT_ARGV = ("/bin/sh", "-c", "exec /entrypoint.sh 2>&1")
@@ -39,7 +41,7 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     if cancel.is_set():
         raise CancelRequested
     if job.status is JobStatus.PENDING:
-        job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.PREPARING)
+        job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.CREATING)
     try:
         async with asyncio.timeout(line.policy.starting):
             return await _persist(line, job, cancel)
@@ -66,16 +68,20 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     if workspace is None:
         raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
     await _have_image(line, job, cancel)
-    if not (line.runtime.limits_enforceable() or line.policy.allow_unenforced_limits):
+    enforce = line.runtime.limits_enforceable()
+    if not (enforce or line.policy.allow_unenforced_limits):
         raise JobFailed("limits_not_enforced", "this host has no controllers for the job's limits")
-    await line.note(job, phase=Phase.CREATING)
     try:
-        container_id = await line.runtime.create(await _spec(line, job, workspace))
-        await _check_limits(line, job, container_id)
-        await line.logs.follow(job.id)
+        spec = await _spec(line, job, workspace, enforce=enforce)
+        container_id = await line.runtime.create(spec)
+        if enforce:
+            await _check_limits(line, job, container_id)
         if cancel.is_set():
             raise CancelRequested
-        await line.runtime.start(container_id)
+        if enforce:
+            await line.runtime.start(container_id)
+        else:
+            await asyncio.gather(line.runtime.start(container_id), line.note(job, warnings=[LOOSE]))
     except ContainerError as e:
         raise JobFailed("container_create_failed", str(e)) from e
     return await line.advance(
@@ -84,18 +90,22 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
 
 
 async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
+    pulling = False
+
     async def progress(text: str) -> None:
+        nonlocal pulling
+        if not pulling:
+            pulling = True
+            await line.note(job, phase=Phase.PULLING)
         await line.logs.write(job.id, text, at=line.clock.now())
 
-    async def pull() -> None:
-        await line.note(job, phase=Phase.PULLING)
-        await line.runtime.ensure_image(job.image, progress)
-
     try:
-        await _unless(cancel, pull())
+        await _unless(cancel, line.runtime.ensure_image(job.image, progress))
     except ImageError as e:
-        await progress(f"[flashpods] {e}")
+        await line.logs.write(job.id, f"[flashpods] {e}", at=line.clock.now())
         raise JobFailed(e.code, str(e)) from e
+    if pulling:
+        await line.note(job, phase=Phase.CREATING)
 
 
 async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) -> None:
@@ -117,7 +127,7 @@ async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) 
         await asyncio.gather(task, waiter, return_exceptions=True)
 
 
-async def _spec(line: Line, job: Job, workspace: Path) -> ContainerSpec:
+async def _spec(line: Line, job: Job, workspace: Path, *, enforce: bool) -> ContainerSpec:
     env = {"FLASHPODS_JOB_ID": job.id, "HOME": "/tmp"}  # noqa: S108 - the job's own /tmp
     argv: tuple[str, ...]
     if job.type is JobType.AGENT:
@@ -150,7 +160,7 @@ async def _spec(line: Line, job: Job, workspace: Path) -> ContainerSpec:
         limits=wanted_limits(job, policy.pids),
         backstop_seconds=int(job.timeout_minutes * 60 + policy.grace + policy.backstop_slack),
         log_path=line.logs.capture_path(job.id),
-        enforce_limits=line.runtime.limits_enforceable(),
+        enforce_limits=enforce,
     )
 
 
@@ -169,9 +179,7 @@ async def _check_limits(line: Line, job: Job, container_id: str) -> None:
         and actual.pids <= wanted.pids
     ):
         return
-    found = "none" if actual is None else f"{actual}"
     if not line.policy.allow_unenforced_limits:
+        found = "none" if actual is None else f"{actual}"
         raise JobFailed("limits_not_enforced", f"promised {wanted}, the cgroup enforces {found}")
-    await line.note(
-        job, warnings=["limits are not enforced on this development machine: cpus, memory, pids"]
-    )
+    await line.note(job, warnings=[LOOSE])

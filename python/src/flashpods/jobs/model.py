@@ -24,9 +24,8 @@ class JobType(StrEnum):
 class Phase(StrEnum):
     """What an active job is doing within its state; shown as ``phase``."""
 
-    PREPARING = "preparing"  # its upload becomes its workspace
     PULLING = "pulling"  # its image is fetched
-    CREATING = "creating"  # its container is made and its limits are checked
+    CREATING = "creating"  # its workspace and container are made, its limits are checked
     STOPPING = "stopping"  # SIGTERM is out, the grace period runs
     COLLECTING = "collecting"  # its log is drained and its artifacts are taken
 

@@ -44,7 +44,7 @@ class Api:
 
     def until(self, job_id: str, *states: str) -> dict[str, Any]:
         """Wait until the job is in one of the states, or has ended."""
-        while True:
-            job: dict[str, Any] = self.call("GET", f"/jobs/{job_id}?wait=30")
-            if job["status"] in {*states, "completed", "failed", "timed_out", "cancelled"}:
-                return job
+        job: dict[str, Any] = self.call("GET", f"/jobs/{job_id}")
+        while job["status"] not in {*states, "completed", "failed", "timed_out", "cancelled"}:
+            job = self.call("GET", f"/jobs/{job_id}?wait=30")
+        return job

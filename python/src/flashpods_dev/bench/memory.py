@@ -14,7 +14,13 @@ from flashpods_dev.stack import MiniStack
 
 JOBS = 100
 GOAL_MB = 250
-COMMAND = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); sleep 0.2; done"
+# One process a job and little work in it: the jobs must not starve the API of CPU.
+COMMAND = """exec python3 -uSc '
+import time
+for i in range(3600):
+    print("line", i)
+    time.sleep(0.5)
+'"""
 
 
 def measure(stack: MiniStack) -> list[Result]:
@@ -65,5 +71,5 @@ async def _follow(http: httpx.AsyncClient, job_id: str) -> None:
         seen = 0
         async for line in answer.aiter_lines():
             seen += line.startswith("data:")
-            if seen >= 20:
+            if seen >= 5:
                 return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
@@ -15,6 +17,8 @@ from flashpods.ports import ImageError
 Progress = Callable[[str], Awaitable[None]]
 
 LINES: Final = 200  # of progress a pull; the rest is dropped
+PRESENT_SECONDS: Final = 30.0
+MOST_SEEN: Final = 256  # images remembered as present
 LOCAL: Final = "localhost/"
 
 # Podman gives a sentence, not a code. What the network did comes first: Podman tries several
@@ -94,15 +98,28 @@ class Images:
         self._rest = rest
         self._idle_seconds = idle_seconds
         self._pulls: dict[str, _Pull] = {}
+        self._seen: dict[str, float] = {}  # image → when it was last known to be present
+
+    def forget(self, image: str) -> None:
+        """Ask the engine again next time: a container could not be made of the image."""
+        self._seen.pop(image, None)
 
     async def present(self, image: str) -> bool:
-        """Ask the engine (1 to 2 ms, so the answer is not cached); short names as it resolves them.
+        """Ask the engine, once in :data:`PRESENT_SECONDS`; short names as it resolves them.
+
+        An image that goes meanwhile makes ``create`` fail, which forgets it.
 
         Raises:
             Unavailable: the engine does not answer, or not to this.
         """
+        now = time.monotonic()
+        if now - self._seen.get(image, -math.inf) < PRESENT_SECONDS:
+            return True
         answer = await self._rest.call("GET", f"/images/{quote(image, safe=':/@')}/exists")
         if answer.ok:
+            if len(self._seen) >= MOST_SEEN:
+                self._seen.clear()
+            self._seen[image] = now
             return True
         if answer.status in (400, 404):
             return False

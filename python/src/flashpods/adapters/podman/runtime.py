@@ -28,6 +28,7 @@ from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
+FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 WAITS: Final = 256
 """Long calls at once; only containers whose process is not to be seen need one."""
@@ -77,6 +78,7 @@ class PodmanRuntime:
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
 
     async def close(self) -> None:
         """Give up pulls and close connections; containers run on."""
@@ -114,7 +116,9 @@ class PodmanRuntime:
         if answer.ok:
             container_id: str = answer.json()["Id"]
             await self._initialise(container_id)
+            self._remember(container_id, spec.name)
             return container_id
+        self._images.forget(spec.image)
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
         found = await self.inspect(spec.name)
         if found is None:
@@ -129,6 +133,12 @@ class PodmanRuntime:
 
     async def limits(self, container_id: str) -> Limits | None:
         """Read the limits back from the cgroup; see the port."""
+        name = self._fresh.get(container_id)
+        if name is not None and (parent := cgroup_parent(self._settings, name)):
+            # Where the cgroupfs manager puts it; elsewhere the engine is asked.
+            path = f"{parent}/libpod-{container_id}"
+            if found := read_limits(path, container_id, root=self._cgroups, proc=self._proc):
+                return found
         state = await self.inspect(container_id)
         if state is None or state.pid is None:
             return None
@@ -140,6 +150,11 @@ class PodmanRuntime:
         Podman's start runs an exited container once more, so the state is looked at first; one
         that ran is never "initialized" again. Two calls at once take turns for the same reason.
         """
+        if self._fresh.pop(container_id, None) is not None:
+            # Initialised by us a moment ago: it can't have run, so it need not be looked at.
+            answer = await self._rest.call("POST", f"/containers/{container_id}/start")
+            if answer.ok:
+                return
         async with self._starting.setdefault(container_id, asyncio.Lock()):
             state = await self.inspect(container_id)
             if state is None:
@@ -205,6 +220,11 @@ class PodmanRuntime:
     async def _delete(self, name_or_id: str) -> Answer:
         query = {"force": "true", "timeout": "0", "v": "true"}
         return await self._rest.call("DELETE", f"/containers/{name_or_id}", query=query)
+
+    def _remember(self, container_id: str, name: str) -> None:
+        self._fresh[container_id] = name
+        if len(self._fresh) > FRESH:
+            self._fresh.pop(next(iter(self._fresh)))
 
     async def _initialise(self, container_id: str) -> None:
         answer = await self._rest.call("POST", f"/containers/{container_id}/init")
