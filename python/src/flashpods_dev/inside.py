@@ -62,6 +62,8 @@ def _enter(plan: dict[str, str], given: list[Path]) -> Machine:
         subprocess.run(["umount", "--lazy", str(CGROUP_ROOT)], check=False)
         _mount("-t", "cgroup2", "none", str(CGROUP_ROOT))
     limits = found.limits and cgroups.enable(parent, found.to_enable)
+    if limits and found.to_enable:  # systemd's own way leaves them on as well
+        say(f"switched on the cgroup controllers {', '.join(sorted(found.to_enable))} in {parent}")
     ours = CGROUP_ROOT / cgroup.lstrip("/")
     try:
         (ours / "init").mkdir(parents=True)

@@ -201,7 +201,8 @@ async def test_complete_refuses_what_is_gone(b: Bench) -> None:
     await b.refuses(NotFound, "upload_not_found", b.complete())
     await b.store.adopt(UPLOAD, at=AT, expires_at=later(30))
     await b.store.begin_finalize(UPLOAD, at=AT)
-    await b.store.expire(UPLOAD, at=AT)
+    assert await b.store.expire(UPLOAD, at=AT) is None, "a finalize is at work on it"
+    await b.store.expire(UPLOAD, at=later(6))  # it has died meanwhile
     await b.refuses(Gone, "upload_expired", b.complete())
 
 

@@ -114,7 +114,9 @@ async def test_follow_from_pending_to_the_end(rig: Rig) -> None:
         await rig.move(job_id, Trigger.STARTED)
         await rig.log(job_id, "a\rb")
         event = await stream.event()
-        assert event == {"id": "42", "data": f"{LINE}a␍b"}
+        assert event is not None
+        assert (event["id"], event["event"]) == ("42", "encoded")
+        assert json.loads(event["data"]) == f"{LINE}a\rb\n"
         await rig.log(job_id, "last")
         await rig.end(job_id, Trigger.FAIL, exit_code=3, error=None)
         assert await stream.event() == {"id": "62", "data": f"{LINE}last"}

@@ -270,7 +270,7 @@ def assert_refused(answer: httpx.Response, status: int, code: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One server-sent event."""
+    """One server-sent event; of the type ``encoded`` what it decodes to."""
 
     type: str
     id: int
@@ -298,7 +298,10 @@ def parse(lines: Sequence[bytes]) -> Event | None:
             cursor = int(value)
         elif name in (b"data", b"data:"):
             data.append(value)
-    return Event(kind, cursor, b"\n".join(data).decode()) if data else None
+    text = b"\n".join(data).decode()
+    if kind == "encoded":
+        text = json.loads(text).removesuffix("\n")
+    return Event(kind, cursor, text) if data else None
 
 
 @asynccontextmanager

@@ -126,7 +126,7 @@ async def test_bytes_that_are_no_text(host: Connected) -> None:
     ]  # fmt: skip
     assert lines == expected
     text, _ = await support.follow_to_end(host.client, row["id"])
-    assert text == output.replace("\r", "␍")
+    assert text == output
     # A cursor counts the log's bytes, not the answer's, so it resumes behind what was replaced.
     first = await page(host.client, row["id"], offset=0, limit=1)
     second = await page(host.client, row["id"], offset=first["next_offset"], limit=1)

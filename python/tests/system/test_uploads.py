@@ -637,15 +637,17 @@ REFUSED = [
 async def test_dangerous_options_are_refused(host: Connected, tree: Path) -> None:
     victim = await support.push(host, tree)
     before = digest(transfers(host, victim))
-    upload_id = (await support.reserve(host.client))["upload_id"]
+    names = {p.name for p in transfers(host, "").iterdir()}
     chosen = [[option.format(victim=victim) for option in options] for options in REFUSED]
-    target = f"{host.rsync_url}/{upload_id}/"
-    ends = await at_once([support.rsync(f"{tree}/", target, *options) for options in chosen])
-    for options, done in zip(chosen, ends, strict=True):
+    pushes = [
+        support.rsync(f"{tree}/", f"{host.rsync_url}/upload_refused-{number:03}/", *options)
+        for number, options in enumerate(chosen)
+    ]
+    for options, done in zip(chosen, await at_once(pushes), strict=True):
         assert done.code != 0, options
         if not options[0].startswith("-M"):  # others break the protocol
             assert "refuse" in done.stderr or "not allowed" in done.stderr, (options, done.stderr)
-    assert not transfers(host, upload_id).exists()
+    assert {p.name for p in transfers(host, "").iterdir()} == names
     assert digest(transfers(host, victim)) == before
 
 

@@ -82,16 +82,27 @@ def test_ranges_are_what_a_slice_gives(size: int, first: int, last: int | None) 
     assert data[slice(*found)] == wanted
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8"))), st.integers(0))
+LOG_LINE = st.text(
+    st.characters(exclude_characters="\n", codec="utf-8")
+    | st.sampled_from("\r\0\u2028\u2029\x85\x0b\x0c\x1c\ufeff␍")
+)
+
+
+@given(st.lists(LOG_LINE, min_size=1), st.integers(0))
+@example(["50%\r100%", "dos\r", "\r", "", "\0\u2028\x85"], 7)
 def test_events_keep_every_line(lines: list[str], cursor: int) -> None:
     text = "".join(f"{line}\n" for line in lines)
-    if not text:
-        return
-    fields = to_event(text, cursor).decode().split("\n")
+    # As the standard says it: CRLF, LF and CR end a line, nothing else does.
+    fields = re.split("\r\n|\n|\r", to_event(text, cursor).decode())
     assert fields[0] == f"id: {cursor}"
     assert fields[-2:] == ["", ""]
-    assert [f.removeprefix("data: ") for f in fields[1:-2]] == [x.replace("\r", "␍") for x in lines]
-    assert all(f.startswith("data: ") for f in fields[1:-2])
+    if "\r" in text:
+        assert fields[1] == "event: encoded"
+        assert fields[2].startswith("data: ")
+        assert len(fields) == 5
+        assert json.loads(fields[2].removeprefix("data: ")) == text
+    else:
+        assert fields[1:-2] == [f"data: {line}" for line in lines]
 
 
 def request(query: bytes) -> Request:

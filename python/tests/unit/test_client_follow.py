@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flashpods.api.stream import to_event
 from flashpods.client.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, HostUnreachable
@@ -24,17 +25,12 @@ LOG = (
 def frames(log: bytes, offset: int, per_event: int = 2) -> bytes:
     """Return the event stream of a log from an offset on, as the API sends it."""
     out = bytearray(b": keep-alive\n\n")
-    lines = log[offset:].splitlines(keepends=True) if b"\r" not in log else _split(log[offset:])
+    lines = [line + b"\n" for line in log[offset:].split(b"\n")[:-1]]
     for start in range(0, len(lines), per_event):
-        group = lines[start : start + per_event]
-        offset += sum(len(line) for line in group)
-        out += f"id: {offset}\n".encode()
-        out += b"".join(b"data: " + line for line in group) + b"\n"
+        group = b"".join(lines[start : start + per_event])
+        offset += len(group)
+        out += to_event(group.decode(), offset)
     return bytes(out + b'event: end\ndata: {"status": "completed", "exit_code": 0}\n\n')
-
-
-def _split(data: bytes) -> list[bytes]:
-    return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
 
 class Cut(httpx.AsyncByteStream):
@@ -226,6 +222,46 @@ async def test_what_the_host_refuses_ends_it(status: int, code: str) -> None:
     with pytest.raises(ClientError) as caught:
         await collect(handler)
     assert caught.value.code == code
+
+
+LINE = st.text(
+    st.characters(exclude_characters="\n", codec="utf-8")
+    | st.sampled_from("\r\0\u2028\u2029\x85\x0b\x0c\x1c\ufeff␍")
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(LINE, min_size=1, max_size=9), st.integers(1, 4), st.integers(1, 60))
+@example(["50%\r100%", "dos\r", "\r", "", "\0", "\u2028", "\x85", "\r\r"], 2, 1)
+@example(["data: {}", "event: encoded", '"x"', ": no comment", "id: 9"], 1, 3)
+def test_any_text_arrives_as_it_was_written(lines: list[str], per_event: int, step: int) -> None:
+    log = "".join(f"{line}\n" for line in lines).encode()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        offset = int(request.headers["Last-Event-ID"])
+        return httpx.Response(200, stream=Cut(frames(log, offset, per_event), True, step))
+
+    text, cursors = asyncio.run(collect(handler))
+    assert text == log
+    assert cursors[-1] == len(log)
+
+
+@pytest.mark.parametrize("data", ["", "no json", "5", "null", '["x"]', '"cut', "[" * 100_000])
+async def test_an_encoded_event_without_a_text_is_refused(data: str) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=f"id: 4\nevent: encoded\ndata: {data}\n\n".encode())
+
+    with pytest.raises(ClientError) as caught:
+        await collect(handler)
+    assert caught.value.code == "invalid_answer"
+
+
+async def test_an_event_of_an_unknown_type_is_passed_over() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"id: 1\nevent: news\ndata: x\n\n" + frames(LOG, 0))
+
+    text, _ = await collect(handler)
+    assert text == LOG
 
 
 async def test_an_event_without_a_cursor_is_refused() -> None:

@@ -304,9 +304,11 @@ GET_OUTPUT: Final = _operation(
     "Read or follow a job's log",
     description="One way at a time: `tail`, or a page by `offset` and `limit`, or `follow`. A "
     "stream is server-sent events: each is a batch of lines, one `data:` line a log line, with the "
-    "byte offset after them as `id`, which resumes it (`Last-Event-ID`). A carriage return within "
-    "a line comes as U+240D. Comments are heartbeats. `event: end` carries `status`, `exit_code` "
-    "and `error` of the ended job and is the last; a stream that ends without it is to be resumed.",
+    "byte offset after them as `id`, which resumes it (`Last-Event-ID`). A batch that holds a "
+    "carriage return, which no `data:` line can, is `event: encoded`, and its data is one JSON "
+    "string: the batch's text, line feeds included. Comments are heartbeats. `event: end` carries "
+    "`status`, `exit_code` and `error` of the ended job and is the last; a stream that ends "
+    "without it is to be resumed.",
     parameters=[
         _JOB,
         _query("tail", "The last lines", s.whole(least=1, maximum=10_000, default=100)),
@@ -327,8 +329,9 @@ GET_OUTPUT: Final = _operation(
                 **_json("Output"),
                 "text/event-stream": {
                     "schema": s.ref("StreamEvent"),
-                    "example": "id: 42\ndata: [12:00:00.000] hello\n\n"
-                    'id: 42\nevent: end\ndata: {"status":"completed","exit_code":0,"error":null}'
+                    "example": "id: 21\ndata: [12:00:00.000] hello\n\n"
+                    'id: 45\nevent: encoded\ndata: "[12:00:00.250] 50%\\r100%\\n"\n\n'
+                    'id: 45\nevent: end\ndata: {"status":"completed","exit_code":0,"error":null}'
                     "\n\n",
                 },
             },

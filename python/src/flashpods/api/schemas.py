@@ -210,9 +210,12 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "StreamEvent": record(
         {
             "id": text("the byte offset after it; resumes the stream", pattern="^[0-9]+$"),
-            "data": text("log lines, joined by line feeds; at the end a JSON object"),
+            "data": text(
+                "log lines, joined by line feeds; if encoded, a JSON string of lines that each end "
+                "with one; at the end a JSON object"
+            ),
         },
-        {"event": text("only on the last one", enum=["end", "message"])},
+        {"event": text("message if there is none", enum=["encoded", "end", "message"])},
     ),
     "Artifact": record(
         {

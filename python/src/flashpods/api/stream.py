@@ -5,10 +5,11 @@ followers. A chunk of the log is formatted once and shared through a small cache
 one chunk at most; the next is taken when the client has taken this one.
 
 The wire format (the WHATWG's "server-sent events"): an event is a batch of complete lines, ``id``
-is the byte offset after them, and each log line is one ``data`` line. A carriage return would end
-a ``data`` line, so it is sent as U+240D (``␍``); all other text is as in the log. Clients must
-split lines at LF only. ``event: end`` closes the stream of an ended job; a stream that closes
-without it is to be resumed with ``Last-Event-ID``.
+is the byte offset after them, and each log line is one ``data`` line, as it is in the log. A
+carriage return would end a ``data`` line, so a batch that holds one comes as ``event: encoded``,
+its ``data`` the batch's whole text, last line feed included, as one JSON string (RFC 8259).
+``event: end`` closes the stream of an ended job; a stream that closes without it is to be resumed
+with ``Last-Event-ID``.
 """
 
 from __future__ import annotations
@@ -73,8 +74,10 @@ class Chunks:
 
 
 def to_event(text: str, cursor: int) -> bytes:
-    """Format complete lines as one event."""
-    lines = text.removesuffix("\n").replace("\r", "␍").replace("\n", "\ndata: ")
+    """Format complete lines as one event: as they are, or encoded where a CR is among them."""
+    if "\r" in text:
+        return b"id: %d\nevent: encoded\ndata: %b\n\n" % (cursor, to_json(text))
+    lines = text.removesuffix("\n").replace("\n", "\ndata: ")
     return f"id: {cursor}\ndata: {lines}\n\n".encode()
 
 

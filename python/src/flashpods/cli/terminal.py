@@ -37,10 +37,8 @@ def use_colour(stream_is_tty: bool, env: Mapping[str, str] | None = None) -> boo
 
 def visible(line: str, *, colour: bool) -> str:
     """Return one line (no newline) as it may go to a terminal."""
-    if "\r" in line or "␍" in line:
-        # A progress bar redraws itself by CR (in the API's event stream: U+240D): its last
-        # picture is the line.
-        line = next((part for part in reversed(re.split("[\r␍]", line)) if part), "")
+    if "\r" in line:  # a progress bar redraws itself: its last picture is the line
+        line = next((part for part in reversed(line.split("\r")) if part), "")
     if line.isprintable():
         return line
 

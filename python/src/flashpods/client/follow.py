@@ -1,13 +1,14 @@
 """Following a job's log: server-sent events whose ids are byte cursors into the log.
 
-The format is the HTML standard's "event stream", with one strictness and one laxity that fit the
-host: every message has an id (the cursor after its text), and only LF ends a line, so that a
-carriage return within a log line stays text.
+The format is the HTML standard's "event stream", with one strictness that fits the host: every
+message has an id, the cursor after its text. Text is exact: lines with a carriage return, which no
+``data`` line can hold, come in events of the type ``encoded``, as one JSON string.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,7 @@ LIVED_SECONDS: Final = 30.0  # a stream that lasted so long was healthy
 RECONNECTS: Final = 10  # in a row without any news; about three minutes
 PENDING_WAIT_SECONDS: Final = 30
 MAX_EVENT_BYTES: Final = 64 << 20
+_TEXT: Final = frozenset({"message", "encoded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,10 @@ class SseEvent:
 
 
 class SseParser:
-    """Turns bytes, cut anywhere, into whole events; an event whose end is missing never shows."""
+    """Turns bytes, cut anywhere, into whole events; an event whose end is missing never shows.
+
+    Lines end with LF or CRLF; the third ending of the standard, a lone CR, the host never sends.
+    """
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -125,11 +130,12 @@ async def follow(
                         if event.type == "end":
                             return
                         after = _cursor(event)
-                        if event.type != "message" or after <= cursor:
+                        if event.type not in _TEXT or after <= cursor:
                             continue
+                        text = _text(event)
                         cursor = after
                         retries = http.retries(RECONNECTS)
-                        yield event.data + "\n", cursor
+                        yield text, cursor
             raise HostUnreachable("the host ended the log's stream before its end")
         except ClientError as error:
             if error.code == "logs_not_available":
@@ -140,6 +146,19 @@ async def follow(
             if clock() - began > LIVED_SECONDS:
                 retries = http.retries(RECONNECTS)
             await http.pause(retries, error)
+
+
+def _text(event: SseEvent) -> str:
+    """Return the lines that an event carries, each with its LF."""
+    if event.type == "message":
+        return event.data + "\n"
+    try:
+        text = json.loads(event.data)
+    except (ValueError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise ClientError("invalid_answer", "the host's event stream has an event without its text")
+    return text
 
 
 def _cursor(event: SseEvent) -> int:

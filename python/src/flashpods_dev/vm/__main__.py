@@ -22,7 +22,7 @@ SECONDS = 600  # of one run, without building the image
 PYTEST = (
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 FLASHPODS_VM=1 PYTHONUNBUFFERED=1 "
     "../.dev/venv/bin/python -m pytest -p pytest_asyncio.plugin -p pytest_timeout "
-    "-p no:cacheprovider"
+    "-p no:cacheprovider -v --color=no --tb=short"
 )
 
 
@@ -76,7 +76,7 @@ def _run(checkout: Path, arguments: list[str]) -> int:
                 f"{qemu.MEMORY_MB} MB, at most {SECONDS} s; its console: {console}"
             )
             command = qemu.arguments(image, payload, console, accel)
-            code = qemu.run(command, seconds=SECONDS, console=console)
+            code = qemu.run(command, seconds=SECONDS, console=console, scratch=scratch)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     steps.done("guest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -55,8 +56,14 @@ def arguments(image: Image, payload: Path, console: Path, accel: list[str]) -> l
     ]
 
 
-def run(command: list[str], *, seconds: float, console: Path) -> int:
+def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> int:
     """Run the guest to its end and return the exit code of its command.
+
+    Args:
+        command: as of :func:`arguments`.
+        seconds: the most it may take.
+        console: where the kernel's messages are, for the error.
+        scratch: takes what the guest writes to its disk.
 
     Raises:
         StackError: time is up, or the guest ended without saying how its command went.
@@ -69,6 +76,7 @@ def run(command: list[str], *, seconds: float, console: Path) -> int:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env={**os.environ, "TMPDIR": str(scratch)},
         # A ctrl-C at the terminal is ours to act on.
         start_new_session=True,
     )
