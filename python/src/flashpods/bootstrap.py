@@ -50,7 +50,7 @@ def host_capacity(settings: Settings) -> Capacity:
     return capacity
 
 
-def _bounds(kind: Worker) -> Bounds:
+def bounds_of(kind: Worker) -> Bounds:
     return Bounds(
         default=Grant(
             cpus=kind.cpus, memory_gb=kind.memory_gb, timeout_minutes=kind.timeout_minutes
@@ -186,7 +186,7 @@ async def build(settings: Settings) -> Services:
         disk=adapters.disk,
         critical=settings.disk.critical_percent / 100,
         capacity=capacity,
-        bounds={JobType.WORKER: _bounds(jobs.worker), JobType.AGENT: _bounds(jobs.agent)},
+        bounds={JobType.WORKER: bounds_of(jobs.worker), JobType.AGENT: bounds_of(jobs.agent)},
         images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
         accepted=supervisor.begin,
     )
@@ -224,6 +224,7 @@ async def build(settings: Settings) -> Services:
             use_within=timedelta(seconds=uploads.use_within_seconds),
         ),
         cancel=supervisor.cancel,
+        ended=supervisor.listeners,
         started_at=adapters.clock.now(),
         start=start,
         stop=stop,

@@ -37,6 +37,7 @@ class Services:
     submitter: Submitter
     uploads: Uploads
     cancel: Callable[[str], Awaitable[Job]]  # request_cancel and wake the job's line
+    ended: list[Callable[[Job], None]]  # who is told of each job that ends in this process
     started_at: datetime
     start: Callable[[], Awaitable[None]]  # recovery and background work; called by the lifespan
     stop: Callable[[], Awaitable[None]]

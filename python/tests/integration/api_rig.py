@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from flashpods.api.app import Api, create_app
-from flashpods.bootstrap import _bounds
+from flashpods.bootstrap import bounds_of
 from flashpods.config import Settings
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.changes import InProcessChanges
@@ -100,7 +100,7 @@ class Rig:
                 disk=self.disk,
                 critical=0.85,
                 capacity=Capacity(cpus=8, memory_gb=32),
-                bounds={JobType.WORKER: _bounds(jobs.worker), JobType.AGENT: _bounds(jobs.agent)},
+                bounds={JobType.WORKER: bounds_of(jobs.worker), JobType.AGENT: bounds_of(jobs.agent)},
                 images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
                 accepted=lambda _: None,
             ),
@@ -114,6 +114,7 @@ class Rig:
                 use_within=timedelta(seconds=3600),
             ),
             cancel=cancel,
+            ended=[],
             started_at=self.clock.now(),
             start=nothing,
             stop=stop,

@@ -261,3 +261,17 @@ async def test_a_stack_of_jobs_runs_to_its_end_and_leaves_nothing(api: ApiFactor
     assert containers(running) == []
     assert list((running.stack.layout.trees / "work").iterdir()) == []
     assert (await running.client.get("/capacity")).json()["running_jobs"] == 0
+
+
+async def test_the_metrics_count_what_ended(api: ApiFactory) -> None:
+    running = api()
+    await run(running.client, "true")
+    await run(running.client, "exit 3")
+    http = running.settings.http
+    async with httpx.AsyncClient(trust_env=False) as scraper:
+        text = (await scraper.get(f"http://127.0.0.1:{http.metrics_port}/metrics")).text
+    assert 'status="completed"' in text
+    assert any(
+        line.startswith("flashpods_jobs") and 'status="failed"' in line and line.endswith(" 1.0")
+        for line in text.splitlines()
+    ), text

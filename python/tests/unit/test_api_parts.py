@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import Request
 

@@ -65,7 +65,7 @@ def write(text: str, **options: bool) -> str:
     return out.getvalue().decode()
 
 
-LINES = "[10:00:00.000] \x1b[31mx\x1b[2J\n[10:00:00.001] y\u2028z\n"
+LINES = "[10:00:00.000] \x1b[31mx\x1b[2J\n[10:00:00.001] y\u2028z\n[10:00:00.002] 5%\r9%\n"
 
 
 def test_a_pipe_gets_the_log_as_it_is() -> None:
@@ -73,18 +73,19 @@ def test_a_pipe_gets_the_log_as_it_is() -> None:
 
 
 def test_a_pipe_without_timestamps() -> None:
-    assert write(LINES, timestamps=False) == "\x1b[31mx\x1b[2J\ny\u2028z\n"
+    assert write(LINES, timestamps=False) == "\x1b[31mx\x1b[2J\ny\u2028z\n5%\r9%\n"
 
 
 def test_a_terminal_gets_dim_timestamps_and_colours() -> None:
     shown = write(LINES, tty=True, colour=True)
     assert shown == (
         "\x1b[2m[10:00:00.000] \x1b[0m\x1b[31mx\x1b[0m\n\x1b[2m[10:00:00.001] \x1b[0myz\n"
+        "\x1b[2m[10:00:00.002] \x1b[0m9%\n"
     )
 
 
 def test_a_terminal_without_colour() -> None:
-    assert write(LINES, tty=True) == "[10:00:00.000] x\n[10:00:00.001] yz\n"
+    assert write(LINES, tty=True) == "[10:00:00.000] x\n[10:00:00.001] yz\n[10:00:00.002] 9%\n"
 
 
 def test_text_without_a_newline_stays_so() -> None:

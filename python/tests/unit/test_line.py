@@ -124,9 +124,12 @@ async def test_a_worker_runs_and_leaves_nothing_behind(world: World) -> None:
         (target / "report.txt").write_text("fine")
 
     world.runtime.default = Script(exits=0, on_start=leave)
+    told: list[Job] = []
+    world.supervisor.listeners.append(told.append)
     job = await world.accept()
     world.supervisor.begin(job)
     row = await world.ended(job)
+    assert told == [row]
     assert (row.status, row.exit_code, row.error, row.phase) == (JobStatus.COMPLETED, 0, None, None)
     assert [a.name for a in await world.store.artifacts(job.id)] == ["report.txt"]
     assert await world.history(job) == ["pending", "starting", "running", "completed"]

@@ -66,6 +66,8 @@ class Context:
     held: Held = field(init=False)
 
     def __post_init__(self) -> None:
-        """Size the slots from the settings."""
+        """Size the slots from the settings, and count the jobs that end."""
         most = self.services.settings.http.follow_limit
         object.__setattr__(self, "held", Held(most, self.metrics))
+        count = self.metrics.job_ended
+        self.services.ended.append(lambda job: count(job.status.value, job.error))

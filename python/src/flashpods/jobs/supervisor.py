@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -22,8 +23,12 @@ class Supervisor:
     """Runs the lines of all active jobs in this process."""
 
     def __init__(self, line: Line) -> None:
-        """Build it; nothing runs before :meth:`begin`."""
+        """Build it; nothing runs before :meth:`begin`.
+
+        ``listeners`` are called with the row of each job that ended here.
+        """
         self._line = line
+        self.listeners: list[Callable[[Job], None]] = []
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
@@ -95,9 +100,12 @@ class Supervisor:
         if row.status is not JobStatus.RUNNING:
             await self._remove_for_good(row)
         try:
-            await conclude(self._line, row, ending)
+            ended = await conclude(self._line, row, ending)
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
+            return
+        for listener in self.listeners:
+            listener(ended)
 
     async def _run(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> Ending:
         """Return how the job ended, wherever on the line it is met."""
