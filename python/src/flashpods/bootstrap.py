@@ -51,6 +51,7 @@ def host_capacity(settings: Settings) -> Capacity:
 
 
 def bounds_of(kind: Worker) -> Bounds:
+    """Return the defaults and maxima of a type of job."""
     return Bounds(
         default=Grant(
             cpus=kind.cpus, memory_gb=kind.memory_gb, timeout_minutes=kind.timeout_minutes

@@ -127,7 +127,7 @@ def test_reasons_are_bounded() -> None:
     series = [
         s
         for m in metrics.registry.collect()
-        if m.name == "flashpods_jobs_ended"
+        if m.name == "flashpods_jobs_failed"
         for s in m.samples
         if s.name.endswith("_total")
     ]

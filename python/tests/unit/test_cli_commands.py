@@ -353,7 +353,7 @@ def test_help_teaches_by_example() -> None:
     text = call("--help").stdout
     for word in ("Examples:", "Exit codes:", "124", "125", "130", "FLASHPODS_API_TOKEN"):
         assert word in text
-    for command in ("run", "ps", "status", "logs", "artifacts", "download", "kill"):
+    for command in ("run", "ps", "status", "logs", "artifacts", "download", "kill", "check-config"):
         shown = call(command, "--help").stdout
         assert f"Examples:\n    flashpods {command}" in shown
         assert "--json" in shown

@@ -11,7 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 import flashpods
-from flashpods.jobs.states import ACTIVE
+from flashpods.jobs.states import ACTIVE, JobStatus
 from flashpods.services import Services
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -44,8 +44,11 @@ class Metrics:
         self._created = Counter(
             "flashpods_jobs_created", "Jobs accepted.", ("type",), registry=registry
         )
-        self._ended = Counter(
-            "flashpods_jobs_ended", "Jobs ended.", ("status", "reason"), registry=registry
+        self._finished = Counter(
+            "flashpods_jobs_finished", "Jobs ended.", ("status",), registry=registry
+        )
+        self._failed = Counter(
+            "flashpods_jobs_failed", "Jobs that failed.", ("reason",), registry=registry
         )
         self._reasons: set[str] = set()
         self._jobs = Gauge("flashpods_jobs", "Active jobs.", ("status",), registry=registry)
@@ -87,7 +90,9 @@ class Metrics:
             if len(self._reasons) >= _MOST_REASONS:
                 reason = "other"
             self._reasons.add(reason)
-        self._ended.labels(status, reason).inc()
+        self._finished.labels(status).inc()
+        if status == JobStatus.FAILED:
+            self._failed.labels(reason).inc()
 
     async def render(self, services: Services) -> bytes:
         """Return the text of a scrape.

@@ -17,7 +17,7 @@ EXIT_CODES: Final = """\b
 Exit codes:
   0    done; for run: the job's command exited 0
   1    the host refused, or something failed on the way
-  2    the command line or the configuration is wrong
+  2    the command line or the configuration is wrong (check-config: 78)
   3    the host can't be reached
   130  interrupted by ctrl-C
 
@@ -277,6 +277,27 @@ def kill(job: JobId, json: Json = False) -> None:
     from flashpods.cli.session import execute  # noqa: PLC0415
 
     raise typer.Exit(execute(lambda c, ui: kill_job(c, ui, job), as_json=json))
+
+
+@app.command(
+    "check-config",
+    epilog=examples(
+        "flashpods check-config /etc/flashpods/settings.json",
+        "flashpods check-config settings.json --json | jq -r .message",
+    )
+    + "\n\n\b\nExit codes: 0 the settings are good, 78 they are not.",
+)
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The settings file (JSON).")],
+    json: Json = False,
+) -> None:
+    """Check the host's settings file: keys, values, contradictions. Changes nothing.
+
+    FLASHPODS_SETTINGS__* in the environment override it, as at the host's start.
+    """
+    from flashpods.check_config import check  # noqa: PLC0415 - the host's side, loads pydantic
+
+    raise typer.Exit(check(file, as_json=json))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ state is shown, and the container, which proves what happened, goes last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -19,8 +20,12 @@ from flashpods.jobs.states import JobStatus, Trigger
 log = structlog.get_logger(__name__)
 
 
-async def conclude(line: Line, job: Job, ending: Ending) -> Job:
+async def conclude(
+    line: Line, job: Job, ending: Ending, ended: Callable[[Job], None] = lambda _row: None
+) -> Job:
     """Collect a dead (or never started) job's output and end its row; durable when it returns.
+
+    ``ended`` is told the terminal row as soon as it is written, before the tidying.
 
     Raises:
         StaleState: the row had already ended.
@@ -43,9 +48,10 @@ async def conclude(line: Line, job: Job, ending: Ending) -> Job:
             warnings.append(f"artifacts: {collected.error}")
     if warnings:
         await line.note(job, warnings=warnings)
-    ended = await _end(line, job, ending, collected)
-    await tidy(line, ended, keep_base=ran)
-    return ended
+    row = await _end(line, job, ending, collected)
+    ended(row)
+    await tidy(line, row, keep_base=ran)
+    return row
 
 
 async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Job:

@@ -100,10 +100,11 @@ class Supervisor:
         if row.status is not JobStatus.RUNNING:
             await self._remove_for_good(row)
         try:
-            ended = await conclude(self._line, row, ending)
+            await conclude(self._line, row, ending, self._tell)
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
-            return
+
+    def _tell(self, ended: Job) -> None:
         for listener in self.listeners:
             listener(ended)
 
