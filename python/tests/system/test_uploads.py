@@ -91,6 +91,12 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def lasts(upload: dict[str, Any]) -> timedelta:
+    """Return how long an upload may stay unfinished, in whole seconds."""
+    seconds = (at(upload["expires_at"]) - at(upload["created_at"])).total_seconds()
+    return timedelta(seconds=round(seconds))
+
+
 # ------------------------------------------------------------------ life
 
 
@@ -106,7 +112,7 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     assert_refused(await support.finalize(client, upload_id), 404, "upload_not_found")
     found = await upload_of(client, upload_id)
     assert found["state"] == "uploading"
-    assert at(found["expires_at"]) - at(found["created_at"]) == timedelta(minutes=30)
+    assert lasts(found) == timedelta(minutes=30)
     before = await job_count(client)
     refused = await support.post_job(client, "true", files_id=upload_id)
     assert_refused(refused, 409, "upload_not_finalized")
@@ -125,8 +131,10 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     assert await job_count(client) == before
 
     # A job takes it.
-    job_id = await support.submit(client, "cat a b sub/c; sleep 60", files_id=upload_id)
+    job_id = await support.submit(client, "cat a b sub/c; echo; exec sleep 60", files_id=upload_id)
     await support.until(client, job_id, "running")
+    async with asyncio.timeout(30), support.follow(client, job_id) as stream:
+        assert support.texts((await anext(stream)).data) == ["aaaabbbbcccc"]
     found = await upload_of(client, upload_id)
     assert (found["state"], found["job_id"]) == ("consumed", job_id)
     workspace = host.settings.paths.work / job_id
@@ -142,7 +150,7 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     # It ends, and its workspace with it.
     assert (await client.delete(f"/jobs/{job_id}")).status_code == 200
     await support.until(client, job_id, "cancelled")
-    assert support.texts(await support.output(client, job_id))[0] == "aaaabbbbcccc"
+    assert support.texts(await support.output(client, job_id)) == ["aaaabbbbcccc"]
     await support.true_soon(lambda: not workspace.exists(), "the workspace goes")
     assert_refused(await support.finalize(client, upload_id), 409, "upload_already_consumed")
     assert await job_count(client) == before + 1
@@ -213,7 +221,7 @@ async def test_a_directory_that_no_row_knows(host: Connected, tree: Path) -> Non
     upload_id = await support.push(host, tree, "upload_of-my_own-making")
     found = await upload_of(client, upload_id)
     assert found["state"] == "uploading"
-    assert at(found["expires_at"]) - at(found["created_at"]) == timedelta(minutes=30)
+    assert lasts(found) == timedelta(minutes=30)
     assert (await support.finalize(client, upload_id)).status_code == 200
     # Just there, as after a restore of the database: dated by the directory.
     orphan = transfers(host, "upload_foundonthedisk")
@@ -271,7 +279,7 @@ async def test_expiry_follows_the_settings(api: ApiFactory, tree: Path) -> None:
     for upload_id in (await support.push(running, tree), "upload_unreserved123"):
         await support.push(running, tree, upload_id)
         found = await upload_of(running.client, upload_id)
-        assert at(found["expires_at"]) - at(found["created_at"]) == timedelta(seconds=120)
+        assert lasts(found) == timedelta(seconds=120)
     body = (await support.finalize(running.client, upload_id)).json()
     assert at(body["expires_at"]) - at(body["finalized_at"]) == timedelta(seconds=240)
 
@@ -399,8 +407,8 @@ def of_transfer(stack: MiniStack, upload_id: str) -> list[int]:
         return [pid for (pid,) in found]
 
 
-def rsyncs(stack: MiniStack) -> set[int]:
-    """Return the daemon's processes that serve a transfer: its descendants."""
+def rsyncs(stack: MiniStack) -> list[int]:
+    """Return the daemon's processes that serve a transfer, its descendants, parents first."""
     children: dict[int, list[int]] = {}
     for directory in Path("/proc").glob("[0-9]*"):
         try:
@@ -408,11 +416,11 @@ def rsyncs(stack: MiniStack) -> set[int]:
         except OSError:  # it just ended
             continue
         children.setdefault(int(fields[1]), []).append(int(directory.name))
-    found: set[int] = set()
-    new = {stack.rsyncd.pid}
+    found: list[int] = []
+    new = [stack.rsyncd.pid]
     while new:
-        new = {child for pid in new for child in children.get(pid, [])}
-        found |= new
+        new = [child for pid in new for child in children.get(pid, [])]
+        found += new
     return found
 
 

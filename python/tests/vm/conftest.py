@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-if not os.environ.get("FLASHPODS_VM"):
+COLLECTED = bool(os.environ.get("FLASHPODS_VM"))  # set by ./dev vm
+if not COLLECTED:
     collect_ignore_glob = ["test_*.py"]
 
 CHECKOUT = Path(__file__).parents[3]
@@ -32,6 +33,7 @@ DOWN_SECONDS = 40
 JOB_SECONDS = 120
 NOTES = pytest.StashKey[list[str]]()
 STATE = Path("/var/tmp/flashpods-vm")
+ROOT_BEFORE = (CGROUPS / "cgroup.subtree_control").read_text().split() if COLLECTED else []
 
 
 class Stack:
@@ -210,6 +212,7 @@ def up(name: str) -> Iterator[Stack]:
             text=True,
             cwd="/",
         )
+    stack: Stack | None = None
     try:
         assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], UP_SECONDS)
@@ -221,6 +224,8 @@ def up(name: str) -> Iterator[Stack]:
         if process.poll() is None:
             stack.stop()
     finally:
+        if stack is not None:
+            stack.client.close()
         if process.poll() is None:
             process.kill()
             process.wait()
