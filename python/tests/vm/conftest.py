@@ -7,231 +7,19 @@ collected.
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+from guest_stack import CGROUPS, Stack, up
 
 COLLECTED = bool(os.environ.get("FLASHPODS_VM"))  # set by ./dev vm
 if not COLLECTED:
     collect_ignore_glob = ["test_*.py"]
 
-CHECKOUT = Path(__file__).parents[3]
-CGROUPS = Path("/sys/fs/cgroup")
-UP_SECONDS = 150  # a stack takes 15 to 35 s under emulation
-DOWN_SECONDS = 40
-JOB_SECONDS = 120
 NOTES = pytest.StashKey[list[str]]()
-STATE = Path("/var/tmp/flashpods-vm")
-ROOT_BEFORE = (CGROUPS / "cgroup.subtree_control").read_text().split() if COLLECTED else []
-
-
-class Stack:
-    """A stack of ``./dev up``, seen from outside: its line of JSON, its API, its cgroups."""
-
-    def __init__(self, process: subprocess.Popen[str], info: dict[str, str], said: Path) -> None:
-        self.process = process
-        self.info = info
-        self.said = said
-        self.state = Path(info["state_dir"])
-        token = Path(info["token_file"]).read_text().strip()
-        self.client = httpx.Client(
-            base_url=info["api_url"],
-            headers={"Authorization": f"Bearer {token}"},
-            trust_env=False,
-            timeout=75,
-        )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that its API runs with."""
-        found: dict[str, Any] = json.loads((self.state / "settings.json").read_text())
-        return found
-
-    @property
-    def cgroup(self) -> Path:
-        """The delegated subtree of the stack."""
-        return CGROUPS / self.settings["podman"]["cgroup_parent"].strip("/").removesuffix("/ctrs")
-
-    def submit(self, command: str) -> str:
-        """POST a worker of 1 CPU and 1 GB; return its id."""
-        body = {"type": "worker", "command": command, "cpus": 1, "memory_gb": 1}
-        answer = self.client.post("/jobs", json=body)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["job_id"])
-
-    def until(self, job_id: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Long-poll the job's row until it is as wanted."""
-        end = time.monotonic() + JOB_SECONDS
-        row: dict[str, Any] = self.client.get(f"/jobs/{job_id}").json()
-        while not ready(row):
-            assert time.monotonic() < end, f"not within {JOB_SECONDS} s: {row}"
-            row = self.client.get(f"/jobs/{job_id}", params={"wait": 30}).json()
-        return row
-
-    def ended(self, job_id: str) -> dict[str, Any]:
-        """Wait for the job's end and return its row."""
-        return self.until(job_id, lambda row: row["completed_at"] is not None)
-
-    def running(self, job_id: str) -> dict[str, Any]:
-        """Wait until the job runs and return its row."""
-        row = self.until(job_id, lambda row: row["status"] not in {"pending", "starting"})
-        assert row["status"] == "running", row
-        return row
-
-    def output(self, job_id: str) -> list[str]:
-        """Return the job's output, a line each, without the time stamps."""
-        answer = self.client.get(f"/jobs/{job_id}/output", params={"tail": 1000})
-        if answer.status_code == 404 and answer.json()["error"] == "logs_not_available":
-            return []  # it has not started yet
-        assert answer.status_code == 200, answer.text
-        return [line.split("] ", 1)[-1] for line in answer.json()["output"].splitlines()]
-
-    def printed(self, job_id: str, text: str) -> None:
-        """Wait until the job has printed a line that begins with ``text``."""
-        soon(
-            lambda: any(line.startswith(text) for line in self.output(job_id)),
-            f"{text!r} in the output of {job_id}",
-            JOB_SECONDS,
-        )
-
-    def container_cgroup(self, job_id: str) -> Path:
-        """Return the cgroup of the job's container that bears the limits."""
-        found = [p for p in (self.cgroup / "ctrs").rglob("*") if p.is_dir()]
-        limited = [
-            p
-            for p in found
-            if job_id in str(p) and (p / "memory.max").exists() and number(p / "memory.max")
-        ]
-        assert limited, f"no limited cgroup of {job_id} among {found}"
-        return limited[0]
-
-    def cancel_all(self) -> None:
-        """End every job that a test has left, so that the next one finds the host free."""
-        for row in self.client.get("/jobs", params={"status": "active"}).json()["jobs"]:
-            self.client.delete(f"/jobs/{row['id']}")
-            self.ended(row["id"])
-
-    def restart(self, service: str, *command: str) -> None:
-        """Kill a part of the stack; ``./dev up`` starts it again, and the API is well again."""
-        found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if runs(p, command)]
-        assert found, command
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
-        soon(
-            lambda: f"{service} ended, starting it again" in self.said.read_text(),
-            f"./dev up sees that {service} is dead",
-            UP_SECONDS,
-        )
-        soon(self.well, f"{service} and all else is well again", UP_SECONDS)
-
-    def well(self) -> bool:
-        """Whether the API says that all is well."""
-        try:
-            return self.client.get("/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def stop(self) -> float:
-        """Send what ctrl-C sends, return the seconds to the end; the exit code must be 0."""
-        began = time.monotonic()
-        self.client.close()
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(DOWN_SECONDS)
-        assert code == 0, self.said.read_text()
-        return time.monotonic() - began
-
-
-def runs(process: Path, words: tuple[str, ...]) -> bool:
-    """Whether a process of /proc has all the words in its command line."""
-    try:
-        line = (process / "cmdline").read_bytes().decode().split("\0")
-    except OSError:
-        return False
-    return set(words) <= set(line)
-
-
-def number(file: Path) -> int | None:
-    """Read a file of a cgroup that holds a number or ``max``."""
-    text = file.read_text().strip()
-    return None if text == "max" else int(text)
-
-
-def fields(file: Path) -> dict[str, int]:
-    """Read a file of a cgroup that holds ``name number`` lines."""
-    pairs = (line.split() for line in file.read_text().splitlines())
-    return {name: int(value) for name, value in pairs}
-
-
-def soon(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    """Look at something that has no event until it is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        select.select([], [], [], 0.2)
-
-
-def left_behind() -> list[str]:
-    """Return what a stack must not leave: cgroups, processes, mounts, network namespaces."""
-    cgroups = [str(p) for p in CGROUPS.glob("flashpods-dev*")]
-    names = {"podman", "conmon", "crun", "catatonit", "slirp4netns", "rsync", "unshare"}
-    processes = []
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            name = comm.read_text().strip()
-        except OSError:
-            continue
-        if name in names:
-            processes.append(f"{comm.parent.name} {name}")
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    return [*cgroups, *processes, *(m for m in mounts if "flashpods" in m)]
-
-
-@contextmanager
-def up(name: str) -> Iterator[Stack]:
-    """Run ``./dev up`` as a person would, stop it as a person would, and look what is left."""
-    state = STATE / name
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True)
-    said = STATE / f"{name}.stderr"
-    with said.open("w") as log:
-        process = subprocess.Popen(
-            [str(CHECKOUT / "dev"), "up", "--state", str(state)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            cwd="/",
-        )
-    stack: Stack | None = None
-    try:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], UP_SECONDS)
-        line = process.stdout.readline() if ready else ""
-        services = "".join(f.read_text()[-1000:] for f in (state / "services").glob("*.log"))
-        assert line, f"./dev up did not come up:\n{said.read_text()}\n{services}"
-        stack = Stack(process, json.loads(line), said)
-        yield stack
-        if process.poll() is None:
-            stack.stop()
-    finally:
-        if stack is not None:
-            stack.client.close()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    soon(lambda: not left_behind(), f"nothing is left behind, but {left_behind()}", 15)
+ROOT = CGROUPS / "cgroup.subtree_control"
+ROOT_BEFORE = ROOT.read_text().strip() if COLLECTED else ""
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +40,12 @@ def stack(module_stack: Stack) -> Iterator[Stack]:
 def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """Return a function that notes a result, for the table at the end."""
     return pytestconfig.stash.setdefault(NOTES, []).append
+
+
+@pytest.fixture
+def root_controllers() -> tuple[str, str]:
+    """What is on for the children of the hierarchy's root: before the first stack, and now."""
+    return ROOT_BEFORE, ROOT.read_text().strip()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

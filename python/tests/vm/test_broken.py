@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import CGROUPS, ROOT_BEFORE, STATE, Stack, left_behind, up
+from guest_stack import STATE, Stack, left_behind, up
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -71,13 +71,13 @@ def test_no_controllers_below_the_parent(note: Note) -> None:
             (directory / "cgroup.subtree_control").write_text("-cpu -memory -pids")
         assert not (stack.cgroup / "ctrs" / "memory.max").exists()
         why = assert_refused(stack)
-        note(f"(6) no controllers, the API believes in them: limits_not_enforced, {why}")
+        note(f"(6) controllers gone since the API looked: limits_not_enforced, {why}")
         stack.restart("api", "-m", "flashpods.api.main")
         why = assert_refused(stack)
-        note(f"(6) no controllers, the API has looked again: limits_not_enforced, {why}")
+        note(f"(6) no controllers when the API looks: limits_not_enforced, {why}")
 
 
-def test_interrupt_leaves_nothing(note: Note) -> None:
+def test_interrupt_leaves_nothing(root_controllers: tuple[str, str], note: Note) -> None:
     with up("interrupted") as stack:
         jobs = [stack.submit("while :; do sleep 1; done") for _ in range(2)]
         for job in jobs:
@@ -89,6 +89,6 @@ def test_interrupt_leaves_nothing(note: Note) -> None:
     assert not list(STATE.glob("interrupted/engine/podman.sock"))
     note(
         f"(7) ctrl-C with two jobs running: ended in {seconds:.1f} s; cgroups, processes and "
-        f"mounts left: {len(left)}; on for the root's children: {' '.join(ROOT_BEFORE)} at first, "
-        f"{(CGROUPS / 'cgroup.subtree_control').read_text().strip()} now"
+        f"mounts left: {len(left)}; on below the root of the hierarchy: {root_controllers[0]} "
+        f"before the first stack, {root_controllers[1]} now"
     )

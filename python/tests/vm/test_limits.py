@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CGROUPS, Stack, fields, number
+from guest_stack import CGROUPS, SHOWN, Stack, fields, number
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -17,7 +17,6 @@ GIB = 1024**3
 PIDS = 2048  # podman.pids_limit of the embedded default
 EAT = "dd if=/dev/zero of=/dev/null bs=1536M count=1"  # one buffer of that size, filled
 GO_ON = "while [ ! -e /tmp/stop ]; do echo tick; sleep 1; done"
-SHOWN = ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
 
 
 def shown(directory: Path) -> dict[str, str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 from flashpods_dev.bench.client import Api
 from flashpods_dev.bench.report import Result, p50
+from flashpods_dev.bench.server import serving
 from flashpods_dev.layout import free_port
-from flashpods_dev.stack import MiniStack, listens
+from flashpods_dev.stack import MiniStack
 
 MEGABYTES = 512
 
@@ -34,19 +34,11 @@ def measure(stack: MiniStack, rounds: int) -> list[Result]:
     root = Path(stack.settings["paths"]["artifacts"]) / job_id
     config = directory / "nginx.conf"
     config.write_text(NGINX.format(dir=directory, port=port, root=root))
-    with subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL) as nginx:
-        try:
-            until = time.monotonic() + 10
-            while not listens(port):
-                if time.monotonic() > until:
-                    raise RuntimeError("nginx does not start")
-                time.sleep(0.05)
-            ours, theirs = [], []
-            for _ in range(rounds):
-                ours.append(_fetch(f"{stack.api_url}/jobs/{job_id}/artifacts/blob", api.token))
-                theirs.append(_fetch(f"http://127.0.0.1:{port}/blob", api.token))
-        finally:
-            nginx.terminate()
+    ours, theirs = [], []
+    with serving(["nginx", "-c", str(config)], port):
+        for _ in range(rounds):
+            ours.append(_fetch(f"{stack.api_url}/jobs/{job_id}/artifacts/blob", api.token))
+            theirs.append(_fetch(f"http://127.0.0.1:{port}/blob", api.token))
     return [
         Result(
             name=f"artifact download, {MEGABYTES} MB",

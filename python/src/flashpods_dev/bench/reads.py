@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 from flashpods_dev.bench.client import Api
 from flashpods_dev.bench.report import Result, p50
+from flashpods_dev.bench.server import serving
 from flashpods_dev.layout import free_port
-from flashpods_dev.stack import MiniStack, listens
+from flashpods_dev.stack import MiniStack
 
 BARE = """
 import sys, uvicorn
@@ -32,19 +32,11 @@ def measure(stack: MiniStack, rounds: int) -> list[Result]:
     job_id = api.run("true")
     api.until(job_id)
     port = free_port()
-    with subprocess.Popen([sys.executable, "-c", BARE, str(port)]) as bare:
-        try:
-            until = time.monotonic() + 20
-            while not listens(port):
-                if time.monotonic() > until or bare.poll() is not None:
-                    raise RuntimeError("the bare app does not start")
-                time.sleep(0.05)
-            ours, theirs = [], []
-            for _ in range(rounds):
-                ours.append(_wrk(f"{stack.api_url}/jobs/{job_id}", api.token))
-                theirs.append(_wrk(f"http://127.0.0.1:{port}/jobs/{job_id}", api.token))
-        finally:
-            bare.kill()
+    ours, theirs = [], []
+    with serving([sys.executable, "-c", BARE, str(port)], port):
+        for _ in range(rounds):
+            ours.append(_wrk(f"{stack.api_url}/jobs/{job_id}", api.token))
+            theirs.append(_wrk(f"http://127.0.0.1:{port}/jobs/{job_id}", api.token))
     return [
         Result(
             name="GET /jobs/{id}",

@@ -49,13 +49,13 @@ exec $b switch_root /root /sbin/init
 
 # What a guest that lives for minutes has no use for.
 MASKED = (
-    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer "
-    "e2scrub_reap.service fstrim.timer getty@tty1.service getty-static.service nginx.service "
-    "podman-auto-update.service podman-auto-update.timer podman-clean-transient.service "
-    "podman-restart.service podman.service podman.socket rsync.service "
-    "serial-getty@ttyS0.service systemd-networkd.service systemd-pstore.service "
-    "systemd-timesyncd.service"
-).split()
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
+    *("e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "getty-static.service"),
+    *("nginx.service", "podman.service", "podman.socket", "podman-auto-update.service"),
+    *("podman-auto-update.timer", "podman-clean-transient.service", "podman-restart.service"),
+    *("rsync.service", "serial-getty@ttyS0.service", "systemd-pstore.service"),
+    *("systemd-networkd.service", "systemd-timesyncd.service"),
+)
 
 
 def files() -> dict[str, str]:

@@ -228,8 +228,22 @@ class PodmanRuntime:
 
     async def _initialise(self, container_id: str) -> None:
         answer = await self._rest.call("POST", f"/containers/{container_id}/init")
-        if not answer.ok:
-            raise _refusal(answer, f"cannot initialise {container_id[:12]}")
+        if answer.ok:
+            return
+        refusal = _refusal(answer, f"cannot initialise {container_id[:12]}")
+        if isinstance(refusal, ContainerError) and await self._lost_controllers():
+            raise Unavailable(f"the host has lost the controllers of our limits: {refusal}")
+        raise refusal
+
+    async def _lost_controllers(self) -> bool:
+        """Whether the engine could enforce limits when it was last asked, and no longer can.
+
+        Its new answer is kept, so the caller's next try knows, and the next refusal is final.
+        """
+        if self._engine is None or not self._engine.enforces:
+            return False
+        self._engine = await self._library.probe()
+        return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
         path = cgroup_of(pid, proc=self._proc)

@@ -1,0 +1,49 @@
+"""The small interfaces that the rules speak to; each has a real adapter and one in memory.
+
+Every method is asynchronous and bounded: an adapter sets a deadline on each external call and
+raises :class:`flashpods.errors.Unavailable` when it passes. Each verb says what a repeated or a
+late call does, because recovery repeats them. ``flashpods.testing`` holds the in-memory adapters;
+``tests/contract`` runs the same suite against both.
+"""
+
+from flashpods.ports.engine import (
+    ContainerError,
+    ContainerRuntime,
+    ContainerSpec,
+    ContainerState,
+    ImageError,
+    Limits,
+    Mount,
+)
+from flashpods.ports.files import (
+    ArtifactStore,
+    DiskGauge,
+    LogStore,
+    LogTail,
+    TreeSize,
+    TreeTooLarge,
+    Workspaces,
+)
+from flashpods.ports.process import Changes, Clock
+from flashpods.ports.stores import JobStore, UploadStore
+
+__all__ = [
+    "ArtifactStore",
+    "Changes",
+    "Clock",
+    "ContainerError",
+    "ContainerRuntime",
+    "ContainerSpec",
+    "ContainerState",
+    "DiskGauge",
+    "ImageError",
+    "JobStore",
+    "Limits",
+    "LogStore",
+    "LogTail",
+    "Mount",
+    "TreeSize",
+    "TreeTooLarge",
+    "UploadStore",
+    "Workspaces",
+]

@@ -1,0 +1,180 @@
+"""The ports of what lies on disks: logs, artifacts, trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from flashpods.jobs.model import (
+    Collected,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogTail:
+    """The end of a log. ``total_bytes`` and ``next_offset`` count bytes of complete lines."""
+
+    output: str
+    lines: int
+    truncated: bool
+    total_bytes: int
+    offset: int  # where ``output`` begins
+    next_offset: int
+
+
+class LogStore(Protocol):
+    """The jobs' logs: ``[HH:MM:SS.mmm] text`` lines, capped, followed by byte offset."""
+
+    async def write(self, job_id: str, text: str, *, at: datetime) -> None:
+        """Append one line of ours (pull progress) before the container starts."""
+        ...
+
+    def capture_path(self, job_id: str) -> Path:
+        """Return where the engine is to write the job's raw output."""
+        ...
+
+    async def follow(self, job_id: str) -> None:
+        """Begin, or after a restart resume, to turn raw output into the log; repeated: a no-op."""
+        ...
+
+    async def drain(self, job_id: str) -> None:
+        """Take in all that the dead container wrote, then stop following and drop the raw output.
+
+        Repeated, or on a job never followed: takes what is there.
+        """
+        ...
+
+    async def tail(self, job_id: str, lines: int) -> LogTail | None:
+        """Return the last lines; None if there is no log. Costs by the tail, not by the file."""
+        ...
+
+    async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
+        """Return complete lines from byte ``offset``: at most ``limit`` bytes, but one line."""
+        ...
+
+    async def changed(self, job_id: str, offset: int, timeout: float) -> None:
+        """Return when the log has complete lines beyond ``offset``, is finished, or time is up."""
+        ...
+
+    async def delete(self, job_id: str) -> None:
+        """Delete log and raw output; absent is fine."""
+        ...
+
+    async def stored(self) -> list[tuple[str, int]]:
+        """Return (job id, bytes on disk) of every log, raw output included."""
+        ...
+
+    async def close(self) -> None:
+        """Stop following everything; nothing is lost, the next process resumes."""
+        ...
+
+
+class ArtifactStore(Protocol):
+    """The jobs' artifacts: a staging directory while they run, the collected names afterwards."""
+
+    async def prepare(self, job_id: str) -> Path:
+        """Make the directory that the container sees as ``/artifacts``; repeated: the same."""
+        ...
+
+    async def collect(self, job_id: str, *, at: datetime) -> Collected:
+        """Take the staged files of a dead container; repeated after a crash: the same result."""
+        ...
+
+    async def open(self, job_id: str, name: str) -> tuple[BinaryIO, int]:
+        """Open a collected regular file beneath the job's directory: (file, size).
+
+        Raises NotFound ``artifact_not_found``.
+        """
+        ...
+
+    async def open_directory(self, job_id: str, name: str) -> int:
+        """Open a collected directory beneath the job's directory; the caller closes the descriptor.
+
+        Raises NotFound ``artifact_not_found``.
+        """
+        ...
+
+    async def delete(self, job_id: str) -> None:
+        """Delete staging and collected files; absent is fine."""
+        ...
+
+    async def stored(self) -> list[str]:
+        """Return the ids of the jobs that have staged or collected files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeSize:
+    """What a tree holds; ``file_count`` counts everything but directories."""
+
+    size_bytes: int
+    file_count: int
+
+
+class TreeTooLarge(Exception):
+    """A tree passed the bytes it may hold."""
+
+
+class Workspaces(Protocol):
+    """The trees: in transfer, finalized, and as a job's ``/work``; all on one file system."""
+
+    async def finalize(self, upload_id: str, *, max_bytes: int) -> TreeSize:
+        """Measure and disarm the tree in transfer, then rename it out of the module.
+
+        Owners become ours, setuid, setgid and sticky bits go, devices, sockets and FIFOs are
+        deleted; links stay links. Repeated after a crash: finds the tree on either side.
+
+        Raises:
+            TreeTooLarge: nothing was moved.
+            NotFound: ``upload_not_found``, there is no tree on either side.
+        """
+        ...
+
+    async def claim(self, upload_id: str | None, job_id: str) -> Path | None:
+        """Rename the finalized tree to the job's workspace; without upload make an empty one.
+
+        Repeated: the same path. Returns None if the tree is nowhere.
+        """
+        ...
+
+    async def discard_upload(self, upload_id: str) -> None:
+        """Delete the tree, in transfer or finalized; absent is fine."""
+        ...
+
+    async def discard(self, job_id: str) -> None:
+        """Delete the job's workspace; absent is fine."""
+        ...
+
+    async def keep_as_base(self, job_id: str, project: str, *, keep: int) -> None:
+        """Make a workspace that no job could write to the project's base for later transfers.
+
+        Replaces the project's former base and deletes the oldest bases beyond ``keep``. Absent is
+        fine.
+        """
+        ...
+
+    async def base(self, project: str) -> str | None:
+        """Return the path of the project's base within the rsync module (``/.bases/<project>``)."""
+        ...
+
+    async def transferring(self) -> list[tuple[str, datetime]]:
+        """Return (upload id, date) of every tree in the rsync module."""
+        ...
+
+    async def finalized(self) -> list[str]:
+        """Return the upload ids of finalized trees."""
+        ...
+
+    async def claimed(self) -> list[str]:
+        """Return the job ids of workspaces."""
+        ...
+
+
+class DiskGauge(Protocol):
+    """How full the three trees are."""
+
+    def usage(self) -> dict[str, float]:
+        """Return tree path → used fraction (0 to 1) of its file system."""
+        ...
