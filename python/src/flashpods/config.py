@@ -115,6 +115,7 @@ class Uploads(Section):
     rsync_url: str = "rsync://10.0.0.1/uploads"
     max_bytes: Bytes = 2 * GB
     total_bytes: Bytes = 10 * GB
+    max_files: int = Field(500_000, ge=1, le=1_000_000)  # files, links, directories of one upload
     bases: int = Field(8, ge=0)  # trees kept, one a project, so that a second push is small
     finalize_within_seconds: Seconds = 30 * 60
     use_within_seconds: Seconds = 60 * 60

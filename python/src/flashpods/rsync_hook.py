@@ -15,11 +15,12 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from flashpods import rsync_watch
 from flashpods.adapters.sqlite import transfers
 
 BUSY_SECONDS: Final = 5.0
@@ -213,10 +214,10 @@ def admit(connection: sqlite3.Connection, upload_id: str, options: argparse.Name
     """
     now = now_text()
     row = connection.execute(
-        "SELECT state, expires_at, finalizing_at, size_bytes FROM uploads WHERE id = ?",
+        "SELECT state, expires_at, finalizing_at, size_bytes, file_count FROM uploads WHERE id = ?",
         (upload_id,),
     ).fetchone()
-    state, expires_at, finalizing_at, size_bytes = row or ("uploading", None, None, None)
+    state, expires_at, finalizing_at, size, files = row or ("uploading", None, None, None, None)
     if state == "expired" or (state == "uploading" and expires_at and expires_at <= now):
         raise Refused(f"{upload_id} has expired; push under a new id")
     if state != "uploading":
@@ -225,11 +226,14 @@ def admit(connection: sqlite3.Connection, upload_id: str, options: argparse.Name
         raise Refused(f"{upload_id} is being finalized; push under a new id")
     if transfers.live(connection, upload_id):
         raise InTransfer(f"another transfer writes to {upload_id}; wait for it to end")
-    if size_bytes is not None and size_bytes > options.max_bytes:
-        raise Refused(
-            f"{upload_id} holds {size_bytes} bytes, the limit is {options.max_bytes}; "
-            f"push less under a new id"
-        )
+    for have, most, what in (
+        (size, options.max_bytes, "bytes"),
+        (files, options.max_files, "files and directories"),
+    ):
+        if have is not None and have > most:
+            raise Refused(
+                f"{upload_id} holds {have} {what}, the limit is {most}; push less under a new id"
+            )
     (stored,) = connection.execute(
         "SELECT coalesce(sum(size_bytes), 0) FROM uploads WHERE state IN ('uploading', 'finalized')"
     ).fetchone()
@@ -254,6 +258,7 @@ def pre(options: argparse.Namespace, env: Mapping[str, str]) -> None:
     """
     upload_id = requested_upload(env)
     rsync_pid, found = processes(env)
+    begin_watch = watcher(options, Path(env["RSYNC_MODULE_PATH"]) / upload_id, found)
     become_owner(options.database)
     end = time.monotonic() + SUCCEED_SECONDS
     while True:
@@ -266,7 +271,70 @@ def pre(options: argparse.Namespace, env: Mapping[str, str]) -> None:
                 raise
             time.sleep(0.02)  # nothing tells when a process that is not our child ends
         else:
+            begin_watch()
             return
+
+
+def watcher(
+    options: argparse.Namespace, tree: Path, found: list[tuple[int, int]]
+) -> Callable[[], None]:
+    """Start what will watch the transfer, still as root; it waits until it is told to begin."""
+    if options.no_watch or not found:
+        return lambda: None
+    quota = rsync_watch.Quota(
+        max_bytes=options.max_bytes, total_bytes=options.total_bytes, max_files=options.max_files
+    )
+    others = 0
+
+    def tell(size: int, files: int) -> int:
+        nonlocal others
+        with contextlib.suppress(Refused, ValueError):  # a busy database: as it was
+            others = int(as_owner(options.database, lambda c: keep_size(c, tree.name, size, files)))
+        return others
+
+    # The last is the process that receives, and whose children do.
+    return rsync_watch.start(rsync_watch.Watch(tree, found[-1], quota, tell).run)
+
+
+def keep_size(connection: sqlite3.Connection, upload_id: str, size: int, files: int) -> str:
+    """Keep what an arriving tree holds; return the bytes of all other uploads."""
+    connection.execute(
+        "UPDATE uploads SET size_bytes = ?, file_count = ? WHERE id = ? AND state = 'uploading'",
+        (size, files, upload_id),
+    )
+    (others,) = connection.execute(
+        "SELECT coalesce(sum(size_bytes), 0) FROM uploads"
+        " WHERE state IN ('uploading', 'finalized') AND id <> ?",
+        (upload_id,),
+    ).fetchone()
+    return str(others)
+
+
+def as_owner(database: Path, work: Callable[[sqlite3.Connection], str]) -> str:
+    """Do one transaction in a child that gives up root, and return what it says.
+
+    Raises:
+        Refused: it failed; the child has said why on standard error.
+    """
+    receive, send = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(receive)
+            become_owner(database)
+            with transaction(database) as connection:
+                said = work(connection)
+            os.write(send, said.encode())
+            status = 0
+        finally:
+            os._exit(status)  # the parent's cleanup is not ours
+    os.close(send)
+    with open(receive, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
+        said = pipe.read().decode()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+        raise Refused("the host can't record the transfer now; try again")
+    return said
 
 
 def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:
@@ -276,49 +344,28 @@ def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:
     before that, so that the client's finalize does not wait for the measuring.
     """
     rsync_pid = int(env["RSYNC_PID"])
-    receive, send = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(receive)
-            become_owner(options.database)
-            with transaction(options.database) as connection:
-                ids = transfers.forget(connection, rsync_pid)
-            os.write(send, " ".join(ids).encode())
-            status = 0
-        finally:
-            os._exit(status)  # the parent's cleanup is not ours
-    os.close(send)
-    with open(receive, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
-        ids = pipe.read().decode().split()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
-        raise Refused("the end of the transfer could not be recorded")
-    sizes = [(measure(Path(env["RSYNC_MODULE_PATH"]), upload_id), upload_id) for upload_id in ids]
+    module = Path(env["RSYNC_MODULE_PATH"])
+    ids = as_owner(options.database, lambda c: " ".join(transfers.forget(c, rsync_pid))).split()
+    sizes = [(measure(module, upload_id), upload_id) for upload_id in ids]
     become_owner(options.database)
     with transaction(options.database) as connection:
+        # What was ended for its quota keeps the figures that say so: its temporary file is gone.
         connection.executemany(
-            "UPDATE uploads SET size_bytes = ? WHERE id = ? AND state = 'uploading'",
-            [(size, upload_id) for size, upload_id in sizes if size is not None],
+            "UPDATE uploads SET size_bytes = ?, file_count = ? WHERE id = ? AND state = 'uploading'"
+            " AND coalesce(size_bytes, 0) <= ? AND coalesce(file_count, 0) <= ?",
+            [
+                (*found, upload_id, options.max_bytes, options.max_files)
+                for found, upload_id in sizes
+                if found is not None
+            ],
         )
 
 
-def measure(module: Path, upload_id: str) -> int | None:
-    """Return the bytes of the tree's files; None if it is gone or too large to be walked in time.
-
-    Works on descriptors and follows no link, so a change meanwhile leads nowhere else.
-    """
-    end = time.monotonic() + MEASURE_SECONDS
-    total = 0
+def measure(module: Path, upload_id: str) -> tuple[int, int] | None:
+    """Return (bytes, entries) of the tree; None if it is too large to be walked in time."""
     if not UPLOAD_ID.fullmatch(upload_id):
         return None
-    for _, _, files, directory in os.fwalk(module / upload_id, follow_symlinks=False):
-        if time.monotonic() > end:
-            return None
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):  # finalize or another push is at work
-                total += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
-    return total
+    return rsync_watch.measure(module / upload_id, seconds=MEASURE_SECONDS)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -330,6 +377,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--database", type=Path, required=True)
     parser.add_argument("--max-bytes", type=int, default=2 * 1024**3, help="of one upload")
     parser.add_argument("--total-bytes", type=int, default=10 * 1024**3, help="of all uploads")
+    parser.add_argument("--max-files", type=int, default=500_000, help="of one upload")
+    parser.add_argument(
+        "--no-watch", action="store_true", help="leave the transfer alone while it arrives"
+    )
     parser.add_argument(
         "--expires-seconds", type=float, default=1800.0, help="until an unknown id must be final"
     )

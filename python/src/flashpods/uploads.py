@@ -12,11 +12,13 @@ import secrets
 from datetime import timedelta
 from typing import Final
 
+from flashpods import failpoints
 from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
 from flashpods.jobs.model import Upload, UploadState
 from flashpods.jobs.submit import UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
 
+MOST_FILES: Final = 500_000
 PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
@@ -38,6 +40,7 @@ class Uploads:
         clock: Clock,
         max_bytes: int,
         total_bytes: int,
+        max_files: int = MOST_FILES,
         finalize_within: timedelta,
         use_within: timedelta,
     ) -> None:
@@ -51,6 +54,7 @@ class Uploads:
         self._one_at_a_time = asyncio.Lock()
         self.max_bytes = max_bytes
         self.total_bytes = total_bytes
+        self.max_files = max_files
 
     async def reserve(self, project: object = None) -> tuple[Upload, str | None]:
         """Reserve an id.
@@ -68,12 +72,14 @@ class Uploads:
             )
         name = project if isinstance(project, str) else None
         now = self._clock.now()
+        failpoints.hit("reserve.before_commit")
         upload = await self._store.reserve(
             f"upload_{secrets.token_urlsafe(16)}",
             project=name,
             at=now,
             expires_at=now + self._finalize_within,
         )
+        failpoints.hit("reserve.after_commit")
         return upload, await self._workspaces.base(name) if name else None
 
     async def get(self, upload_id: str) -> Upload:
@@ -109,12 +115,33 @@ class Uploads:
             InsufficientStorage: the tree, or all finalized trees together, pass their quota; the
                 upload stays open, so that a smaller tree can be pushed.
         """
-        await self.get(upload_id)
+        upload = await self.get(upload_id)
+        if upload.state is UploadState.UPLOADING:
+            self._refuse_cut_short(upload)
         async with self._one_at_a_time:
             return await self._finalize(upload_id)
 
+    def _refuse_cut_short(self, upload: Upload) -> None:
+        """Refuse a tree whose transfer was ended for its size: part of it is missing.
+
+        The rsync hook's watcher leaves figures above the quota in the row; no later push into it
+        is let in, so they stay true.
+        """
+        for have, most, what in (
+            (upload.size_bytes, self.max_bytes, "bytes"),
+            (upload.file_count, self.max_files, "files and directories"),
+        ):
+            if have is not None and have > most:
+                raise InsufficientStorage(
+                    f"upload {upload.id} holds {have} {what}, the limit is {most}; exclude what "
+                    f"the job does not need and push again under a new id",
+                    details={"max_bytes": self.max_bytes, "max_files": self.max_files},
+                )
+
     async def _finalize(self, upload_id: str) -> Upload:
+        failpoints.hit("finalize.before_begin")
         await self._store.begin_finalize(upload_id, at=self._clock.now())
+        failpoints.hit("finalize.after_begin")
         used = sum(u.size_bytes or 0 for u in await self._store.uploads("finalized"))
         left = max(self.total_bytes - used, 0)
         try:
@@ -126,12 +153,13 @@ class Uploads:
                 f"one and {left} left for all; exclude what the job does not need and push again",
                 details={"max_bytes": self.max_bytes, "total_left_bytes": left},
             ) from e
-        except NotFound:
+        except (NotFound, Conflict):
             await self._store.abort_finalize(upload_id)
             raise
+        failpoints.hit("finalize.after_move")
         now = self._clock.now()
         try:
-            return await self._store.complete_finalize(
+            done = await self._store.complete_finalize(
                 upload_id,
                 at=now,
                 expires_at=now + self._use_within,
@@ -145,6 +173,8 @@ class Uploads:
             await self._store.expire(upload_id, at=now)
             await self._workspaces.discard_upload(upload_id)
             raise
+        failpoints.hit("finalize.after_complete")
+        return done
 
     async def discard(self, upload_id: str) -> None:
         """Expire the upload and delete its tree; an expired one is fine.
@@ -164,4 +194,6 @@ class Uploads:
                     + "; it can't be deleted now",
                     code="upload_already_consumed" if claimed else "upload_in_progress",
                 )
+        failpoints.hit("discard.after_expire")
         await self._workspaces.discard_upload(upload_id)
+        failpoints.hit("discard.after_delete")

@@ -1,4 +1,4 @@
-"""The commands that run inside the namespace: image, up, demo, test, bench."""
+"""The commands that run inside the namespace: image, up, demo, test, attacks, bench."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import check, demo, image
+from flashpods_dev import attacks, check, demo, faults, image
 from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.report import Steps, say
 from flashpods_dev.stack import MiniStack
 
-PASSED_ON = ("test", "bench", "shell")  # what follows these is not ours to parse
+PASSED_ON = ("test", "attacks", "faults", "soak", "bench", "shell")  # what follows these is not ours to parse
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -58,6 +58,15 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:
                 return demo.run(machine, state)
         case "test":
             return _test(machine, rest)
+        case "attacks":
+            with state_directory(machine, "attacks") as state:
+                return attacks.run(machine, state, rest)
+        case "faults":
+            with state_directory(machine, "faults") as state:
+                return faults.run(machine, state, rest)
+        case "soak":
+            with state_directory(machine, "soak") as state:
+                return faults.soak(machine, state, rest)
         case "bench":
             return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
         case "shell":

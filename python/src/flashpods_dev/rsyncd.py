@@ -37,6 +37,7 @@ def hook(moment: str, settings: Mapping[str, Any]) -> str:
     argv = [sys.executable, "-P", "-m", "flashpods.rsync_hook", moment]
     argv += ["--database", str(settings["paths"]["database"])]
     argv += ["--max-bytes", str(limits.max_bytes), "--total-bytes", str(limits.total_bytes)]
+    argv += ["--max-files", str(limits.max_files)]
     argv += ["--expires-seconds", str(limits.finalize_within_seconds)]
     return f"exec {shlex.join(argv)}"
 

@@ -244,10 +244,24 @@ class MiniStack:
             stdout=subprocess.PIPE,
         )
 
-    def run_python(self, *args: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def use_api(self, *wrap: str, env: Mapping[str, str] | None = None) -> None:
+        """Give the API's next start a wrapping command and further variables; without: none.
+
+        Raises:
+            StackError: it runs.
+        """
+        if self.api.alive:
+            raise StackError("the API runs: stop it before it gets another environment")
+        self.api = self._python(
+            "api", ["flashpods.api.main"], self._api_answers, wrap=wrap, env=env or {}
+        )
+
+    def run_python(
+        self, *args: str, seconds: float = 60, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a module of ours as the stack's user: ``run_python("flashpods.cleanup_main", …)``."""
         return subprocess.run(
-            self._as_user([sys.executable, "-m", *args]),
+            self._as_user([sys.executable, "-m", *args], env),
             cwd=self.layout.root,
             capture_output=True,
             text=True,
@@ -261,8 +275,9 @@ class MiniStack:
     def cgroup_dir(self) -> Path:
         return CGROUP_ROOT / self.cgroup.lstrip("/")
 
-    def _as_user(self, argv: Sequence[str]) -> list[str]:
-        return in_cgroup(self.cgroup_dir / "svc", as_user(argv, self.layout.engine_env()))
+    def _as_user(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
+        variables = {**self.layout.engine_env(), **(env or {})}
+        return in_cgroup(self.cgroup_dir / "svc", as_user(argv, variables))
 
     def _as_engine(self, argv: Sequence[str]) -> list[str]:
         return with_shm(self.layout.shm, self._as_user(argv))
@@ -286,9 +301,17 @@ class MiniStack:
         wrapped = in_cgroup(self.cgroup_dir / "svc", argv)
         return self._service("rsyncd", wrapped, lambda: listens(self.rsync_port))
 
-    def _python(self, name: str, module: Sequence[str], ready: Callable[[], bool]) -> Service:
-        argv = [sys.executable, "-m", *module, "--config", str(self.layout.settings)]
-        return self._service(name, self._as_user(argv), ready)
+    def _python(
+        self,
+        name: str,
+        module: Sequence[str],
+        ready: Callable[[], bool],
+        *,
+        wrap: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> Service:
+        argv = [*wrap, sys.executable, "-m", *module, "--config", str(self.layout.settings)]
+        return self._service(name, self._as_user(argv, env), ready)
 
     def _api_answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -18,7 +18,7 @@ from namespace_lab import RSYNC_UID, UID, place, run_as_flashpods
 from flashpods.adapters.files import tree_tool, trees
 from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.config import ConfigError
-from flashpods.errors import InsufficientStorage, NotFound, Unavailable
+from flashpods.errors import Conflict, InsufficientStorage, NotFound, Unavailable
 from flashpods.ports import TreeSize, TreeTooLarge
 
 UPLOAD = "upload_abcdefghijkl"
@@ -108,6 +108,20 @@ async def test_finalize_disarms(spaces: FileWorkspaces, root: Path) -> None:
     assert passwd().st_ctime_ns == before.st_ctime_ns
     assert await spaces.finalize(UPLOAD, max_bytes=GB) == size
     assert [p.name for p in (root / "finalized").iterdir()] == [UPLOAD]
+
+
+async def test_a_tree_with_a_writer_is_not_finalized(spaces: FileWorkspaces, root: Path) -> None:
+    tree = root / "transfers" / UPLOAD
+    tree.mkdir(parents=True, exist_ok=True)
+    (tree / "quiet").write_text("q")
+    with (tree / "loud").open("w") as writer:
+        with pytest.raises(Conflict) as refused:
+            await spaces.finalize(UPLOAD, max_bytes=GB)
+        assert refused.value.code == "upload_in_progress"
+        assert await spaces.finalized() == []
+        writer.write("late")
+    size = await spaces.finalize(UPLOAD, max_bytes=GB)
+    assert (size.size_bytes, size.file_count) == (5, 2)
 
 
 async def test_a_base_is_munged_again(spaces: FileWorkspaces, root: Path) -> None:

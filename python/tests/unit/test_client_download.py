@@ -1,6 +1,7 @@
 """Artifacts come home whole, verified, and nowhere but where the caller said."""
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -439,6 +440,17 @@ async def test_endless_headers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as caught:
         await fetch(Host(data, name="site", kind="directory"), tmp_path, "site", extract=True)
     assert caught.value.code == "unsafe_archive"
+    assert names(tmp_path) == []
+
+
+async def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("flashpods.client.extract.shutil.copyfileobj", full)
+    with pytest.raises(DownloadError) as caught:
+        await fetch(Host(TREE, name="site", kind="directory"), tmp_path, "site", extract=True)
+    assert caught.value.code == "download_disk_full"
     assert names(tmp_path) == []
 
 

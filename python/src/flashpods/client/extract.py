@@ -6,6 +6,7 @@ and Debian 12 has 3.11.2. ``tarfile`` only reads here, it never writes.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -44,7 +45,7 @@ def extract(part: PartFile, target: Target, name: str, listed_bytes: int) -> Non
         listed_bytes: the artifact's size in the list, which bounds what a sparse member may claim.
 
     Raises:
-        DownloadError: ``invalid_target`` or ``unsafe_archive``.
+        DownloadError: ``invalid_target``, ``unsafe_archive`` or ``download_disk_full``.
     """
     # /proc/self/fd is Linux only; elsewhere the directory's path must do.
     parent = Path(f"/proc/self/fd/{target.directory_fd}")
@@ -68,6 +69,10 @@ def extract(part: PartFile, target: Target, name: str, listed_bytes: int) -> Non
             "unsafe_archive", f"the archive of {name[:80]!r} was refused: {str(e)[:200]}"
         ) from e
     except OSError as e:
+        if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DownloadError(
+                "download_disk_full", f"cannot unpack to {target.path}: {e.strerror}; make room"
+            ) from e
         raise DownloadError(
             "invalid_target", f"cannot unpack to {target.path}: {e.strerror}; move it away"
         ) from e

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from flashpods import failpoints
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import Job, UploadState
 from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
@@ -146,7 +147,9 @@ class Cleaner:
 
     async def _expire(self, upload_id: str, now: datetime) -> None:
         if await self._uploads.expire(upload_id, at=now) is not None:
+            failpoints.hit("cleanup.after_expire")
             await self._workspaces.discard_upload(upload_id)
+            failpoints.hit("cleanup.after_upload")
 
     async def _sweep_uploads(self, _now: datetime) -> Items:
         # Trees whose row has ended: a crash came between the row and the deletion.
@@ -166,7 +169,9 @@ class Cleaner:
     async def _drop_artifacts(self, job: Job, now: datetime) -> None:
         # State first: a reader is told 410 before the files begin to go.
         await self._store.note(job.id, artifacts_deleted_at=now)
+        failpoints.hit("cleanup.after_artifacts_note")
         await self._artifacts.delete(job.id)
+        failpoints.hit("cleanup.after_artifacts")
 
     async def _finish_jobs(self, now: datetime) -> Items:
         before = now - min(self._keep.logs, self._keep.jobs)
@@ -178,12 +183,17 @@ class Cleaner:
             job = await self._store.advance(
                 job.id, job.status, Trigger.CLEAN, why="retention is over", at=now
             )
+        failpoints.hit("cleanup.after_cleaning")
         await self._logs.delete(job.id)
+        failpoints.hit("cleanup.after_finish_log")
         await self._artifacts.delete(job.id)
+        failpoints.hit("cleanup.after_finish_artifacts")
         await self._workspaces.discard(job.id)
+        failpoints.hit("cleanup.after_finish_workspace")
         await self._store.advance(
             job.id, job.status, Trigger.CLEANED, why="log and artifacts deleted", at=now
         )
+        failpoints.hit("cleanup.after_cleaned")
 
     async def _trim_logs(self, now: datetime) -> Items:
         # Over the total, the oldest finished job's log goes first.
@@ -200,7 +210,9 @@ class Cleaner:
 
     async def _drop_log(self, job: Job, now: datetime) -> None:
         await self._store.note(job.id, log_deleted_at=now)
+        failpoints.hit("cleanup.after_log_note")
         await self._logs.delete(job.id)
+        failpoints.hit("cleanup.after_log")
 
     # ------------------------------------------------------------------ leftovers
 
@@ -233,7 +245,11 @@ class Cleaner:
         known = await self._store.known([c.job_id for c in containers])
         for container in containers:
             if self._settled(known.get(container.job_id), now):
-                yield container.name, self._runtime.remove(container.id)
+                yield container.name, self._remove(container.id)
+
+    async def _remove(self, container_id: str) -> None:
+        await self._runtime.remove(container_id)
+        failpoints.hit("cleanup.after_container")
 
     async def _trim_images(self, _now: datetime) -> Items:
         yield "images", self._runtime.trim_images(self._keep.images_total_bytes)

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import structlog
 
+from flashpods import failpoints
 from flashpods.errors import FlashpodsError, StaleState, Unavailable
 from flashpods.jobs.line import Line
-from flashpods.jobs.model import Collected, Job, JobType, Outcome, Phase
+from flashpods.jobs.model import Collected, Job, JobType, Outcome, Phase, UploadState
 from flashpods.jobs.monitor import Ending
 from flashpods.jobs.states import JobStatus, Trigger
 
@@ -33,8 +34,11 @@ async def conclude(
     ran = job.status is JobStatus.RUNNING
     if ran:
         await line.note(job, phase=Phase.COLLECTING)
+    failpoints.hit("collect.before_drain")
     await line.logs.drain(job.id)
+    failpoints.hit("collect.after_drain")
     collected = await line.artifacts.collect(job.id, at=line.clock.now()) if ran else Collected()
+    failpoints.hit("collect.after_artifacts")
     warnings = [*ending.warnings, *collected.warnings]
     if collected.error is not None:
         if ending.trigger is Trigger.SUCCEED:
@@ -48,7 +52,9 @@ async def conclude(
             warnings.append(f"artifacts: {collected.error}")
     if warnings:
         await line.note(job, warnings=warnings)
+    failpoints.hit("collect.after_note")
     row = await _end(line, job, ending, collected)
+    failpoints.hit("collect.after_end")
     ended(row)
     await tidy(line, row, keep_base=ran)
     return row
@@ -79,20 +85,33 @@ async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Jo
 
 async def tidy(line: Line, job: Job, *, keep_base: bool) -> None:
     """Remove the container and the workspace of an ended job; what fails is left to recovery."""
+    failpoints.hit("tidy.before_remove")
     try:
         await line.runtime.remove(job.container_name)
     except Unavailable as e:
         log.warning("container_removal_deferred", job_id=job.id, reason=e.message)
         return  # the workspace stays mounted in it: both go with the next recovery or cleanup
+    failpoints.hit("tidy.after_remove")
     try:
         project = await _project(line, job) if keep_base else None
         if project is not None:
             await line.workspaces.keep_as_base(job.id, project, keep=line.policy.bases)
+        failpoints.hit("tidy.after_base")
         await line.workspaces.discard(job.id)
+        failpoints.hit("tidy.after_discard")
         if not keep_base:
             await line.artifacts.delete(job.id)
+            if job.files_id is not None:
+                await discard_ended_upload(line, job.files_id)
     except (OSError, FlashpodsError) as e:
         log.warning("tidying_deferred", job_id=job.id, reason=str(e))
+
+
+async def discard_ended_upload(line: Line, upload_id: str) -> None:
+    """Delete the tree of an upload whose row has ended: its job never took it."""
+    upload = await line.uploads.get_upload(upload_id)
+    if upload is not None and upload.state in {UploadState.EXPIRED, UploadState.CONSUMED}:
+        await line.workspaces.discard_upload(upload_id)
 
 
 async def _project(line: Line, job: Job) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from flashpods import failpoints
 from flashpods.errors import Unavailable
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
 from flashpods.jobs.model import Job, JobType, Phase, container_name
@@ -41,7 +42,9 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     if cancel.is_set():
         raise CancelRequested
     if job.status is JobStatus.PENDING:
+        failpoints.hit("launch.before_starting")
         job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.CREATING)
+        failpoints.hit("launch.after_starting")
     try:
         async with asyncio.timeout(line.policy.starting):
             return await _persist(line, job, cancel)
@@ -67,26 +70,34 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     workspace = await line.workspaces.claim(job.files_id, job.id)
     if workspace is None:
         raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
+    failpoints.hit("launch.after_claim")
     await _have_image(line, job, cancel)
+    failpoints.hit("launch.after_image")
     enforce = line.runtime.limits_enforceable()
     if not (enforce or line.policy.allow_unenforced_limits):
         raise JobFailed("limits_not_enforced", "this host has no controllers for the job's limits")
     try:
         spec = await _spec(line, job, workspace, enforce=enforce)
+        failpoints.hit("launch.before_create")
         container_id = await line.runtime.create(spec)
+        failpoints.hit("launch.after_create")
         if enforce:
             await _check_limits(line, job, container_id)
         if cancel.is_set():
             raise CancelRequested
+        failpoints.hit("launch.before_start")
         if enforce:
             await line.runtime.start(container_id)
         else:
             await asyncio.gather(line.runtime.start(container_id), line.note(job, warnings=[LOOSE]))
     except ContainerError as e:
         raise JobFailed("container_create_failed", str(e)) from e
-    return await line.advance(
+    failpoints.hit("launch.after_start")
+    job = await line.advance(
         job, Trigger.STARTED, f"container {container_id[:12]} started", container_id=container_id
     )
+    failpoints.hit("launch.after_started")
+    return job
 
 
 async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from flashpods import failpoints
 from flashpods.errors import Unavailable
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Job, Outcome, Phase
@@ -78,6 +79,7 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
 
 async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event) -> Ending:
     """Wait for the container's end; stop it at its deadline or when ``cancel`` is set."""
+    failpoints.hit("monitor.before_wait")
     left = (deadline(job) - line.clock.now()).total_seconds()
     ended = asyncio.create_task(line.runtime.wait(container_id))
     asked = asyncio.create_task(cancel.wait())
@@ -88,6 +90,7 @@ async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event
         if not ended.done():
             stopped_for = Trigger.CANCEL if asked.done() else Trigger.TIME_OUT
             await stop(line, job, container_id, ended)
+        failpoints.hit("monitor.after_wait")
         return judge(job, ended.result(), stopped_for=stopped_for)
     finally:
         for task in (ended, asked, timer):
@@ -107,12 +110,16 @@ async def stop(
     before its container is.
     """
     await line.note(job, phase=Phase.STOPPING)
+    failpoints.hit("monitor.before_sigterm")
     await _signal(line, container_id, "SIGTERM")
+    failpoints.hit("monitor.after_sigterm")
     grace = asyncio.create_task(line.clock.sleep(line.policy.grace))
     try:
         await asyncio.wait({ended, grace}, return_when=asyncio.FIRST_COMPLETED)
         while not ended.done():
+            failpoints.hit("monitor.before_sigkill")
             await _signal(line, container_id, "SIGKILL")
+            failpoints.hit("monitor.after_sigkill")
             again = asyncio.create_task(line.clock.sleep(line.policy.grace))
             await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
             again.cancel()

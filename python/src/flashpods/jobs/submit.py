@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from flashpods import failpoints
 from flashpods.errors import BadRequest, InsufficientStorage, NotFound, cut
 from flashpods.jobs.admission import Bounds, grant
 from flashpods.jobs.model import Capacity, Job, JobType, NewJob
@@ -209,11 +210,14 @@ class Submitter:
                 InsufficientStorage when a tree's disk is above the critical threshold.
         """
         new = parse(body, bounds=self._bounds, images=self._images, host=self.capacity)
+        failpoints.hit("submit.before_commit")
         job, created = await self._store.submit(
             new, capacity=self.capacity, at=self._clock.now(), refuse=self._disk_trouble()
         )
+        failpoints.hit("submit.after_commit")
         if created:
             self._accepted(job)
+        failpoints.hit("submit.after_begin")
         return job, created
 
     def _disk_trouble(self) -> InsufficientStorage | None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
+from flashpods import failpoints
 from flashpods.errors import FlashpodsError, StaleState, Unavailable
-from flashpods.jobs.collect import conclude
+from flashpods.jobs.collect import conclude, discard_ended_upload
 from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, launch
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
 from flashpods.jobs.model import Job, Outcome
@@ -29,6 +30,7 @@ class Supervisor:
         """
         self._line = line
         self.listeners: list[Callable[[Job], None]] = []
+        self.broke = asyncio.Event()  # a job's task died; the next recovery begins it again
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
@@ -60,7 +62,9 @@ class Supervisor:
             NotFound: ``job_not_found``.
             Conflict: ``job_already_terminal``.
         """
+        failpoints.hit("cancel.before_commit")
         job = await self._line.store.request_cancel(job_id, at=self._line.clock.now())
+        failpoints.hit("cancel.after_commit")
         self._line.changes.publish(job_id)
         if event := self._cancels.get(job_id):
             event.set()
@@ -84,6 +88,7 @@ class Supervisor:
         if not task.cancelled() and (error := task.exception()) is not None:
             # Nothing is lost: the row is still active, and the next recovery begins it again.
             log.error("job_line_broke", job_id=job_id, exc_info=error)
+            self.broke.set()
 
     async def _walk(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> None:
         try:
@@ -98,7 +103,9 @@ class Supervisor:
         if row is None or row.terminal:
             return
         if row.status is not JobStatus.RUNNING:
+            failpoints.hit("early.before_remove")
             await self._remove_for_good(row)
+            failpoints.hit("early.after_remove")
         try:
             await conclude(self._line, row, ending, self._tell)
         except StaleState:
@@ -186,9 +193,9 @@ class Recovery:
                 continue
             log.warning("orphan_container_removed", job_id=job_id, name=containers[job_id].name)
             await line.runtime.remove(containers[job_id].id)
-        await self._discard_workspaces()
+        await self._discard_trees()
 
-    async def _discard_workspaces(self) -> None:
+    async def _discard_trees(self) -> None:
         """Delete the trees of jobs that ended just before a crash; their containers are gone."""
         line = self._line
         claimed = await line.workspaces.claimed()
@@ -197,6 +204,8 @@ class Recovery:
             row = known.get(job_id)
             if not self._supervisor.has(job_id) and (row is None or row.terminal):
                 await line.workspaces.discard(job_id)
+        for upload_id in await line.workspaces.finalized():
+            await discard_ended_upload(line, upload_id)
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""
@@ -205,15 +214,34 @@ class Recovery:
         return await self._line.runtime.inspect(job.container_name)
 
     async def run(self) -> None:
-        """Recover now and every ``recovery_every`` seconds; sooner while the engine is away."""
+        """Recover now and every ``recovery_every`` seconds.
+
+        Sooner while the engine is away, and when a job's line broke: the job would wait meanwhile.
+        """
         backoff = FIRST_BACKOFF
         while True:
+            self._supervisor.broke.clear()
             try:
                 await self.run_once()
             except (FlashpodsError, OSError) as e:
                 log.warning("recovery_deferred", reason=str(e))
-                await self._line.clock.sleep(backoff)
-                backoff = min(backoff * 2, MOST_BACKOFF)
             else:
-                backoff = FIRST_BACKOFF
-                await self._line.clock.sleep(self._line.policy.recovery_every)
+                if await self._quiet():
+                    backoff = FIRST_BACKOFF
+                    continue
+            await self._line.clock.sleep(backoff)
+            backoff = min(backoff * 2, MOST_BACKOFF)
+
+    async def _quiet(self) -> bool:
+        """Wait until it is time again; False at once when a job's line breaks."""
+        time_again = asyncio.create_task(
+            self._line.clock.sleep(self._line.policy.recovery_every)
+        )
+        broke = asyncio.create_task(self._supervisor.broke.wait())
+        try:
+            await asyncio.wait({time_again, broke}, return_when=asyncio.FIRST_COMPLETED)
+            return not broke.done()
+        finally:
+            time_again.cancel()
+            broke.cancel()
+            await asyncio.gather(time_again, broke, return_exceptions=True)

@@ -129,6 +129,7 @@ class Workspaces(Protocol):
         Raises:
             TreeTooLarge: nothing was moved.
             NotFound: ``upload_not_found``, there is no tree on either side.
+            Conflict: ``upload_in_progress``, somebody has a file of it open for writing.
         """
         ...
 

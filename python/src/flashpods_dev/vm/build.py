@@ -38,7 +38,7 @@ BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into t
 DISK_BYTES = 6 * 1024**3
 COPIED = (
     *("dev", "python/pyproject.toml", "python/requirements.lock"),
-    *("python/src", "python/tests/vm"),
+    *("python/src", "python/tests"),
 )
 BUILD_SECONDS = 900
 
@@ -78,12 +78,7 @@ def ensure(checkout: Path) -> Image:
     """
     cache = checkout / ".dev" / "vm"
     cache.mkdir(parents=True, exist_ok=True)
-    base_key = _hash(RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
-    key = _hash(
-        base_key,
-        *(f"{path} {text}" for path, text in sorted(guest.files().items())),
-        *((checkout / name).read_text() for name in ("dev", "python/requirements.lock")),
-    )
+    base_key, key = _keys(checkout)
     image = Image(cache / f"image-{key}")
     if image.directory.exists():
         return image
@@ -98,6 +93,14 @@ def ensure(checkout: Path) -> Image:
     return image
 
 
+def _keys(checkout: Path) -> tuple[str, str]:
+    """Name what the Debian root, and the disk made of it, depend on."""
+    base = _hash(RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
+    files = (f"{path} {text}" for path, text in sorted(guest.files().items()))
+    bootstrap = ((checkout / name).read_text() for name in ("dev", "python/requirements.lock"))
+    return base, _hash(base, *files, *bootstrap)
+
+
 def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
     """Write the tar archive that the guest unpacks over its checkout, with the bytecode in it.
 
@@ -106,6 +109,8 @@ def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
     """
     inside = image.tree / guest.CHECKOUT.lstrip("/")
     _copy(checkout, inside)
+    if image.directory.name != f"image-{_keys(inside)[1]}":
+        raise StackError("dev or requirements.lock has just changed: run ./dev vm again")
     # Compiled here, with the guest's interpreter, because there it would take half a minute.
     python = f"{guest.CHECKOUT}/.dev/venv/bin/python"
     compiled = (f"{guest.CHECKOUT}/python/{name}" for name in ("src", "tests"))

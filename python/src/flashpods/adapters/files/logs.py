@@ -202,20 +202,27 @@ class FileLogStore:
 
     async def tail(self, job_id: str, lines: int) -> LogTail | None:
         """Return the last ``lines`` lines (1 to 10 000)."""
-        return await self._read(job_id, logread.Tail(lines), inline=lines <= INLINE_LINES)
+        log, end = self._file(job_id), self._end(job_id)
+        if lines <= INLINE_LINES:
+            # Here and now if it is in memory: a thread would take longer than the work.
+            try:
+                return logread.read_tail(log, lines, end, self._marker, cached=True)
+            except logread.NotCached:
+                pass
+        return await asyncio.to_thread(
+            logread.read_tail, log, lines, end, self._marker, cached=False
+        )
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Return complete lines from ``offset``; an empty page beyond the end."""
         follow = self._follows.get(job_id)
         if follow is None:
-            return await self._read(
-                job_id, logread.Range(offset, limit), inline=limit <= INLINE_BYTES
-            )
+            return await self._page(job_id, offset, limit)
         key = (offset, limit, follow.capture.visible)  # the same page for all who follow
         known = self._pages.get(job_id)
         if known and known[0] == key:
             return known[1]
-        page = await self._read(job_id, logread.Range(offset, limit), inline=limit <= INLINE_BYTES)
+        page = await self._page(job_id, offset, limit)
         if page is not None and job_id in self._follows and page.total_bytes == key[2]:
             self._pages[job_id] = (key, page)
         return page
@@ -256,9 +263,17 @@ class FileLogStore:
         )
 
     def _path(self, job_id: str) -> Path:
+        return Path(self._file(job_id))
+
+    def _file(self, job_id: str) -> str:
         if not _JOB_ID.fullmatch(job_id):
             raise ValueError(f"job id {job_id[:40]!r}: must be 1 to 128 of A-Z a-z 0-9 _ -")
-        return self._logs / f"{job_id}.log"
+        return f"{self._logs}/{job_id}.log"  # not by pathlib, which takes a tenth of a whole tail
+
+    def _end(self, job_id: str) -> logread.End | None:
+        """Return the end of what a job that is followed shows; None for a log that is complete."""
+        follow = self._follows.get(job_id)
+        return (follow.capture.visible, follow.capture.capped) if follow else None
 
     def _lock(self, job_id: str) -> asyncio.Lock:
         return self._locks.setdefault(job_id, asyncio.Lock())
@@ -360,13 +375,12 @@ class FileLogStore:
             os.close(fd)
         return end > offset or not (self._capture / job_id).exists()
 
-    async def _read(self, job_id: str, want: logread.Want, *, inline: bool) -> LogTail | None:
+    async def _page(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Read a page here if it is in memory and small, else in a thread."""
-        path, follow = self._path(job_id), self._follows.get(job_id)
-        end = (follow.capture.visible, follow.capture.capped) if follow else None
-        if inline:
+        log, end = self._file(job_id), self._end(job_id)
+        if limit <= INLINE_BYTES:
             with suppress(logread.NotCached):
-                return logread.read_log(path, want, end, self._marker, cached=True)
+                return logread.read_page(log, offset, limit, end, self._marker, cached=True)
         return await asyncio.to_thread(
-            logread.read_log, path, want, end, self._marker, cached=False
+            logread.read_page, log, offset, limit, end, self._marker, cached=False
         )

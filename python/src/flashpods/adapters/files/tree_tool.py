@@ -106,6 +106,7 @@ def finalize(
         TooLarge: nothing was changed.
         FileNotFoundError: there is no tree on either side.
         OSError: it may be half disarmed, but was not moved; a repeated call continues.
+            ``ETXTBSY``: somebody has a file of it open for writing.
     """
     with contextlib.ExitStack() as stack:
 
@@ -145,7 +146,10 @@ def _close_and_disarm(
     os.fchmod(root, 0o700)
     try:
         result = disarm(root, spare, max_bytes, most, guard)
-    except TooLarge:  # it grew between measuring and the door: the client may still shrink it
+    except (
+        TooLarge,
+        OSError,
+    ):  # it grew behind the door, or has a writer: the client may try again
         os.fchmod(root, stat.S_IMODE(was.st_mode))
         os.fchown(root, was.st_uid, was.st_gid)
         raise

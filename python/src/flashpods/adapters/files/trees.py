@@ -189,6 +189,27 @@ def _own(directory: int, name: str, info: os.stat_result, uid: int, gid: int) ->
         os.close(fd)
 
 
+def check_closed(directory: int, name: str) -> None:
+    """Prove that nobody has a file of ours open for writing: a read lease can be had (fcntl(2)).
+
+    Where the file system has no leases the proof is left out.
+
+    Raises:
+        OSError: ``ETXTBSY``, somebody may still write to it.
+    """
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        raise OSError(errno.ETXTBSY, "is still being written to", name) from None
+    except OSError as e:
+        if e.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
+    finally:
+        os.close(fd)
+
+
 def disarm(root: int, spare: Spare, max_bytes: int, most: int, guard: Guard) -> tuple[int, int]:
     """Make a tree from outside harmless and ours; return what :func:`measure` does.
 
@@ -196,7 +217,7 @@ def disarm(root: int, spare: Spare, max_bytes: int, most: int, guard: Guard) -> 
     that rsync put before their targets, and we may read, write and enter everything.
 
     Raises:
-        TooLarge, OSError: half done; a repeated call continues.
+        TooLarge, OSError: half done; a repeated call continues. ``ETXTBSY``: a file has a writer.
     """
     uid, gid = os.geteuid(), os.getegid()
     size = count = 0
@@ -214,7 +235,9 @@ def disarm(root: int, spare: Spare, max_bytes: int, most: int, guard: Guard) -> 
                     count += 1
                     continue  # made by us, so ours
             _own(directory, entry.name, info, uid, gid)
-            size += info.st_size if kind == stat.S_IFREG else 0
+            if kind == stat.S_IFREG:
+                check_closed(directory, entry.name)
+                size += info.st_size
             count += kind != stat.S_IFDIR
         if size > max_bytes:
             raise TooLarge

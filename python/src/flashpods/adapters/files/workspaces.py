@@ -25,7 +25,7 @@ from flashpods.adapters.files.offload import (
 )
 from flashpods.adapters.files.trees import ASIDE, TooLarge
 from flashpods.config import ConfigError
-from flashpods.errors import NotFound, cut
+from flashpods.errors import Conflict, NotFound, cut
 from flashpods.jobs.names import JOB_ID, PROJECT, job_id
 from flashpods.jobs.submit import UPLOAD_ID
 from flashpods.ports import TreeSize, TreeTooLarge
@@ -101,6 +101,7 @@ class FileWorkspaces:
         """See :meth:`flashpods.ports.Workspaces.finalize`.
 
         Raises:
+            Conflict: ``upload_in_progress``, a process still has a file of it open for writing.
             InsufficientStorage: no room to rewrite a link.
             Unavailable, OSError: a repeated call continues.
         """
@@ -121,6 +122,11 @@ class FileWorkspaces:
         except FileNotFoundError:
             raise _no_upload(upload_id) from None
         except OSError as e:
+            if e.errno == errno.ETXTBSY:
+                raise Conflict(
+                    f"upload {upload_id} is still being written to; wait, then finalize again",
+                    code="upload_in_progress",
+                ) from e
             raise storage(e, f"upload {upload_id}") from e
         return TreeSize(size_bytes=size, file_count=count)
 

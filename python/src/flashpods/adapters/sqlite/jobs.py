@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from flashpods import failpoints
 from flashpods.adapters.sqlite import rows
 from flashpods.adapters.sqlite.connection import to_text
 from flashpods.adapters.sqlite.migrations import ACTIVE_SQL, REAPABLE_SQL
@@ -171,11 +172,13 @@ def advance(
         raise stale(get(connection, job_id), job_id, expected.value)
     connection.execute(_EVENT, (job_id, expected.value, target.value, now, step.why))
     if trigger is Trigger.STARTED:
+        failpoints.hit("consume.before")
         connection.execute(
             "UPDATE uploads SET state = 'consumed', consumed_at = ?, expires_at = NULL"
             " WHERE job_id = ? AND state = 'finalized'",
             (now, job_id),
         )
+        failpoints.hit("consume.after")
     elif ends:
         _end(connection, job_id, now, step.artifacts)
     elif trigger is Trigger.CLEANED:

@@ -1,0 +1,290 @@
+"""Ends an rsync transfer that passes a quota, while it arrives.
+
+The pre-transfer hook starts one watcher for each transfer, as root and beside the daemon, so that
+it needs neither the API nor the database to act. What the transfer's processes have written
+(``/proc/PID/io``, ``wchar``, proc(5)) and the inodes that the file system has lost bound what the
+tree can have become; only when that bound passes the quota is the tree walked, with its writers
+stopped, so that the walk is exact and costs them nothing that they could use. A tree may pass the
+quota by 2 %, because a finalize refuses it by then anyway. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from flashpods.adapters.sqlite import transfers
+
+# No machine of ours takes more; they only say how soon the next look must come.
+TOP_BYTES: Final = 2 * 1024**3  # a second
+TOP_FILES: Final = 40_000
+USUAL_FILES: Final = 5_000  # where the file system does not count inodes
+PAUSE_LEAST: Final = 0.01
+PAUSE_MOST: Final = 0.5
+LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
+TELL_SECONDS: Final = 1.0
+END_SECONDS: Final = 1.0
+WALK_SECONDS: Final = 20.0
+TEMPORARY: Final = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # what rsync calls an arriving file
+
+Tell = Callable[[int, int], int]
+"""Takes (bytes, entries) of the tree, keeps them, and returns the bytes of all other uploads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What one tree, and all trees together, may hold."""
+
+    max_bytes: int
+    total_bytes: int
+    max_files: int
+
+
+def over(quota: int) -> int:
+    """Return from where on a transfer is ended."""
+    return quota + quota // 50
+
+
+def start(watch: Callable[[], None]) -> Callable[[], None]:
+    """Fork a process that calls ``watch`` once the function returned here is called.
+
+    It is never called, or this process dies: the other ends as well.
+
+    Raises:
+        OSError: the machine has no room for a process.
+    """
+    receive, send = os.pipe()
+    if os.fork() == 0:
+        status = 1
+        try:
+            os.setsid()
+            os.close(send)
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):  # rsync reads the hook's output to its end
+                os.dup2(null, number)
+            if os.read(receive, 1):
+                watch()
+            status = 0
+        finally:
+            os._exit(status)  # the parent's cleanup is not ours
+    os.close(receive)
+    return lambda: _go(send)
+
+
+def _go(send: int) -> None:
+    os.write(send, b"g")
+    os.close(send)
+
+
+def measure(
+    tree: Path, *, seconds: float, most_bytes: float = float("inf"), most_files: float = float("inf")
+) -> tuple[int, int] | None:
+    """Return (bytes of files, entries) of a tree; it stops counting above a ``most``.
+
+    Works on descriptors and follows no link, so a change meanwhile leads nowhere else.
+
+    Returns:
+        None when time is up. An absent tree is empty.
+    """
+    end = time.monotonic() + seconds
+    size = entries = 0
+    with contextlib.suppress(FileNotFoundError):  # the tree itself
+        for _, directories, files, directory in os.fwalk(tree, follow_symlinks=False):
+            entries += len(directories) + len(files)
+            for name in files:
+                with contextlib.suppress(FileNotFoundError):  # a finalize or a push is at work
+                    size += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+            if time.monotonic() > end:
+                return None
+            if size > most_bytes or entries > most_files:
+                break
+    return size, entries
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and its descendants that exist now."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError, ValueError):
+            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return found
+
+
+def written(pid: int) -> int:
+    """Return the bytes that a process has handed to write(2) and its like; 0 if it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+            if line.startswith("wchar:"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def inodes(path: Path) -> int:
+    """Return the inodes in use on a file system; 0 where it does not count them."""
+    with contextlib.suppress(OSError):
+        found = os.statvfs(path)
+        return found.f_files - found.f_ffree
+    return 0
+
+
+@contextlib.contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Stop processes for the length of the block, and no longer whatever becomes of this one.
+
+    A child of ours waits for the block's end or for our death, and lets them go on.
+    """
+    handles: list[int] = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            handles.append(os.pidfd_open(pid))
+    receive, send = os.pipe()
+    waker = os.fork()
+    if waker == 0:
+        try:
+            os.close(send)
+            os.read(receive, 1)
+            _signal(handles, signal.SIGCONT)
+        finally:
+            os._exit(0)
+    os.close(receive)
+    try:
+        _signal(handles, signal.SIGSTOP)
+        yield
+    finally:
+        os.close(send)
+        os.waitpid(waker, 0)
+        for handle in handles:
+            os.close(handle)
+
+
+def _signal(handles: list[int], number: signal.Signals) -> None:
+    for handle in handles:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, number)
+
+
+class Watch:
+    """One transfer, and what is known of its tree."""
+
+    def __init__(self, tree: Path, writer: tuple[int, int], quota: Quota, tell: Tell) -> None:
+        """Take the process that receives, with its start (``transfers.start_ticks``)."""
+        self._tree = tree
+        self._writer = writer
+        self._quota = quota
+        self._tell = tell
+        self._most_bytes = over(quota.max_bytes)
+        self._most_files = over(quota.max_files)
+        self._wrote: dict[int, int] = {}
+        self._size = self._files = 0
+        self._wrote_then = self._inodes_then = 0
+        self._walked = self._told = 0.0
+        self._walk_took = 0.0
+
+    def run(self) -> None:
+        """Watch until the transfer has ended, or end it."""
+        self._walk()
+        self._inform()
+        while transfers.alive(*self._writer):
+            size, files = self._bounds()
+            if self._must_walk(size, files):
+                with stopped(family(self._writer[0])):
+                    self._walk()
+                    if self._over:
+                        self._end()  # what is stopped acts on it when it goes on
+                if self._over:
+                    self._finish()
+                    return
+                size, files = self._bounds()
+            if time.monotonic() > self._told + TELL_SECONDS:
+                self._inform()
+            time.sleep(self._pause(size, files))
+
+    @property
+    def _over(self) -> bool:
+        return self._size > self._most_bytes or self._files > self._most_files
+
+    def _bounds(self) -> tuple[int, int]:
+        """Return what the tree's bytes and entries can be by now."""
+        for pid in family(self._writer[0]):
+            self._wrote[pid] = max(self._wrote.get(pid, 0), written(pid))
+        size = self._size + sum(self._wrote.values()) - self._wrote_then
+        lost = inodes(self._tree.parent) - self._inodes_then
+        return size, self._files + max(0, lost)
+
+    def _must_walk(self, size: int, files: int) -> bool:
+        since = time.monotonic() - self._walked - 20 * self._walk_took
+        countless = (self._most_files - self._files) / USUAL_FILES
+        return (
+            size > self._most_bytes
+            or files > self._most_files
+            or since > LOOK_SECONDS
+            or since > max(countless, PAUSE_MOST)
+        )
+
+    def _walk(self) -> None:
+        self._bounds()
+        began = time.monotonic()
+        found = measure(
+            self._tree,
+            seconds=WALK_SECONDS,
+            most_bytes=2 * self._most_bytes,
+            most_files=self._most_files,
+        )
+        self._walked = time.monotonic()
+        self._walk_took = self._walked - began
+        if found is not None:
+            self._size, self._files = found
+            self._size -= self._replaced()
+        self._wrote_then = sum(self._wrote.values())
+        self._inodes_then = inodes(self._tree.parent)
+
+    def _replaced(self) -> int:
+        """Return the bytes that the arriving file will free when it takes an old one's place."""
+        freed = 0
+        for pid in family(self._writer[0]):
+            with contextlib.suppress(OSError):
+                for link in Path(f"/proc/{pid}/fd").iterdir():
+                    new = Path(os.readlink(link))  # noqa: PTH115 - a socket's name is no path
+                    named = TEMPORARY.fullmatch(new.name)
+                    if named and new.is_relative_to(self._tree):
+                        old = new.with_name(named[1])
+                        freed += min(new.lstat().st_size, old.lstat().st_size)
+        return freed
+
+    def _pause(self, size: int, files: int) -> float:
+        soonest = min(
+            (self._most_bytes - size) / TOP_BYTES, (self._most_files - files) / TOP_FILES
+        )
+        return min(max(soonest, PAUSE_LEAST), PAUSE_MOST)
+
+    def _inform(self) -> None:
+        """Say how far the tree has come; the others' bytes bound what is left to this one."""
+        self._told = time.monotonic()
+        size, _ = self._bounds()
+        others = self._tell(min(size, self._quota.max_bytes), min(self._files, self._quota.max_files))
+        left = max(0, self._quota.total_bytes - others)
+        self._most_bytes = min(over(self._quota.max_bytes), left + self._quota.total_bytes // 50)
+
+    def _end(self) -> None:
+        for pid in family(self._writer[0]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)  # rsync tells its client, and deletes what is half
+
+    def _finish(self) -> None:
+        self._tell(self._size, self._files)
+        end = time.monotonic() + END_SECONDS
+        while transfers.alive(*self._writer):
+            if time.monotonic() > end:
+                for pid in reversed(family(self._writer[0])):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(PAUSE_LEAST)

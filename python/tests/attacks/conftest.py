@@ -1,0 +1,175 @@
+"""Attacks: each is a row of the scoreboard that ``./dev attacks`` prints.
+
+A test carries ``@pytest.mark.attack(NUMBER, NAME)``, the number of the attack in issue 4 (12: the
+load), and counts with the ``score`` fixture. Those marked ``attacks_full`` run only with
+``./dev attacks --full``; nothing is skipped, they are left out of the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+
+# The helpers of the system tests drive the same stack.
+sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
+
+import support
+from support import Connected
+
+from flashpods_dev.machine import IMAGE, Machine, inside
+from flashpods_dev.stack import MiniStack
+
+MB = 1024**2
+FULL = os.environ.get("FLASHPODS_ATTACKS_FULL") == "1"
+ONLY = os.environ.get("FLASHPODS_ATTACKS_ONLY", "").lower()
+# Small enough that an attack on a quota takes a second, large enough that 5 % can be told.
+QUOTA_BYTES = 256 * MB
+QUOTA_FILES = 20_000
+
+
+@dataclass(slots=True)
+class Score:
+    """One row: how often it was tried, how often it was held, the worst figure beside its bound."""
+
+    number: int
+    name: str
+    tries: int = 0
+    passed: int = 0
+    worst: str = ""
+    seconds: float = 0.0
+    failed: bool = False
+    notes: list[str] = field(default_factory=list)
+    _shares: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Count one try, passed if the block raises nothing."""
+        self.tries += 1
+        yield
+        self.passed += 1
+
+    def figure(self, what: str, value: float, bound: float, unit: str = "s") -> None:
+        """Keep the worst of a figure, by its share of the bound; fail above the bound."""
+        share = value / bound if bound else float(value > 0)
+        if share >= max(self._shares.values(), default=-1):
+            self.worst = f"{what} {value:.3g} of {bound:.3g} {unit}"
+        self._shares[what] = max(share, self._shares.get(what, 0))
+        assert value <= bound, f"{what} is {value:.4g} {unit}, the bound is {bound:.4g}"
+
+    def note(self, text: str) -> None:
+        """Add what a reader of the scoreboard should know."""
+        self.notes.append(text)
+
+
+ROWS: list[Score] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks."""
+    config.addinivalue_line("markers", "attack(number, name): a row of the attacks' scoreboard")
+    config.addinivalue_line("markers", "attacks_full: long; only with ./dev attacks --full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    keep, out = [], []
+    for item in items:
+        mark = item.get_closest_marker("attack")
+        wanted = mark is None or not ONLY or ONLY in f"{mark.args[0]} {mark.args[1]}".lower()
+        full = item.get_closest_marker("attacks_full") is None or FULL
+        (keep if wanted and full else out).append(item)
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = keep
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Keep each attack's row, also of one that did not get as far as counting."""
+    report: pytest.TestReport = yield  # type: ignore[assignment,misc] # pluggy's wrapper protocol
+    mark = item.get_closest_marker("attack")
+    if mark is not None:
+        row = item.stash.setdefault(KEY, Score(*mark.args))
+        if row not in ROWS:
+            ROWS.append(row)
+        if report.when == "call":
+            row.seconds = report.duration
+        if report.failed:
+            row.failed = True
+            row.tries = max(row.tries, 1)
+            row.passed = min(row.passed, row.tries - 1)
+            row.note(str(report.longrepr).splitlines()[-1][:200])
+    return report  # type: ignore[return-value] # likewise
+
+
+KEY = pytest.StashKey[Score]()
+
+
+def pytest_sessionfinish() -> None:
+    """Write the rows where ./dev attacks reads them."""
+    if path := os.environ.get("FLASHPODS_SCOREBOARD"):
+        rows = [{k: v for k, v in asdict(row).items() if k != "_shares"} for row in ROWS]
+        Path(path).write_text(json.dumps(rows))
+
+
+@pytest.fixture
+def score(request: pytest.FixtureRequest) -> Score:
+    """The row of this test; one that counts nothing itself counts as one try."""
+    mark = request.node.get_closest_marker("attack")
+    row: Score = request.node.stash.setdefault(KEY, Score(*mark.args))
+    return row
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    """Whether to take the time that the real sizes need."""
+    return FULL
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    """The namespace that the attacks run in."""
+    return inside()
+
+
+@pytest.fixture(scope="session")
+def shared(machine: Machine) -> Iterator[MiniStack]:
+    """One stack for all attacks that another client survives, which is what they are to prove."""
+    overrides = {
+        "uploads": {
+            "max_bytes": QUOTA_BYTES,
+            "total_bytes": 2 * QUOTA_BYTES,
+            "max_files": QUOTA_FILES,
+        },
+        "jobs": {"agent": {"image": IMAGE}},
+    }
+    with support.stack_of(machine, overrides) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def host(shared: MiniStack) -> AsyncIterator[Connected]:
+    """A client of the shared stack."""
+    async with support.connect(shared) as connected:
+        yield connected
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory that the stack's user can reach, removed however full it is."""
+    import shutil
+
+    path = Path(tempfile.mkdtemp(prefix="a-", dir=os.environ["FLASHPODS_TEST_TMP"]))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""Attack 1: whatever is not the token is refused, by the right code, and says nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from attacker import get, raw, token_of
+from conftest import Score
+from support import Connected
+
+MISSING, MALFORMED, INVALID = "missing_authorization", "malformed_authorization", "invalid_token"
+
+
+def variants(token: bytes) -> list[tuple[list[bytes], str]]:
+    """Return header lines and the code that refuses them."""
+    return [
+        ([], MISSING),
+        ([b"Authorization: "], MALFORMED),
+        ([b"Authorization:"], MALFORMED),
+        ([b"Authorization: Bearer"], MALFORMED),
+        ([b"Authorization: Bearer "], MALFORMED),
+        ([b"Authorization: " + token], MALFORMED),
+        ([b"Authorization: Basic " + token], MALFORMED),
+        ([b"Authorization: Token " + token], MALFORMED),
+        ([b"Authorization: Bearer\t" + token], MALFORMED),
+        ([b"Authorization: Bearer=" + token], MALFORMED),
+        ([b"Authorization: Bearer Bearer " + token], MALFORMED),
+        ([b"Authorization: Bearer " + token + b" " + token], MALFORMED),
+        ([b"Authorization: Bearer " + token + b", Bearer " + token], MALFORMED),
+        ([b"Authorization: Bearer \xff\xfe" + token], MALFORMED),
+        ([b"Authorization: Bearer \xe2\x80\x8b" + token], MALFORMED),
+        ([b"Authorization: Bearer " + b"a" * 1025], MALFORMED),
+        ([b"Authorization: Bearer " + b"a" * 60_000], MALFORMED),
+        ([b"Authorization: Bearer " + token] * 2, MALFORMED),
+        ([b"Authorization: Bearer " + token, b"Authorization: Bearer x"], MALFORMED),
+        ([b"authorization: bearer x", b"AUTHORIZATION: Bearer " + token], MALFORMED),
+        ([b"Authorization: Bearer " + token[:-1]], INVALID),
+        ([b"Authorization: Bearer " + token + b"x"], INVALID),
+        ([b"Authorization: Bearer " + token.swapcase()], INVALID),
+        ([b"Authorization: Bearer " + token[::-1]], INVALID),
+        ([b'Authorization: Bearer "' + token + b'"'], INVALID),
+        ([b"Authorization: Bearer null"], INVALID),
+        ([b"X-Authorization: Bearer " + token], MISSING),
+        ([b"Proxy-Authorization: Bearer " + token], MISSING),
+        ([b"Cookie: Authorization=Bearer " + token], MISSING),
+        ([b"X-Forwarded-For: 127.0.0.1"], MISSING),
+    ]
+
+
+CALLS = [
+    "GET /jobs", "POST /jobs", "GET /jobs/0123456789abcdef", "DELETE /jobs/0123456789abcdef",
+    "GET /jobs/0123456789abcdef/output", "GET /jobs/0123456789abcdef/artifacts",
+    "GET /jobs/0123456789abcdef/artifacts/a", "POST /uploads", "GET /uploads/upload_nobodyhasthis",
+    "POST /uploads/upload_nobodyhasthis/finalize", "DELETE /uploads/upload_nobodyhasthis",
+    "GET /capacity", "GET /openapi.json", "GET /metrics", "GET /", "GET /nothing",
+    "OPTIONS /jobs", "PATCH /jobs", "TRACE /jobs", "GET //health", "GET /health/", "GET /HEALTH",
+    "POST /health", "GET /jobs/../health", "GET /health/../jobs", "GET /health%2f..%2fjobs",
+    "GET http://x/capacity", "GET /health;/jobs",
+]  # fmt: skip
+
+
+@pytest.mark.attack(1, "bearer token variants")
+async def test_variants(host: Connected, score: Score) -> None:
+    token = token_of(host).encode()
+    for headers, code in variants(token):
+        with score.attempt():
+            request = b"\r\n".join([b"GET /capacity HTTP/1.1", b"Host: x", *headers, b"", b""])
+            answer = await raw(host.stack.port, request)
+            assert answer is not None, headers
+            assert (answer.status, answer.error) == (401, code), (headers, answer.body)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert token not in answer.body
+    good = await raw(host.stack.port, get("/capacity", token.decode()))
+    assert good is not None
+    assert good.status == 200
+
+
+@pytest.mark.attack(1, "every call without a token")
+async def test_no_call_is_open(host: Connected, score: Score) -> None:
+    for call in CALLS:
+        with score.attempt():
+            request = f"{call} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+            answer = await raw(host.stack.port, request)
+            assert answer is not None, call
+            assert (answer.status, answer.error) == (401, MISSING), (call, answer)
+
+
+@pytest.mark.attack(1, "timing of a nearly right token")
+async def test_the_time_says_nothing(host: Connected, score: Score) -> None:
+    """The medians of a token wrong at its first and at its last byte differ by noise only."""
+    token = token_of(host)
+    wrong = {"first": "~" + token[1:], "last": token[:-1] + "~"}
+    taken: dict[str, list[float]] = {"first": [], "last": []}
+    reader, writer = await asyncio.open_connection("127.0.0.1", host.stack.port)
+    for _ in range(400):
+        for name, text in wrong.items():
+            began = time.perf_counter()
+            writer.write(get("/capacity", text))
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(size)
+            taken[name].append(time.perf_counter() - began)
+    writer.close()
+    with score.attempt():
+        first, last = (sorted(taken[name])[200] for name in ("first", "last"))
+        score.figure("difference of medians", abs(first - last) * 1e6, 100, "us")

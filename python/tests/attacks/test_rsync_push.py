@@ -1,0 +1,310 @@
+"""Attack 6: what a hostile rsync client pushes, and how soon a quota stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import support
+from attacker import bystander
+from conftest import MB, QUOTA_BYTES, QUOTA_FILES, Score
+from support import Connected, Rsync, assert_refused
+
+from flashpods_dev.machine import RSYNC_UID
+from flashpods_dev.stack import MiniStack
+
+FULL = pytest.mark.attacks_full
+SLACK = 0.05  # the issue: stopped within 5 % of the quota, while it arrives
+
+
+def tree_of(host: Connected, upload_id: str) -> Path:
+    return host.settings.paths.transfers / upload_id
+
+
+class Peak:
+    """The most that a tree has held, looked at all the time by a process of its own."""
+
+    CODE = """
+import os, select, sys
+def look():
+    size = count = 0
+    for _, d, f, fd in os.fwalk(sys.argv[1]):
+        count += len(d) + len(f)
+        for n in f[:2000]:
+            try:
+                size += os.stat(n, dir_fd=fd, follow_symlinks=False).st_size
+            except OSError:
+                pass
+    return size, count
+peak = files = 0
+while True:
+    try:
+        size, count = look()
+        peak, files = max(peak, size), max(files, count)
+    except FileNotFoundError:
+        pass
+    if select.select([0], [], [], 0.01)[0]:
+        break
+print(peak, files)
+"""
+
+    def __init__(self, tree: Path) -> None:
+        self.bytes = self.files = 0
+        self._tree = tree
+
+    async def __aenter__(self) -> Peak:
+        self._process = await asyncio.create_subprocess_exec(
+            *("python3", "-c", self.CODE, str(self._tree)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with asyncio.timeout(60):
+            out, _ = await self._process.communicate()
+        self.bytes, self.files = map(int, out.split())
+
+
+async def over(
+    host: Connected, source: Path, *options: str
+) -> tuple[str, Peak, Rsync, float]:
+    """Push what passes the quota; return the upload, its peak, rsync's end and its seconds."""
+    upload_id = str((await support.reserve(host.client))["upload_id"])
+    began = time.monotonic()
+    async with Peak(tree_of(host, upload_id)) as peak:
+        done = await support.rsync(f"{source}/", f"{host.rsync_url}/{upload_id}/", *options)
+    took = time.monotonic() - began
+    return upload_id, peak, done, took
+
+
+async def refused_from_then_on(host: Connected, upload_id: str, source: Path, said: str) -> None:
+    """Neither a finalize nor a further push takes it for a whole upload; deleted it frees all."""
+    assert_refused(await support.finalize(host.client, upload_id), 507, "insufficient_storage")
+    again = await support.rsync(f"{source}/", f"{host.rsync_url}/{upload_id}/")
+    assert again.code != 0
+    assert said in again.stderr, again.stderr
+    assert (await host.client.delete(f"/uploads/{upload_id}")).status_code == 204
+    assert not tree_of(host, upload_id).exists()
+
+
+@pytest.mark.attack(6, "rsync over the quota of bytes, as it arrives")
+@pytest.mark.parametrize("kind", ["one file", "many files", "compressed", pytest.param("inplace", marks=FULL)])
+async def test_bytes(host: Connected, scratch: Path, score: Score, kind: str) -> None:
+    count = 400 if kind == "many files" else 1
+    block = bytes(MB) if kind == "compressed" else os.urandom(MB)
+    for number in range(count):
+        with (scratch / f"f{number}").open("wb") as file:
+            for _ in range(2 * QUOTA_BYTES // MB // count):
+                file.write(block)
+    options = {"compressed": ["-z"], "inplace": ["--inplace"]}.get(kind, [])
+    upload_id, peak, done, took = await over(host, scratch, *options)
+    with score.attempt():
+        assert done.code != 0, "all of it arrived"
+        score.figure("held", peak.bytes / MB, QUOTA_BYTES / MB * (1 + SLACK), "MB")
+        assert peak.bytes > 0.9 * QUOTA_BYTES, "ended before its quota"
+        score.note(f"{kind}: ended after {took:.1f} s, rsync said {done.code}: "
+                   f"{done.stderr.strip().splitlines()[0][:90] if done.stderr else ''}")
+    with score.attempt():
+        await refused_from_then_on(host, upload_id, scratch, f"the limit is {QUOTA_BYTES}")
+
+
+@pytest.mark.attack(6, "rsync over the quota of files, as it arrives")
+@pytest.mark.parametrize("kind", ["empty files", pytest.param("directories", marks=FULL), pytest.param("links", marks=FULL)])
+async def test_files(host: Connected, scratch: Path, score: Score, kind: str) -> None:
+    for number in range(2 * QUOTA_FILES):
+        path = scratch / f"d{number // 1000}" / f"f{number}"
+        path.parent.mkdir(exist_ok=True)
+        if kind == "directories":
+            path.mkdir()
+        elif kind == "links":
+            path.symlink_to("x")
+        else:
+            path.touch()
+    upload_id, peak, done, took = await over(host, scratch)
+    with score.attempt():
+        assert done.code != 0, "all of it arrived"
+        score.figure("held", peak.files, QUOTA_FILES * (1 + SLACK), "entries")
+        score.note(f"{kind}: ended after {took:.1f} s, rsync said {done.code}")
+    with score.attempt():
+        await refused_from_then_on(host, upload_id, scratch, f"the limit is {QUOTA_FILES}")
+
+
+@pytest.mark.attack(6, "rsync: all uploads together over the total")
+async def test_total(host: Connected, scratch: Path, score: Score) -> None:
+    """Four at once, each below its own quota, together at 1.6 of the total of 2."""
+    with (scratch / "f").open("wb") as file:
+        for _ in range(QUOTA_BYTES * 8 // 10 // MB):
+            file.write(os.urandom(MB))
+    ids = [str((await support.reserve(host.client))["upload_id"]) for _ in range(4)]
+    async with Peak(host.settings.paths.transfers) as peak:
+        ends = await asyncio.gather(
+            *(support.rsync(f"{scratch}/", f"{host.rsync_url}/{i}/", "--bwlimit=60000") for i in ids)
+        )
+    with score.attempt():
+        assert any(end.code for end in ends)
+        total = 2 * QUOTA_BYTES / MB
+        score.figure("held", peak.bytes / MB, total * (1 + SLACK), "MB")
+    for upload_id in ids:
+        assert (await host.client.delete(f"/uploads/{upload_id}")).status_code == 204
+
+
+@pytest.mark.attack(6, "rsync just below its quotas, and again, is let through")
+async def test_what_fits_is_not_harmed(host: Connected, scratch: Path, score: Score) -> None:
+    big = scratch / "big"
+    big.write_bytes(os.urandom(int(0.95 * QUOTA_BYTES)))
+    for number in range(1000):
+        (scratch / f"s{number}").write_bytes(b"x" * 100)
+    upload_id = str((await support.reserve(host.client))["upload_id"])
+    for change in range(3):
+        with score.attempt():
+            with big.open("r+b") as file:  # rewritten whole: the old one and the new side by side
+                file.seek(change * MB)
+                file.write(os.urandom(MB))
+            await support.push(host, scratch, upload_id, "--whole-file", "--partial")
+    with score.attempt():
+        answer = await support.finalize(host.client, upload_id)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["size_bytes"] == big.stat().st_size + 100_000
+    assert (await host.client.delete(f"/uploads/{upload_id}")).status_code == 204
+
+
+@pytest.mark.attack(6, "rsync over the quota with the API down")
+async def test_without_the_api(shared: MiniStack, host: Connected, scratch: Path, score: Score) -> None:
+    with (scratch / "f").open("wb") as file:
+        for _ in range(2 * QUOTA_BYTES // MB):
+            file.write(os.urandom(MB))
+    upload_id = str((await support.reserve(host.client))["upload_id"])
+    shared.api.kill()
+    try:
+        async with Peak(tree_of(host, upload_id)) as peak:
+            done = await support.rsync(f"{scratch}/", f"{host.rsync_url}/{upload_id}/")
+    finally:
+        shared.api.start()
+    with score.attempt():
+        assert done.code != 0
+        score.figure("held", peak.bytes / MB, QUOTA_BYTES / MB * (1 + SLACK), "MB")
+    assert_refused(await support.finalize(host.client, upload_id), 507, "insufficient_storage")
+    assert (await host.client.delete(f"/uploads/{upload_id}")).status_code == 204
+
+
+@pytest.mark.attack(6, "rsync: the watcher is killed while it has stopped a transfer")
+async def test_a_killed_watcher_leaves_nobody_stopped(score: Score) -> None:
+    """The waker lets the stopped go on when the watcher dies."""
+    code = (
+        "import os, sys, time\n"
+        "from flashpods import rsync_watch\n"
+        "with rsync_watch.stopped([int(sys.argv[1])]):\n"
+        "    print('stopped', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    import sys
+
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        state = Path(f"/proc/{victim.pid}/stat")
+        watcher = subprocess.Popen(
+            [sys.executable, "-c", code, str(victim.pid)], stdout=subprocess.PIPE
+        )
+        try:
+            assert watcher.stdout is not None
+            await asyncio.to_thread(watcher.stdout.readline)
+            with score.attempt():
+                assert state.read_text().split()[2] == "T"
+                watcher.kill()
+                await support.true_soon(
+                    lambda: state.read_text().split()[2] != "T", "the stopped one goes on"
+                )
+        finally:
+            watcher.kill()
+            watcher.communicate()
+            victim.kill()
+
+
+def to_daemon(url: str, target: str) -> str:
+    return f"{url.rsplit('/', 1)[0]}/{target}"
+
+
+@pytest.mark.attack(6, "rsync: other places, odd files, dangerous options")
+async def test_other_places(host: Connected, scratch: Path, score: Score) -> None:
+    (scratch / "tree").mkdir()
+    evil = scratch / "tree"
+    (evil / "file").write_text("mine")
+    final = await support.pushed(host, evil)
+    before = sorted(str(p) for p in host.stack.layout.trees.rglob("*"))
+    targets = [
+        f"uploads/{final}/", f"uploads/{final}/../upload_aaaaaaaaaaaa/", "uploads/../etc/",
+        "uploads/", "uploads/.bases/x/", "uploads/..%2f..%2fetc/", "uploads//etc/",
+        f"uploads/upload_aaaaaaaaaaaa/../../finalized/{final}/", "uploads/upload_short/",
+        "uploads/upload_aaaaaaaaaaaa/../../../etc/", "uploads/upload_aaaaaaaaaaa\n/",
+        "finalized/x/", "/etc/", "uploads/upload_aaaaaaaaaaaa", f"uploads/./../finalized/{final}/",
+    ]  # fmt: skip
+    for target in targets:
+        with score.attempt():
+            done = await support.rsync(f"{evil}/", to_daemon(host.rsync_url, target))
+            assert done.code != 0, target
+    options = [
+        "--backup-dir=/x", "--temp-dir=/tmp", "--partial-dir=/x", "--link-dest=/x", "--super",
+        "--copy-dest=../../finalized", "--copy-dest=/etc", "--compare-dest=/x", "--fake-super",
+        "--devices", "--specials", "--write-devices", "--copy-devices", "--keep-dirlinks", "-K",
+        "--copy-links", "-L", "--hard-links", "-H", "--xattrs", "-X", "--acls", "-A",
+        "--log-file=/tmp/x", "--remote-option=--log-file=/tmp/x", "-M--fake-super", "--munge-links",
+        "--files-from=:/etc/passwd", "--preallocate", "--usermap=*:0", "--chown=0:0",
+    ]  # fmt: skip
+    taken = []
+    for number, option in enumerate(options):
+        with score.attempt():
+            upload = f"upload_options{number:06}"
+            done = await support.rsync(f"{evil}/", f"{host.rsync_url}/{upload}/", option)
+            if done.code == 0:  # an option of the client's own side
+                taken.append(option)
+                assert {p.name for p in tree_of(host, upload).rglob("*")} <= {"file"}
+                for path in tree_of(host, upload).rglob("*"):
+                    assert path.stat().st_uid == RSYNC_UID
+    score.note(f"harmless here, taken: {' '.join(taken) or 'none'}")
+    # A sender that is not rsync's own may send any name: the receiver cleans and checks them.
+    with score.attempt():
+        after = {str(p) for p in host.stack.layout.trees.rglob("*")}
+        new = {p for p in after - set(before) if "/transfers/upload_options" not in p}
+        assert not new, new
+        assert (host.settings.paths.finalized / final / "file").read_text() == "mine"
+    (evil / "dir").mkdir()
+    (evil / "abs").symlink_to("/etc/passwd")
+    (evil / "up").symlink_to("../../../../etc")
+    os.mkfifo(evil / "fifo")
+    os.mknod(evil / "dev", 0o20666, os.makedev(1, 3))
+    (evil / "suid").write_text("#!/bin/sh\n")
+    (evil / "suid").chmod(0o6755)
+    with score.attempt():
+        upload_id = await support.push(host, evil, None, "-a")
+        answer = await support.finalize(host.client, upload_id)
+        assert answer.status_code == 200, answer.text
+        tree = host.settings.paths.finalized / upload_id
+        assert {p.name for p in tree.iterdir()} == {"file", "dir", "abs", "up", "suid"}
+        assert tree.joinpath("suid").stat().st_mode & 0o7000 == 0
+        row = await support.run(
+            host.client, "cat abs up/shadow up/passwd | grep -c root:; ls", files_id=upload_id
+        )
+        assert row["status"] == "completed", row
+        text = await support.output(host.client, row["id"])
+        assert "root:$" not in text  # what it resolves to is the container's
+
+
+@pytest.mark.attack(6, "rsync: a million files")
+@pytest.mark.attacks_full
+async def test_a_million(shared: MiniStack, host: Connected, scratch: Path, score: Score) -> None:
+    for number in range(1_000_000):
+        if number % 10_000 == 0:
+            (scratch / f"d{number // 10_000}").mkdir()
+        os.mknod(scratch / f"d{number // 10_000}" / f"f{number}")
+    async with bystander(host) as seen:
+        upload_id, peak, done, took = await over(host, scratch)
+    with score.attempt():
+        assert done.code != 0
+        score.figure("held", peak.files, QUOTA_FILES * (1 + SLACK), "entries")
+        score.figure("others' p99", seen.p99, 1.0)
+        score.note(f"ended after {took:.1f} s")
+    assert (await host.client.delete(f"/uploads/{upload_id}")).status_code == 204

@@ -1,0 +1,161 @@
+"""The fault experiments: a scoreboard, stacks of their own, and what only the full run does.
+
+``./dev faults`` runs this directory and prints the scoreboard; ``./dev test`` runs it as tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checker import percentile
+from rig import Rig
+
+from flashpods_dev.machine import Machine, inside
+
+FULL = os.environ.get("FLASHPODS_FAULTS_FULL") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "faults_full: only ./dev faults --full runs it")
+    config.addinivalue_line("markers", "experiment(number, name): its line on the scoreboard")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes too long for every day; it is no skip, it was not asked for."""
+    if FULL:
+        return
+    ours = Path(__file__).parent
+    long = [i for i in items if i.path.is_relative_to(ours) and i.get_closest_marker("faults_full")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+@dataclass
+class Score:
+    """A line of the scoreboard. Times in seconds."""
+
+    number: int
+    name: str
+    tries: int = 0
+    passed: int = 0
+    recovery_seconds: float | None = None
+    read_p99_seconds: float | None = None
+    seconds: float = 0.0
+    broken: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def trial(self, what: str = "") -> Iterator[None]:
+        """Count a try; a failed assertion is kept, and the next try goes on."""
+        begun = time.monotonic()
+        self.tries += 1
+        before = len(self.broken)
+        try:
+            yield
+        except (AssertionError, ExceptionGroup) as e:
+            causes = e.exceptions if isinstance(e, ExceptionGroup) else [e]
+            self.broken += [f"{what}: {str(c).splitlines()[0][:300]}" for c in causes]
+        if len(self.broken) == before:
+            self.passed += 1
+        self.seconds += time.monotonic() - begun
+
+    def judge(self, broken: list[str], recovery: float | None = None, rig: Rig | None = None) -> None:
+        """Take in a verdict."""
+        if recovery is not None:
+            self.recovery_seconds = max(self.recovery_seconds or 0.0, round(recovery, 3))
+        if rig is not None and rig.reads:
+            p99 = round(percentile(rig.reads, 0.99), 4)
+            self.read_p99_seconds = max(self.read_p99_seconds or 0.0, p99)
+        assert not broken, "; ".join(broken[:5])
+
+    def settle(self) -> None:
+        """Fail the test if a try failed."""
+        assert not self.broken, "\n".join(self.broken)
+        assert self.tries, "nothing was tried"
+
+
+_BOARD: dict[tuple[int, str], Score] = {}
+
+
+def score_of(number: int, name: str) -> Score:
+    """Return the line of that name, made at its first use."""
+    return _BOARD.setdefault((number, name), Score(number, name))
+
+
+def pytest_sessionfinish() -> None:
+    if path := os.environ.get("FLASHPODS_FAULTS_BOARD"):
+        rows = sorted(_BOARD.values(), key=lambda row: (row.number, row.name))
+        Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Put a test that broke outside its tries onto the board too."""
+    report = yield
+    score = getattr(item, "score", None)
+    if call.excinfo is not None and score is not None and not score.broken:
+        score.broken.append(f"{call.when}: {str(call.excinfo.value).splitlines()[0][:300]}")
+    return report
+
+
+@pytest.fixture
+def score(request: pytest.FixtureRequest) -> Score:
+    """The test's line on the board, from its marker ``experiment(number, name)``."""
+    marker = request.node.get_closest_marker("experiment")
+    found = score_of(*marker.args)
+    request.node.score = found
+    return found
+
+
+RigFactory = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def machine() -> Machine:
+    """The namespace that the tests run in."""
+    if not os.environ.get("FLASHPODS_TEST_TMP"):
+        pytest.fail("no stack: run this with ./dev faults or ./dev test", pytrace=False)
+    return inside()
+
+
+@pytest.fixture
+async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
+    """Return ``await rig_of(settings, before=function of the layout)``, which starts a rig."""
+    async with AsyncExitStack() as cleanup:
+
+        async def start(
+            overrides: Mapping[str, Any] | None = None,
+            *,
+            before: Callable[[Rig], None] | None = None,
+        ) -> Rig:
+            state = Path(tempfile.mkdtemp(prefix="f-", dir=os.environ["FLASHPODS_TEST_TMP"]))
+            state.chmod(0o755)
+            cleanup.callback(shutil.rmtree, state, ignore_errors=True)
+            rig = Rig(state, machine, overrides)
+            if before is not None:
+                before(rig)
+            cleanup.push_async_callback(asyncio.to_thread, rig.stack.stop)
+            await asyncio.to_thread(rig.stack.start)
+            await cleanup.enter_async_context(rig.connected())
+            return rig
+
+        yield start
+
+
+@pytest.fixture
+async def rig(rig_of: RigFactory) -> Rig:
+    """A rig with the usual settings."""
+    started: Rig = await rig_of()
+    return started
