@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
+from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 MB = 1024**2
 GB = 1024**3
@@ -209,24 +216,66 @@ def load(file: Path | None) -> Settings:
     """Read the settings.
 
     Args:
-        file: the JSON file; ``FLASHPODS_CONFIG`` or :data:`DEFAULT_FILE` when None.
+        file: the JSON file; ``FLASHPODS_SETTINGS_FILE`` or :data:`DEFAULT_FILE` when None.
 
     Raises:
-        ConfigError: the file is missing, not JSON, or a key is unknown or out of range.
+        ConfigError: the file is missing, not JSON, a key is unknown or out of range, or two keys
+            contradict each other.
     """
-    path = file or Path(os.environ.get("FLASHPODS_CONFIG", DEFAULT_FILE))
+    path = file or Path(os.environ.get("FLASHPODS_SETTINGS_FILE", DEFAULT_FILE))
     try:
         data: Any = json.loads(path.read_text())
     except OSError as e:
-        raise ConfigError(f"settings file {path}: {e.strerror}; name another with --config") from e
-    except ValueError as e:
+        raise ConfigError(f"settings file {path}: {e.strerror}") from e
+    except (ValueError, RecursionError) as e:
         raise ConfigError(f"settings file {path} is not JSON: {e}") from e
     if not isinstance(data, dict):
         raise ConfigError(f"settings file {path} must hold one JSON object")
     try:
-        return Settings(**data)
+        settings = Settings(**data)
     except ValidationError as e:
         raise ConfigError(f"settings file {path}: {_explain(e)}") from e
+    except SettingsError as e:
+        raise ConfigError(f"environment: {' '.join(str(e).split())}") from e
+    if found := "; ".join(contradictions(settings)):
+        raise ConfigError(f"settings file {path}: {found}")
+    return settings
+
+
+# The smaller, the larger.
+_ORDERS: Final = (
+    ("output.log_bytes", "output.logs_total_bytes"),
+    ("output.artifact_file_bytes", "output.artifact_job_bytes"),
+    ("uploads.max_bytes", "uploads.total_bytes"),
+)
+
+
+def contradictions(settings: Settings) -> Iterator[str]:
+    """Yield what each key by itself allows and all together do not."""
+    for small, large in _ORDERS:
+        least, most = _value(settings, small), _value(settings, large)
+        if least > most:
+            yield f"{small} is {least}, more than {large} {most}"
+    paths = {f"paths.{key}": Path(value) for key, value in settings.paths}
+    for key, path in paths.items():
+        if not path.is_absolute() or ".." in path.parts:
+            yield f"{key} is {path}: must be absolute, without '..'"
+    # What cleans one tree would take the other's entries for leftovers.
+    trees = {key: path for key, path in paths.items() if key != "paths.database"}
+    for (outer_key, outer), (key, path) in permutations(trees.items(), 2):
+        if outer in path.parents or (outer == path and outer_key < key):
+            yield f"{key} {path} is in {outer_key} {outer}: give each its own directory"
+    for target, source in settings.podman.mounts.items():
+        if not (target.startswith("/") and source.startswith("/")):
+            yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
+    if not settings.uploads.rsync_url.startswith("rsync://"):
+        yield f"uploads.rsync_url is {settings.uploads.rsync_url!r}: must begin with rsync://"
+
+
+def _value(settings: Settings, key: str) -> int:
+    section, _, name = key.partition(".")
+    value: int = getattr(getattr(settings, section), name)
+    return value
 
 
 def _explain(error: ValidationError) -> str:

@@ -71,7 +71,9 @@ class Score:
             self.passed += 1
         self.seconds += time.monotonic() - begun
 
-    def judge(self, broken: list[str], recovery: float | None = None, rig: Rig | None = None) -> None:
+    def judge(
+        self, broken: list[str], recovery: float | None = None, rig: Rig | None = None
+    ) -> None:
         """Take in a verdict."""
         if recovery is not None:
             self.recovery_seconds = max(self.recovery_seconds or 0.0, round(recovery, 3))

@@ -29,7 +29,10 @@ from flashpods_dev.machine import RSYNC_UID, Machine
 from flashpods_dev.service import twins
 from flashpods_dev.stack import MiniStack
 
-CAPACITY = (8, 16)  # CPUs and GB that the stacks pretend: enough for some jobs, little enough to bind
+CAPACITY = (
+    8,
+    16,
+)  # CPUs and GB that the stacks pretend: enough for some jobs, little enough to bind
 SETTLE_SECONDS = 15.0
 LINES = 40
 ALLOWED_ERRORS = frozenset({None, "container_not_found_on_recovery"})  # contract section 2

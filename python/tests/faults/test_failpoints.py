@@ -133,8 +133,9 @@ async def kill_api_at(rig: Rig, place: str) -> float:
     await rig.start()
     took = await rig.recovered(begun)
     if place.startswith("finalize."):  # the client asks again
-        (upload_id,) = rig.uploads - {u for u, s in rig.rows("SELECT id, state FROM uploads")
-                                      if s != "uploading"} or {""}
+        (upload_id,) = rig.uploads - {
+            u for u, s in rig.rows("SELECT id, state FROM uploads") if s != "uploading"
+        } or {""}
         if upload_id:
             answer = await rig.client.post(f"/uploads/{upload_id}/finalize")
             assert answer.status_code == 200, answer.text

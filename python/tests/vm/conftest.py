@@ -43,9 +43,9 @@ def note(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def root_controllers() -> tuple[str, str]:
-    """What is on for the children of the hierarchy's root: before the first stack, and now."""
-    return ROOT_BEFORE, ROOT.read_text().strip()
+def root_controllers() -> Callable[[], str]:
+    """Return a function that tells what is on below the root: before the first stack, and now."""
+    return lambda: f"{ROOT_BEFORE} before the first stack, {ROOT.read_text().strip()} now"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 import uvicorn
 
+from flashpods import sdnotify
 from flashpods.api import metrics_server
 from flashpods.api.app import Api, create_app
 from flashpods.api.protocol import Protocol
@@ -36,6 +37,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._api = app
         self._ready_fd = ready_fd
+        self._alive: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,9 +60,13 @@ class Server(uvicorn.Server):
             os.write(self._ready_fd, line.encode())
             os.close(self._ready_fd)
             self._ready_fd = None
+        if self.started:
+            sdnotify.notify(sdnotify.READY)
+            self._alive = asyncio.create_task(sdnotify.keep_alive(), name="watchdog")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End event streams and waits first: uvicorn would wait for them."""
+        sdnotify.notify(sdnotify.STOPPING)
         self._api.context.held.close()
         await super().shutdown(sockets=sockets)
 

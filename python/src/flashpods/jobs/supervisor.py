@@ -234,9 +234,7 @@ class Recovery:
 
     async def _quiet(self) -> bool:
         """Wait until it is time again; False at once when a job's line breaks."""
-        time_again = asyncio.create_task(
-            self._line.clock.sleep(self._line.policy.recovery_every)
-        )
+        time_again = asyncio.create_task(self._line.clock.sleep(self._line.policy.recovery_every))
         broke = asyncio.create_task(self._supervisor.broke.wait())
         try:
             await asyncio.wait({time_again, broke}, return_when=asyncio.FIRST_COMPLETED)

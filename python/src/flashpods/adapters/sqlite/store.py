@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from flashpods.adapters.sqlite import jobs, rows, uploads
+from flashpods.adapters.sqlite import damage, jobs, rows, uploads
 from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.adapters.sqlite.migrations import SchemaError, migrate
 from flashpods.adapters.sqlite.reader import Reader
@@ -57,13 +57,16 @@ class SqliteStore:
             deadline: seconds that each later call takes at most.
 
         Raises:
-            SchemaError: the file can't be used; the message is one line for a person.
+            SchemaError: the file can't be used or is damaged; the message is one line for a person
+                and names the remedy.
         """
         return await asyncio.to_thread(cls._open, path, deadline)
 
     @classmethod
     def _open(cls, path: Path, deadline: float) -> Self:
+        _refuse_damage(path)
         migrate(path)
+        damage.mark_boot(path)
         writer = Writer(lambda: connect_writer(path), deadline=deadline)
         try:
             writer.start()
@@ -215,7 +218,13 @@ class SqliteStore:
         await self._writer.run(lambda c: jobs.set_draining(c, draining, at), durable=True)
 
     async def ping(self) -> None:
-        """Prove that the database answers a read; raise Unavailable if not."""
+        """Prove that the database answers a read, and a write if the last one failed on the disk.
+
+        Raises:
+            Unavailable, InsufficientStorage: it does not.
+        """
+        if self._writer.doubtful:
+            await self._writer.run(lambda _: None, durable=True)
         await self._reader.threaded(lambda c: c.execute("SELECT n FROM job_counts").fetchone())
 
     # ------------------------------------------------------------------- uploads
@@ -291,3 +300,19 @@ class SqliteStore:
     async def drop_expired(self, *, before: datetime) -> int:
         """Delete rows expired or consumed before that time; return how many."""
         return await self._writer.run(lambda c: uploads.drop_expired(c, before))
+
+
+def _refuse_damage(path: Path) -> None:
+    """Refuse a garbled database: going on would lose more than restoring does.
+
+    Raises:
+        SchemaError: names the damage and the command that restores a backup.
+    """
+    try:
+        found = damage.find(path)
+    except (OSError, sqlite3.Error) as e:
+        raise SchemaError(f"database {path} can't be read: {e}") from e
+    if found:
+        raise SchemaError(
+            f"database {path} is damaged ({found}); restore a backup: flashpods-admin restore FILE"
+        )

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from flashpods.adapters.sqlite.connection import breaks_batch, translate
+from flashpods.adapters.sqlite.connection import breaks_batch, primary_code, translate
 from flashpods.errors import Unavailable
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ class Writer:
         self._closing = False
         self._connection: sqlite3.Connection | None = None
         self._durable: bool | None = None  # what the connection's PRAGMA synchronous says
+        self.doubtful = False  # the disk failed: what the WAL holds may not be on it
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
 
     def start(self) -> None:
@@ -160,11 +161,13 @@ class Writer:
             for item in wanted:
                 _perform(connection, item)
             connection.execute("COMMIT")
-        except sqlite3.Error as e:
+        except (sqlite3.Error, Unavailable) as e:
             _log.exception("a transaction of %d operations failed", len(wanted))
             self._disconnect()  # closing rolls back; a connection that failed is not trusted
-            error = translate(e)
-            error.__cause__ = e
+            error = e if isinstance(e, Unavailable) else translate(e)
+            if isinstance(e, sqlite3.Error):
+                error.__cause__ = e
+                self.doubtful = self.doubtful or primary_code(e) == sqlite3.SQLITE_IOERR
             for item in wanted:
                 item.error = error
 
@@ -172,12 +175,28 @@ class Writer:
         if self._connection is None:
             self._connection = self._connect()
             self._durable = None
+        if self.doubtful:
+            self._settle_doubt(self._connection)
         if self._durable is not durable:  # not allowed within a transaction
             level = "FULL" if durable else "NORMAL"
             self._connection.execute(f"PRAGMA synchronous = {level}")
             self._durable = durable
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
+
+    def _settle_doubt(self, connection: sqlite3.Connection) -> None:
+        """After a failed fsync, write everything anew before anything else is acknowledged.
+
+        The kernel reports a failed write-back once and then calls those pages clean: a later fsync
+        succeeds though they never reached the disk. A commit behind such a gap in the WAL would be
+        lost with it. So the WAL's content goes into the database file, and the WAL starts anew.
+        """
+        connection.execute("PRAGMA synchronous = FULL")
+        self._durable = True
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise Unavailable("the database recovers from a failure of its disk; try again")
+        self.doubtful = False
 
     def _disconnect(self) -> None:
         if self._connection is not None:
