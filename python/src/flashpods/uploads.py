@@ -90,16 +90,16 @@ class Uploads:
         """
         upload = await self._store.get_upload(check_upload_id(upload_id))
         if upload is None:
-            await self.adopt_unknown()
+            await self._adopt(upload_id)
             upload = await self._store.get_upload(upload_id)
         if upload is None:
             raise NotFound(f"there is no upload {upload_id}", code="upload_not_found")
         return upload
 
-    async def adopt_unknown(self) -> None:
-        """Give every tree in the rsync module a row, dated by its directory."""
-        for upload_id, since in await self._workspaces.transferring():
-            if UPLOAD_ID.match(upload_id):
+    async def _adopt(self, upload_id: str) -> None:
+        """Give a tree in the rsync module that no row knows a row, dated by its directory."""
+        for found, since in await self._workspaces.transferring():
+            if found == upload_id:
                 await self._store.adopt(
                     upload_id, at=since, expires_at=since + self._finalize_within
                 )

@@ -66,7 +66,7 @@ print(peak, files)
 
     async def __aexit__(self, *_: object) -> None:
         async with asyncio.timeout(60):
-            out, _ = await self._process.communicate()
+            out, _ = await self._process.communicate(b"")
         self.bytes, self.files = map(int, out.split())
 
 

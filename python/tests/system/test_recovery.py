@@ -80,6 +80,19 @@ async def test_a_job_that_ends_while_we_are_down(api: ApiFactory) -> None:
     await nothing_left(running)
 
 
+async def test_a_reboot_with_a_running_job(api: ApiFactory) -> None:
+    running = api()
+    job_id = await submit(running.client, "echo once; sleep 600")
+    await until(running.client, job_id, "running")
+    running.stack.stop()  # takes every process; a new start has an empty run directory
+    running.stack.start()
+    job = await ended(running.client, job_id)
+    assert (job["status"], job["error"]) == ("failed", "container_lost_on_recovery")
+    assert (await output(running.client, job_id)).count("once") == 1
+    assert (await running.client.get("/capacity")).json()["reserved"]["cpus"] == 0
+    await nothing_left(running)
+
+
 async def exited(api: RunningApi, job_id: str) -> None:
     """Return when Podman says that the job's container is dead."""
     done = await asyncio.to_thread(

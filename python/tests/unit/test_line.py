@@ -10,10 +10,11 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flashpods.errors import Conflict
+from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, UploadState
@@ -467,6 +468,131 @@ async def test_recovery_none_running(world: World) -> None:
     await recovered(world)
     row = await world.ended(job)
     assert (row.status, row.error) == (JobStatus.FAILED, "container_lost_on_recovery")
+
+
+async def test_recovery_after_a_reboot_does_not_run_the_command_again(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    world.runtime.reboot()
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "container_lost_on_recovery")
+
+
+async def test_recovery_after_a_reboot_while_starting(world: World) -> None:
+    job = await starting(world, status="running")
+    world.runtime.reboot()
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "container_not_found_on_recovery")
+
+
+async def test_a_stop_gives_up_on_a_container_that_does_not_run(world: World) -> None:
+    job = await world.running()
+    world.runtime.reboot()
+    await world.supervisor.cancel(job.id)
+    for _ in range(2):  # the grace period, and the one after SIGKILL
+        await world.clock.until_sleeping(2)  # beside it the job's own deadline
+        world.clock.advance(10)
+    assert (await world.ended(job)).status is JobStatus.CANCELLED
+
+
+async def test_recovery_takes_the_containers_own_time_of_start(world: World) -> None:
+    job = await starting(world, status="running")
+    began = world.clock.now()
+    world.clock.advance(50)
+    await recovered(world)
+    assert (await world.until(job, JobStatus.RUNNING)).started_at == began
+
+
+async def test_a_launch_repeated_by_recovery_has_the_rest_of_its_time(world: World) -> None:
+    job = await starting(world, status="initialized")
+    world.clock.advance(301)
+    await recovered(world)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, "stuck_in_starting")
+
+
+async def test_one_orphan_that_stays_keeps_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await starting(world, status="running") for _ in range(2)]
+    for job in jobs:
+        now = world.clock.now()
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+    stuck = await world.runtime.inspect(jobs[0].container_name)
+    assert stuck is not None
+    remove = world.runtime.remove
+
+    async def fails(name_or_id: str) -> None:
+        if name_or_id == stuck.id:
+            raise Unavailable("it does not go")
+        await remove(name_or_id)
+
+    monkeypatch.setattr(world.runtime, "remove", fails)
+    await recovered(world)
+    assert world.runtime.removed == [jobs[1].container_name]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(28, "No space left on device"), "insufficient_storage"),
+        (InsufficientStorage("full"), "insufficient_storage"),
+        (PermissionError(13, "Permission denied"), "launch_failed"),
+    ],
+)
+async def test_a_disk_that_refuses_ends_the_job_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    async def refuse(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(world.artifacts, "prepare", refuse)
+    job = await world.accept()
+    world.supervisor.begin(job)
+    row = await world.ended(job)
+    assert (row.status, row.error) == (JobStatus.FAILED, code)
+
+
+async def test_a_log_that_cannot_be_completed_ends_the_job_with_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_job_id: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = await world.running()
+    monkeypatch.setattr(world.logs, "drain", refuse)
+    world.runtime.exit(job.container_name, 0)
+    row = await world.ended(job)
+    assert row.status is JobStatus.COMPLETED
+    assert "the log is incomplete: No space left on device" in row.warnings
+
+
+async def test_a_store_that_is_away_for_a_moment_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    real = world.store.advance
+    calls = 0
+
+    async def flaky(*args: Any, **keywords: Any) -> Job:
+        nonlocal calls
+        calls += 1
+        moved = await real(*args, **keywords) if calls == 2 else None
+        if calls <= 2:
+            raise Unavailable("the answer was lost")
+        assert moved is None
+        return await real(*args, **keywords)
+
+    monkeypatch.setattr(world.store, "advance", flaky)
+    world.runtime.exit(job.container_name, 0)
+    async with asyncio.timeout(5):
+        while world.supervisor.has(job.id):
+            await world.changes.wait(job.id, 0.02)
+            world.clock.advance(1)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert await world.history(job) == ["pending", "starting", "running", "completed"]
 
 
 async def test_recovery_finishes_a_recorded_cancellation(world: World) -> None:

@@ -33,13 +33,18 @@ async def conclude(
     """
     ran = job.status is JobStatus.RUNNING
     if ran:
-        await line.note(job, phase=Phase.COLLECTING)
+        await line.show(job, Phase.COLLECTING)
     failpoints.hit("collect.before_drain")
-    await line.logs.drain(job.id)
+    warnings = list(ending.warnings)
+    try:
+        await line.logs.drain(job.id)
+    except OSError as e:  # it has tried for a while; a job must not hold its resources for that
+        log.warning("log_incomplete", job_id=job.id, reason=str(e))
+        warnings.append(f"the log is incomplete: {e.strerror}")
     failpoints.hit("collect.after_drain")
-    collected = await line.artifacts.collect(job.id, at=line.clock.now()) if ran else Collected()
+    collected = await _collect(line, job) if ran else Collected()
     failpoints.hit("collect.after_artifacts")
-    warnings = [*ending.warnings, *collected.warnings]
+    warnings += collected.warnings
     if collected.error is not None:
         if ending.trigger is Trigger.SUCCEED:
             ending = replace(
@@ -50,14 +55,21 @@ async def conclude(
             )
         else:
             warnings.append(f"artifacts: {collected.error}")
-    if warnings:
-        await line.note(job, warnings=warnings)
+    await line.warn(job, warnings)
     failpoints.hit("collect.after_note")
     row = await _end(line, job, ending, collected)
     failpoints.hit("collect.after_end")
     ended(row)
     await tidy(line, row, keep_base=ran)
     return row
+
+
+async def _collect(line: Line, job: Job) -> Collected:
+    try:
+        return await line.artifacts.collect(job.id, at=line.clock.now())
+    except (Unavailable, OSError) as e:
+        log.warning("artifacts_not_collected", job_id=job.id, reason=str(e))
+        return Collected(error="artifact_copy_failed", warnings=[f"artifacts: {e}"])
 
 
 async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Job:

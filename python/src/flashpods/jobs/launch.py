@@ -7,13 +7,14 @@ steps again. The command does not execute before the container's limits have bee
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Coroutine
 from pathlib import Path
 
 import structlog
 
 from flashpods import failpoints
-from flashpods.errors import Unavailable
+from flashpods.errors import InsufficientStorage, Unavailable
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
 from flashpods.jobs.model import Job, JobType, Phase, container_name
 from flashpods.jobs.states import JobStatus, Trigger
@@ -31,42 +32,61 @@ _WORKER_ARGV = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh")
 _AGENT_ARGV = ("/bin/sh", "-c", "exec /entrypoint.sh 2>&1")
 
 
-async def launch(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
     """Bring a ``pending`` or half-launched ``starting`` job to ``running``.
+
+    Args:
+        line: the ports.
+        job: the row.
+        cancel: set when the caller asks for the job's end.
+        slots: how many containers may be made at once; not held while an image is pulled.
 
     Raises:
         JobFailed: ``upload_lost``, an image error, ``container_create_failed``,
-            ``limits_not_enforced``, ``stuck_in_starting``.
+            ``limits_not_enforced``, ``insufficient_storage``, ``launch_failed``,
+            ``stuck_in_starting``.
         CancelRequested: ``cancel`` was set before the command executed.
     """
     if cancel.is_set():
         raise CancelRequested
     if job.status is JobStatus.PENDING:
         failpoints.hit("launch.before_starting")
-        job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.CREATING)
+        job = await line.advance(job, Trigger.LAUNCH, "its turn", phase=Phase.CREATING)
         failpoints.hit("launch.after_starting")
     try:
-        async with asyncio.timeout(line.policy.starting):
-            return await _persist(line, job, cancel)
+        async with asyncio.timeout(await _time_left(line, job)):
+            return await _persist(line, job, cancel, slots)
     except TimeoutError:
         raise JobFailed(
             "stuck_in_starting", f"not running after {line.policy.starting:.0f} seconds"
         ) from None
 
 
-async def _persist(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+async def _time_left(line: Line, job: Job) -> float:
+    """Return the seconds that the job may still be ``starting``, whoever began its launch."""
+    since = [e.at for e in await line.store.events(job.id) if e.to_status is JobStatus.STARTING]
+    spent = (line.clock.now() - since[-1]).total_seconds() if since else 0.0
+    return max(line.policy.starting - max(spent, 0.0), 0.0)
+
+
+async def _persist(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
     """Repeat the steps while the engine does not answer; the caller's deadline ends it."""
     backoff = FIRST_BACKOFF
     while True:
         try:
-            return await _steps(line, job, cancel)
+            return await _steps(line, job, cancel, slots)
         except Unavailable as e:
             log.warning("launch_waits_for_engine", job_id=job.id, reason=e.message)
+        except InsufficientStorage as e:
+            raise JobFailed("insufficient_storage", e.message) from e
+        except OSError as e:
+            full = e.errno in {errno.ENOSPC, errno.EDQUOT}
+            raise JobFailed("insufficient_storage" if full else "launch_failed", str(e)) from e
         await _unless(cancel, line.clock.sleep(backoff))
         backoff = min(backoff * 2, MOST_BACKOFF)
 
 
-async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
+async def _steps(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
     workspace = await line.workspaces.claim(job.files_id, job.id)
     if workspace is None:
         raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
@@ -76,6 +96,19 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
     enforce = line.runtime.limits_enforceable()
     if not (enforce or line.policy.allow_unenforced_limits):
         raise JobFailed("limits_not_enforced", "this host has no controllers for the job's limits")
+    async with slots:
+        container_id = await _contain(line, job, workspace, cancel, enforce=enforce)
+    job = await line.advance(
+        job, Trigger.STARTED, f"container {container_id[:12]} started", container_id=container_id
+    )
+    failpoints.hit("launch.after_started")
+    return job
+
+
+async def _contain(
+    line: Line, job: Job, workspace: Path, cancel: asyncio.Event, *, enforce: bool
+) -> str:
+    """Create the container, read its limits back, let the command execute; return the id."""
     try:
         spec = await _spec(line, job, workspace, enforce=enforce)
         failpoints.hit("launch.before_create")
@@ -89,15 +122,11 @@ async def _steps(line: Line, job: Job, cancel: asyncio.Event) -> Job:
         if enforce:
             await line.runtime.start(container_id)
         else:
-            await asyncio.gather(line.runtime.start(container_id), line.note(job, warnings=[LOOSE]))
+            await asyncio.gather(line.runtime.start(container_id), line.warn(job, [LOOSE]))
     except ContainerError as e:
         raise JobFailed("container_create_failed", str(e)) from e
     failpoints.hit("launch.after_start")
-    job = await line.advance(
-        job, Trigger.STARTED, f"container {container_id[:12]} started", container_id=container_id
-    )
-    failpoints.hit("launch.after_started")
-    return job
+    return container_id
 
 
 async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
@@ -107,7 +136,7 @@ async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
         nonlocal pulling
         if not pulling:
             pulling = True
-            await line.note(job, phase=Phase.PULLING)
+            await line.show(job, Phase.PULLING)
         await line.logs.write(job.id, text, at=line.clock.now())
 
     try:
@@ -116,7 +145,7 @@ async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
         await line.logs.write(job.id, f"[flashpods] {e}", at=line.clock.now())
         raise JobFailed(e.code, str(e)) from e
     if pulling:
-        await line.note(job, phase=Phase.CREATING)
+        await line.show(job, Phase.CREATING)
 
 
 async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) -> None:
@@ -193,4 +222,4 @@ async def _check_limits(line: Line, job: Job, container_id: str) -> None:
     if not line.policy.allow_unenforced_limits:
         found = "none" if actual is None else f"{actual}"
         raise JobFailed("limits_not_enforced", f"promised {wanted}, the cgroup enforces {found}")
-    await line.note(job, warnings=[LOOSE])
+    await line.warn(job, [LOOSE])

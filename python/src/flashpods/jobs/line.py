@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+import structlog
+
+from flashpods.errors import StaleState, Unavailable
 from flashpods.jobs.model import Artifact, Job, Outcome, Phase
 from flashpods.jobs.states import Trigger
+from flashpods.jobs.states import advance as next_status
 from flashpods.ports import (
     ArtifactStore,
     Changes,
@@ -18,6 +24,11 @@ from flashpods.ports import (
     UploadStore,
     Workspaces,
 )
+
+log = structlog.get_logger(__name__)
+
+TRIES: Final = 5  # of a transition while the store does not answer
+PAUSE: Final = 1.0  # seconds between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +84,55 @@ class Line:
         phase: Phase | None = None,
         container_id: str | None = None,
         artifacts: Sequence[Artifact] | None = None,
+        at: datetime | None = None,
     ) -> Job:
         """Move the job from the state it is known to be in, and wake who waits for it.
 
+        A store that does not answer is asked again, :data:`TRIES` times: an attempt that was given
+        up may have been written all the same, which the next one finds out.
+
         Raises:
             StaleState: somebody else moved it first.
+            Unavailable: the store did not answer at all.
         """
-        moved = await self.store.advance(
-            job.id,
-            job.status,
-            trigger,
-            why=why,
-            at=self.clock.now(),
-            outcome=outcome,
-            phase=phase,
-            container_id=container_id,
-            artifacts=artifacts,
-        )
+        target = next_status(job.status, trigger)
+        for attempt in range(TRIES):
+            try:
+                moved = await self.store.advance(
+                    job.id,
+                    job.status,
+                    trigger,
+                    why=why,
+                    at=at or self.clock.now(),
+                    outcome=outcome,
+                    phase=phase,
+                    container_id=container_id,
+                    artifacts=artifacts,
+                )
+            except StaleState:
+                row = await self.store.get(job.id) if attempt else None
+                if row is None or row.status is not target:
+                    raise
+                moved = row
+            except Unavailable:
+                if attempt + 1 == TRIES:
+                    raise
+                await self.clock.sleep(PAUSE)
+                continue
+            break
         self.changes.publish(job.id)
         return moved
 
-    async def note(
-        self, job: Job, *, phase: Phase | None = None, warnings: Sequence[str] = ()
-    ) -> Job:
-        """Show a phase or add warnings."""
-        noted = await self.store.note(job.id, phase=phase, warnings=warnings)
+    async def show(self, job: Job, phase: Phase) -> None:
+        """Show a phase; it is only for the eye, so a store that does not answer is let be."""
+        try:
+            await self.store.note(job.id, phase=phase)
+        except Unavailable as e:
+            log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)
-        return noted
+
+    async def warn(self, job: Job, warnings: Sequence[str]) -> None:
+        """Add warnings; the store keeps each once, so this may be repeated."""
+        if warnings:
+            await self.store.note(job.id, warnings=warnings)
+            self.changes.publish(job.id)

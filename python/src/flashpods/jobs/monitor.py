@@ -91,7 +91,8 @@ async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event
             stopped_for = Trigger.CANCEL if asked.done() else Trigger.TIME_OUT
             await stop(line, job, container_id, ended)
         failpoints.hit("monitor.after_wait")
-        return judge(job, ended.result(), stopped_for=stopped_for)
+        state = ended.result() if ended.done() else None
+        return judge(job, state, stopped_for=stopped_for)
     finally:
         for task in (ended, asked, timer):
             task.cancel()
@@ -107,12 +108,12 @@ async def stop(
     """SIGTERM to PID 1, the grace period, SIGKILL to the whole; return when it is dead.
 
     An engine that does not answer is asked again for as long as it takes: the job is not ended
-    before its container is.
+    before its container is. One that the engine says does not run has no end to wait for.
     """
-    await line.note(job, phase=Phase.STOPPING)
     failpoints.hit("monitor.before_sigterm")
     await _signal(line, container_id, "SIGTERM")
     failpoints.hit("monitor.after_sigterm")
+    await line.show(job, Phase.STOPPING)
     grace = asyncio.create_task(line.clock.sleep(line.policy.grace))
     try:
         await asyncio.wait({ended, grace}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,12 +124,22 @@ async def stop(
             again = asyncio.create_task(line.clock.sleep(line.policy.grace))
             await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
             again.cancel()
+            if not ended.done() and await _runs_no_more(line, container_id):
+                return
     finally:
         grace.cancel()
 
 
-async def _signal(line: Line, container_id: str, signal: str) -> None:
+async def _runs_no_more(line: Line, container_id: str) -> bool:
+    """Whether the engine is sure; e.g. a host that was rebooted lost the container's process."""
+    try:
+        state = await line.runtime.inspect(container_id)
+    except Unavailable:
+        return False
+    return state is None or not state.running
 
+
+async def _signal(line: Line, container_id: str, signal: str) -> None:
     try:
         await line.runtime.kill(container_id, signal)
     except Unavailable:

@@ -116,36 +116,29 @@ class Supervisor:
             listener(ended)
 
     async def _run(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> Ending:
-        """Return how the job ended, wherever on the line it is met."""
+        """Return how the job ended, wherever on the line it is met.
+
+        A container that once ran and is neither running nor exited lost its process to a reboot:
+        it is as good as gone, and must not run its command a second time.
+        """
         line = self._line
-        started = found is not None and (found.running or found.exited)
-        if job.status is JobStatus.RUNNING and found is None:
+        ran = found is not None and (found.running or found.exited)
+        lost = found is None or (found.started_at is not None and not ran)
+        if job.status is JobStatus.RUNNING and not ran:
             return judge(job, None)
-        if job.status is JobStatus.STARTING and found is None:
+        if job.status is JobStatus.STARTING and lost:
             raise JobFailed("container_not_found_on_recovery", "no container after a restart")
-        if job.status is JobStatus.STARTING and found is not None and started:
+        if job.status is JobStatus.STARTING and found is not None and ran:
             # The container got further than its row: let the row follow.
             why = f"found container {found.id[:12]} {found.status}"
-            job = await line.advance(job, Trigger.STARTED, why, container_id=found.id)
+            job = await line.advance(
+                job, Trigger.STARTED, why, container_id=found.id, at=found.started_at
+            )
         elif job.status is not JobStatus.RUNNING:
-            job = await self._launch(job, cancel)
+            job = await launch(line, job, cancel, self._slots)
         assert job.container_id is not None
         await line.logs.follow(job.id)
         return await monitor(line, job, job.container_id, cancel)
-
-    async def _launch(self, job: Job, cancel: asyncio.Event) -> Job:
-        waiting = asyncio.create_task(self._slots.acquire())
-        asked = asyncio.create_task(cancel.wait())
-        try:
-            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                raise CancelRequested
-            return await launch(self._line, job, cancel)
-        finally:
-            asked.cancel()
-            if not waiting.cancel() and not waiting.cancelled():
-                self._slots.release()
-            await asyncio.gather(waiting, asked, return_exceptions=True)
 
     async def _remove_for_good(self, job: Job) -> None:
         """Remove what may run under a job that ends early, however long the engine is away.
@@ -180,20 +173,27 @@ class Recovery:
         """
         line = self._line
         # Containers first: one that appears after this look belongs to a row that has a task.
-        containers = {c.job_id: c for c in await line.runtime.containers()}
-        active = await line.store.active()
-        for job in active:
+        containers = await line.runtime.containers()
+        active = {job.id: job for job in await line.store.active()}
+        for job in active.values():
             if not self._supervisor.has(job.id):
                 self._supervisor.begin(job, await self._container_of(job))
-        strangers = set(containers) - {job.id for job in active}
-        known = await line.store.known(sorted(strangers))
-        for job_id in strangers:
-            job_row = known.get(job_id)
-            if self._supervisor.has(job_id) or (job_row is not None and job_row.active):
-                continue
-            log.warning("orphan_container_removed", job_id=job_id, name=containers[job_id].name)
-            await line.runtime.remove(containers[job_id].id)
+        known = await line.store.known(sorted({c.job_id for c in containers}))
+        for container in containers:
+            row = known.get(container.job_id)
+            if row is None or container.name != row.container_name or not self._walks(row):
+                await self._remove_orphan(container)
         await self._discard_trees()
+
+    def _walks(self, row: Job) -> bool:
+        return row.active or self._supervisor.has(row.id)
+
+    async def _remove_orphan(self, container: ContainerState) -> None:
+        log.warning("orphan_container", job_id=container.job_id, name=container.name)
+        try:
+            await self._line.runtime.remove(container.id)
+        except Unavailable as e:  # one that does not go keeps no other from going
+            log.warning("orphan_stays", name=container.name, reason=e.message)
 
     async def _discard_trees(self) -> None:
         """Delete the trees of jobs that ended just before a crash; their containers are gone."""
@@ -225,6 +225,8 @@ class Recovery:
                 await self.run_once()
             except (FlashpodsError, OSError) as e:
                 log.warning("recovery_deferred", reason=str(e))
+            except Exception:
+                log.exception("recovery_failed")
             else:
                 if await self._quiet():
                     backoff = FIRST_BACKOFF

@@ -101,6 +101,13 @@ class MemoryRuntime:
         del self._containers[name]
         self._wake()
 
+    def reboot(self) -> None:
+        """Lose every process: Podman then calls what was running ``created``."""
+        for found in self._containers.values():
+            if not found.state.exited:
+                found.state = replace(found.state, status="created", pid=None)
+        self._wake()
+
     def signals(self, name: str) -> list[str]:
         """Return the signals that reached the container."""
         return list(self._containers[name].signals)

@@ -284,7 +284,7 @@ class MemoryStore:
         upload = self._uploads.get(upload_id)
         check_finalize(upload, upload_id, at, live=upload_id in self.transferring)
         assert upload is not None, "check_finalize refuses an unknown upload"
-        return self._change_upload(upload_id, finalizing_at=upload.finalizing_at or _ms(at))
+        return self._change_upload(upload_id, finalizing_at=_ms(at))
 
     async def abort_finalize(self, upload_id: str) -> None:
         """Open it again after a refusal; a no-op unless it is uploading."""

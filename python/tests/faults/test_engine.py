@@ -1,0 +1,194 @@
+"""Experiments 3 to 7: the engine and its helpers die, stop, or lose a container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from conftest import FULL, RigFactory, Score
+from rig import LINES, Rig, soon
+
+from flashpods_dev.service import twins
+
+BOUND = 5.0  # seconds; what any answer of the API may take while the engine is away
+
+
+async def timed(rig: Rig, path: str, *, most: float = BOUND) -> int:
+    """GET, within a bound; return the status."""
+    begun = time.monotonic()
+    answer = await rig.client.get(path, timeout=30)
+    took = time.monotonic() - begun
+    assert took < most, f"GET {path} took {took:.1f} s"
+    return answer.status_code
+
+
+async def until_health(rig: Rig, status: int, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while await timed(rig, "/health") != status:
+        assert time.monotonic() < end, f"health is not {status} after {seconds} s"
+        await asyncio.sleep(0.1)
+
+
+async def back_to_normal(rig: Rig, score: Score, since: float) -> None:
+    took = await rig.recovered(since)
+    score.judge(await rig.verdict(took), took, rig)
+
+
+# ------------------------------------------------------------------ 3
+
+
+async def at_create(rig: Rig) -> None:
+    """Return in the middle of a launch: its row is starting, there is no started container."""
+    await rig.must(await rig.count())
+    await soon(lambda: bool(rig.rows("SELECT 1 FROM jobs WHERE status = 'starting'")), "starting")
+
+
+async def at_start(rig: Rig) -> None:
+    job_id = await rig.must(await rig.count())
+    await soon(lambda: f"job_{job_id}" in rig.containers(), "container")
+
+
+async def at_wait(rig: Rig) -> None:
+    job_id = await rig.must(await rig.count(pause=0.05))
+    await rig.until(job_id, "running")
+
+
+@pytest.mark.parametrize("moment", [at_create, at_start, at_wait])
+@pytest.mark.experiment(3, "SIGKILL of the Podman service")
+@pytest.mark.timeout(1800)
+async def test_sigkill_of_the_podman_service(
+    rig: Rig, score: Score, moment: Callable[[Rig], Awaitable[None]]
+) -> None:
+    await rig.bystander()
+    for _ in range(20 if FULL else 2):
+        with score.trial(moment.__name__):
+            async with rig.readers():
+                await moment(rig)
+                await asyncio.to_thread(rig.stack.podman.kill)
+                await asyncio.sleep(0.2)
+                await asyncio.to_thread(rig.stack.podman.start)
+                await back_to_normal(rig, score, time.monotonic())
+    await rig.dismiss()
+    score.settle()
+
+
+# ------------------------------------------------------------------ 4, 5
+
+
+@pytest.mark.experiment(4, "Podman's socket gone for 60 s (5 s when quick)")
+@pytest.mark.timeout(600)
+async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
+    with score.trial():
+        await rig.bystander()
+        await rig.must(await rig.count(pause=0.05))
+        async with rig.readers():
+            await asyncio.to_thread(rig.stack.podman.kill)
+            rig.stack.layout.socket.unlink(missing_ok=True)
+            end = time.monotonic() + (60 if FULL else 5)
+            await until_health(rig, 503)
+            waiting = await rig.must(await rig.count())
+            while time.monotonic() < end:
+                assert await timed(rig, f"/jobs/{waiting}") == 200
+                await asyncio.sleep(0.2)
+            await asyncio.to_thread(rig.stack.podman.start)
+            begun = time.monotonic()
+            await until_health(rig, 200)
+            assert (await rig.ended(waiting))["status"] == "completed"
+            await back_to_normal(rig, score, begun)
+        await rig.dismiss()
+    score.settle()
+
+
+@pytest.mark.experiment(5, "Podman stopped with SIGSTOP, every call bounded")
+@pytest.mark.timeout(600)
+async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
+    rig = await rig_of({"podman": {"call_seconds": 2}})
+    with score.trial():
+        await rig.bystander()
+        running = await rig.must(await rig.count(pause=0.1))
+        await rig.until(running, "running")
+        pids = [rig.stack.podman.pid, *twins(rig.stack.podman.pid)]
+        async with rig.readers():
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                await until_health(rig, 503)
+                end = time.monotonic() + (60 if FULL else 6)
+                waiting = await rig.must(await rig.count())
+                doomed = await rig.must(await rig.post("sleep 600"))
+                answer = await rig.client.delete(f"/jobs/{doomed}", timeout=BOUND)
+                assert answer.status_code == 200
+                while time.monotonic() < end:
+                    assert await timed(rig, f"/jobs/{waiting}") == 200
+                    await asyncio.sleep(0.2)
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+            begun = time.monotonic()
+            assert (await rig.ended(waiting))["status"] == "completed"
+            assert (await rig.ended(running))["status"] == "completed"
+            assert (await rig.ended(doomed))["status"] == "cancelled"
+            await back_to_normal(rig, score, begun)
+        await rig.dismiss()
+    score.settle()
+
+
+# ------------------------------------------------------------------ 6, 7
+
+
+def conmon_of(rig: Rig, job_id: str) -> int:
+    """Return the pid of the container's conmon."""
+    container = rig.engine(f"/containers/job_{job_id}/json")["Id"]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"conmon") and container.encode() in words:
+            return int(path.parent.name)
+    raise AssertionError(f"no conmon of {job_id}")
+
+
+@pytest.mark.experiment(6, "SIGKILL of conmon")
+@pytest.mark.timeout(900)
+async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
+    """Its job ends, as failed, soon; its siblings don't notice."""
+    await rig.bystander()
+    for _ in range(10 if FULL else 1):
+        with score.trial():
+            job_id = await rig.must(await rig.post("while :; do echo x; sleep 0.1; done"))
+            await rig.until(job_id, "running")
+            rig.excused |= {job_id}
+            os.kill(conmon_of(rig, job_id), signal.SIGKILL)
+            row = await rig.ended(job_id, 60)
+            assert row["status"] == "failed", row
+            await back_to_normal(rig, score, time.monotonic())
+    await rig.dismiss()
+    score.settle()
+
+
+@pytest.mark.experiment(7, "podman rm -f from outside")
+@pytest.mark.timeout(900)
+async def test_removal_from_outside(rig: Rig, score: Score) -> None:
+    await rig.bystander()
+    for _ in range(10 if FULL else 1):
+        with score.trial():
+            job_id = await rig.must(await rig.count(LINES, 0.5))
+            await rig.until(job_id, "running")
+            rig.excused |= {job_id}
+            begun = time.monotonic()
+            done = await asyncio.to_thread(
+                rig.stack.run_podman, "rm", "-f", "-t", "0", f"job_{job_id}"
+            )
+            assert done.returncode == 0, done.stderr
+            row = await rig.ended(job_id)
+            assert row["status"] == "failed"
+            assert row["error"] == "container_lost_on_recovery" or row["exit_code"] == 137, row
+            await back_to_normal(rig, score, begun)
+    await rig.dismiss()
+    score.settle()
