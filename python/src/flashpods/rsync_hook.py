@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import os
 import re
+import select
 import sqlite3
 import sys
 import time
@@ -284,12 +285,22 @@ def watcher(
     quota = rsync_watch.Quota(
         max_bytes=options.max_bytes, total_bytes=options.total_bytes, max_files=options.max_files
     )
-    others = 0
+    pending: tuple[int, int] | None = None
 
-    def tell(size: int, files: int) -> int:
-        nonlocal others
-        with contextlib.suppress(Refused, ValueError):  # a busy database: as it was
-            others = int(as_owner(options.database, lambda c: keep_size(c, tree.name, size, files)))
+    def tell(size: int, files: int, last: bool) -> int | None:
+        nonlocal pending
+        others = None
+        if pending and (last or select.select([pending[1]], [], [], 0)[0]):
+            with contextlib.suppress(Refused, ValueError):  # a busy database: the next time
+                others = int(finished(*pending))
+            pending = None
+        elif not pending:
+            pending = as_owner(options.database, lambda c: keep_size(c, tree.name, size, files))
+        if last:
+            with contextlib.suppress(Refused):  # the post-transfer hook measures as well
+                finished(
+                    *as_owner(options.database, lambda c: keep_size(c, tree.name, size, files))
+                )
         return others
 
     # The last is the process that receives, and whose children do.
@@ -310,26 +321,31 @@ def keep_size(connection: sqlite3.Connection, upload_id: str, size: int, files: 
     return str(others)
 
 
-def as_owner(database: Path, work: Callable[[sqlite3.Connection], str]) -> str:
-    """Do one transaction in a child that gives up root, and return what it says.
-
-    Raises:
-        Refused: it failed; the child has said why on standard error.
-    """
+def as_owner(database: Path, work: Callable[[sqlite3.Connection], str]) -> tuple[int, int]:
+    """Begin a transaction in a child that gives up root; :func:`finished` returns what it says."""
     receive, send = os.pipe()
     child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(receive)
-            become_owner(database)
-            with transaction(database) as connection:
-                said = work(connection)
-            os.write(send, said.encode())
-            status = 0
-        finally:
-            os._exit(status)  # the parent's cleanup is not ours
-    os.close(send)
+    if child:
+        os.close(send)
+        return child, receive
+    status = 1
+    try:
+        os.close(receive)
+        become_owner(database)
+        with transaction(database) as connection:
+            said = work(connection)
+        os.write(send, said.encode())
+        status = 0
+    finally:
+        os._exit(status)  # the parent's cleanup is not ours
+
+
+def finished(child: int, receive: int) -> str:
+    """Wait for a child of :func:`as_owner` and return what it says.
+
+    Raises:
+        Refused: it failed; what it did is undone.
+    """
     with open(receive, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
         said = pipe.read().decode()
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
@@ -345,7 +361,8 @@ def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:
     """
     rsync_pid = int(env["RSYNC_PID"])
     module = Path(env["RSYNC_MODULE_PATH"])
-    ids = as_owner(options.database, lambda c: " ".join(transfers.forget(c, rsync_pid))).split()
+    forget = as_owner(options.database, lambda c: " ".join(transfers.forget(c, rsync_pid)))
+    ids = finished(*forget).split()
     sizes = [(measure(module, upload_id), upload_id) for upload_id in ids]
     become_owner(options.database)
     with transaction(options.database) as connection:

@@ -23,10 +23,10 @@ from typing import Final
 from flashpods.adapters.sqlite import transfers
 
 # No machine of ours takes more; they only say how soon the next look must come.
-TOP_BYTES: Final = 2 * 1024**3  # a second
+TOP_BYTES: Final = 8 * 1024**3  # a second
 TOP_FILES: Final = 40_000
 USUAL_FILES: Final = 5_000  # where the file system does not count inodes
-PAUSE_LEAST: Final = 0.01
+PAUSE_LEAST: Final = 0.004
 PAUSE_MOST: Final = 0.5
 LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
 TELL_SECONDS: Final = 1.0
@@ -34,8 +34,11 @@ END_SECONDS: Final = 1.0
 WALK_SECONDS: Final = 20.0
 TEMPORARY: Final = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # what rsync calls an arriving file
 
-Tell = Callable[[int, int], int]
-"""Takes (bytes, entries) of the tree, keeps them, and returns the bytes of all other uploads."""
+NICENESS: Final = -15  # what it watches must not keep it from the processor
+
+Tell = Callable[[int, int, bool], int | None]
+"""Takes (bytes, entries) of the tree and whether this is the last word, for which it waits. Keeps
+them and returns the bytes of all other uploads; None while that is under way: call it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,10 +190,14 @@ class Watch:
         self._size = self._files = 0
         self._wrote_then = self._inodes_then = 0
         self._walked = self._told = 0.0
+        self._told_size = 0
+        self._asked = False
         self._walk_took = 0.0
 
     def run(self) -> None:
         """Watch until the transfer has ended, or end it."""
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         self._walk()
         self._inform()
         while transfers.alive(*self._writer):
@@ -204,7 +211,7 @@ class Watch:
                     self._finish()
                     return
                 size, files = self._bounds()
-            if time.monotonic() > self._told + TELL_SECONDS:
+            if self._to_tell(size):
                 self._inform()
             time.sleep(self._pause(size, files))
 
@@ -266,13 +273,22 @@ class Watch:
         )
         return min(max(soonest, PAUSE_LEAST), PAUSE_MOST)
 
+    def _to_tell(self, size: int) -> bool:
+        grown = size - self._told_size > self._quota.total_bytes // 200
+        return self._asked or grown or time.monotonic() > self._told + TELL_SECONDS
+
     def _inform(self) -> None:
         """Say how far the tree has come; the others' bytes bound what is left to this one."""
-        self._told = time.monotonic()
-        size, _ = self._bounds()
-        others = self._tell(min(size, self._quota.max_bytes), min(self._files, self._quota.max_files))
-        left = max(0, self._quota.total_bytes - others)
-        self._most_bytes = min(over(self._quota.max_bytes), left + self._quota.total_bytes // 50)
+        quota = self._quota
+        if not self._asked:
+            self._told = time.monotonic()
+            self._told_size, _ = self._bounds()
+        size = min(self._told_size, quota.max_bytes)
+        others = self._tell(size, min(self._files, quota.max_files), False)
+        self._asked = others is None
+        if others is not None:
+            left = max(0, quota.total_bytes - others)
+            self._most_bytes = min(over(quota.max_bytes), left + quota.total_bytes // 100)
 
     def _end(self) -> None:
         for pid in family(self._writer[0]):
@@ -280,7 +296,6 @@ class Watch:
                 os.kill(pid, signal.SIGTERM)  # rsync tells its client, and deletes what is half
 
     def _finish(self) -> None:
-        self._tell(self._size, self._files)
         end = time.monotonic() + END_SECONDS
         while transfers.alive(*self._writer):
             if time.monotonic() > end:
@@ -288,3 +303,4 @@ class Watch:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(PAUSE_LEAST)
+        self._tell(self._size, self._files, True)

@@ -40,7 +40,6 @@ class Uploads:
         clock: Clock,
         max_bytes: int,
         total_bytes: int,
-        max_files: int = MOST_FILES,
         finalize_within: timedelta,
         use_within: timedelta,
     ) -> None:
@@ -54,7 +53,6 @@ class Uploads:
         self._one_at_a_time = asyncio.Lock()
         self.max_bytes = max_bytes
         self.total_bytes = total_bytes
-        self.max_files = max_files
 
     async def reserve(self, project: object = None) -> tuple[Upload, str | None]:
         """Reserve an id.
@@ -104,7 +102,7 @@ class Uploads:
                     upload_id, at=since, expires_at=since + self._finalize_within
                 )
 
-    async def finalize(self, upload_id: str) -> Upload:
+    async def finalize(self, upload_id: str, *, max_files: int = MOST_FILES) -> Upload:
         """Close the upload, disarm its tree and move it out of the rsync module.
 
         Raises:
@@ -117,11 +115,11 @@ class Uploads:
         """
         upload = await self.get(upload_id)
         if upload.state is UploadState.UPLOADING:
-            self._refuse_cut_short(upload)
+            self._refuse_cut_short(upload, max_files)
         async with self._one_at_a_time:
             return await self._finalize(upload_id)
 
-    def _refuse_cut_short(self, upload: Upload) -> None:
+    def _refuse_cut_short(self, upload: Upload, max_files: int) -> None:
         """Refuse a tree whose transfer was ended for its size: part of it is missing.
 
         The rsync hook's watcher leaves figures above the quota in the row; no later push into it
@@ -129,13 +127,13 @@ class Uploads:
         """
         for have, most, what in (
             (upload.size_bytes, self.max_bytes, "bytes"),
-            (upload.file_count, self.max_files, "files and directories"),
+            (upload.file_count, max_files, "files and directories"),
         ):
             if have is not None and have > most:
                 raise InsufficientStorage(
                     f"upload {upload.id} holds {have} {what}, the limit is {most}; exclude what "
                     f"the job does not need and push again under a new id",
-                    details={"max_bytes": self.max_bytes, "max_files": self.max_files},
+                    details={"max_bytes": self.max_bytes, "max_files": max_files},
                 )
 
     async def _finalize(self, upload_id: str) -> Upload:

@@ -1,4 +1,4 @@
-"""``./dev check``: formatting, lint, types, import rules, the lock file, the shell scripts."""
+"""``./dev check``: formatting, lint, types, import rules, the lock file, the bill, the shell scripts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from flashpods_dev import sbom
 from flashpods_dev.report import Steps, say
 
 PLACES = re.compile(
@@ -73,9 +74,12 @@ def run(checkout: Path) -> int:
             failed.append(name)
             print(done.stdout + done.stderr, file=sys.stderr)
         steps.done(f"{name}{' FAILED' if done.returncode else ''}")
-    faults = lock_faults(
-        (python / "requirements.lock").read_text(), (python / "pyproject.toml").read_text()
-    )
+    lock = (python / "requirements.lock").read_text()
+    faults = lock_faults(lock, (python / "pyproject.toml").read_text())
+    faults += sbom.install_faults((checkout / "dev").read_text())
+    faults += sbom.environment_faults(lock)
+    count = sbom.write(checkout, checkout / ".dev" / "sbom.cdx.json")
+    steps.done(f"bill of materials, .dev/sbom.cdx.json, {count} components")
     for fault in faults:
         say(f"requirements.lock: {fault}")
     failed += ["requirements.lock"] if faults else []

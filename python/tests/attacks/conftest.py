@@ -31,7 +31,7 @@ MB = 1024**2
 FULL = os.environ.get("FLASHPODS_ATTACKS_FULL") == "1"
 ONLY = os.environ.get("FLASHPODS_ATTACKS_ONLY", "").lower()
 # Small enough that an attack on a quota takes a second, large enough that 5 % can be told.
-QUOTA_BYTES = 256 * MB
+QUOTA_BYTES = 400 * MB
 QUOTA_FILES = 20_000
 
 

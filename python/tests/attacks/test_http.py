@@ -54,6 +54,7 @@ async def test_idle_connections(host: Connected, score: Score) -> None:
 
 
 @pytest.mark.attack(9, "slowloris: heads and bodies a byte at a time")
+@pytest.mark.attacks_full
 async def test_slowloris(host: Connected, score: Score) -> None:
     port, token = host.stack.port, token_of(host)
     head = get("/jobs", token)[:-2]

@@ -1,9 +1,10 @@
 """One suite for both artifact stores; hostile content follows in test_artifact_store_hostile."""
 
 import hashlib
-import os
+import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from flashpods.testing.files import FakeArtifactStore
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
 JOB = "0123456789abcdef"
+OTHER = "f" * 16
 
 Make = Callable[[Path], ArtifactStore]
 
@@ -65,10 +67,9 @@ async def test_a_directory_is_one_artifact(store: ArtifactStore) -> None:
     (artifact,) = (await store.collect(JOB, at=AT)).artifacts
     assert (artifact.name, artifact.type) == ("d", "directory")
     assert (artifact.size_bytes, artifact.sha256) == (9, None)
-    fd = await store.open_directory(JOB, "d")
-    with os.scandir(fd) as entries:
-        assert sorted(e.name for e in entries) == ["e", "f"]
-    os.close(fd)
+    packed = BytesIO(b"".join(await store.tar(JOB, "d")))
+    with tarfile.open(fileobj=packed) as tar:
+        assert tar.getnames() == ["d", "d/e", "d/e/g", "d/f"]
     with pytest.raises(NotFound, match=r"d/f"):
         await store.open(JOB, "d/f")
     with pytest.raises(NotFound):
@@ -152,29 +153,47 @@ async def test_gone(store: ArtifactStore) -> None:
         await store.open(JOB, "x")
     assert caught.value.code == "artifact_not_found"
     with pytest.raises(NotFound):
-        await store.open_directory(JOB, "x")
+        await store.tar(JOB, "x")
 
 
 async def test_delete_and_stored(store: ArtifactStore) -> None:
     assert await store.stored() == []
     await store.delete(JOB)
     (await store.prepare(JOB) / "f").touch()
-    await store.prepare("other")
-    assert await store.stored() == [JOB, "other"]
+    await store.prepare(OTHER)
+    assert await store.stored() == [JOB, OTHER]
     await store.collect(JOB, at=AT)
-    assert await store.stored() == [JOB, "other"]
+    assert await store.stored() == [JOB, OTHER]
     await store.delete(JOB)
-    await store.delete("other")
+    await store.delete(OTHER)
     assert await store.stored() == []
     with pytest.raises(NotFound):
         await store.open(JOB, "f")
+
+
+async def test_staged_goes_and_collected_stays(store: ArtifactStore, tmp_path: Path) -> None:
+    (await store.prepare(JOB) / "f").touch()
+    await store.collect(JOB, at=AT)
+    assert await store.staged() == []
+    (await store.prepare(JOB) / "late").touch()
+    (await store.prepare(OTHER) / "f").touch()
+    for name in (".staging/keep.me", ".collecting/README", "lost+found", "staging/keep.me"):
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+    assert await store.staged() == [JOB, OTHER]
+    for job in (JOB, JOB, OTHER):
+        await store.discard_staged(job)
+    assert await store.staged() == []
+    assert await store.stored() == [JOB]
+    file, _ = await store.open(JOB, "f")
+    file.close()
+    assert (tmp_path / "artifacts" / ".staging/keep.me").exists()
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../.staging", "x\0", "x" * 300, "\udcff"])
 async def test_no_name_leads_elsewhere(store: ArtifactStore, name: str) -> None:
     await store.prepare(JOB)
     await store.collect(JOB, at=AT)
-    for call in (store.open, store.open_directory):
+    for call in (store.open, store.tar):
         with pytest.raises(NotFound) as caught:
             await call(JOB, name)
         assert caught.value.code == "artifact_not_found"

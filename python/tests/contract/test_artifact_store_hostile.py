@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from namespace_lab import place, run_as_flashpods
 
+from flashpods.adapters.files import artifacts as artifacts_module
 from flashpods.adapters.files import collect as rules
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.config import ConfigError
@@ -457,6 +458,25 @@ async def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path) -> None:
     assert outcomes - {(True, False)}, "no kill came before the end: the test shows nothing"
 
 
+async def test_what_takes_too_long_to_delete_is_left_to_the_cleanup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts_module, "DROP_SECONDS", 0.0)
+    store = FileArtifactStore(tmp_path, file_bytes=1000, job_bytes=1000, max_files=5)
+    store.check()
+    staging = await store.prepare(JOB)
+    (staging / "a").touch()
+    collected = await store.collect(JOB, at=AT)
+    assert ([a.name for a in collected.artifacts], collected.error) == (["a"], None)
+    assert await store.staged() == [JOB]
+    assert await store.collect(JOB, at=AT) == collected
+    await store.discard_staged(JOB)
+    assert await store.staged() == []
+    assert list((tmp_path / ".staging").iterdir()) == []
+    assert (tmp_path / JOB / "a").exists()
+    await store.close()
+
+
 CLOSED = textwrap.dedent(
     """
     import asyncio, os, sys
@@ -467,19 +487,19 @@ CLOSED = textwrap.dedent(
         root = Path(sys.argv[1])
         store = FileArtifactStore(root, file_bytes=2**20, job_bytes=2**24, max_files=200)
         store.check()
-        staging = await store.prepare("job")
+        staging = await store.prepare("0123456789abcdef")
         (staging / "closed").write_text("mine")
         (staging / "closed").chmod(0)
         (staging / "d" / "e").mkdir(parents=True)
         (staging / "d" / "e" / "f").write_text("deep")
         for path in (staging / "d" / "e", staging / "d", staging):
             path.chmod(0)
-        collected = await store.collect("job", at=datetime.now(UTC))
+        collected = await store.collect("0123456789abcdef", at=datetime.now(UTC))
         print([(a.name, a.size_bytes) for a in collected.artifacts], collected.error,
               collected.warnings, staging.exists())
-        (root / "job" / "d" / "e").chmod(0)
-        (root / "job").chmod(0o500)
-        await store.delete("job")
+        (root / "0123456789abcdef" / "d" / "e").chmod(0)
+        (root / "0123456789abcdef").chmod(0o500)
+        await store.delete("0123456789abcdef")
         print(await store.stored(), sorted(os.listdir(root)))
     asyncio.run(main())
     """
@@ -506,10 +526,10 @@ FOREIGN = textwrap.dedent(
     async def main():
         root = Path(sys.argv[1])
         store = FileArtifactStore(root, file_bytes=2**20, job_bytes=2**24, max_files=200)
-        collected = await store.collect("job", at=datetime.now(UTC))
+        collected = await store.collect("0123456789abcdef", at=datetime.now(UTC))
         print([(a.name, a.size_bytes) for a in collected.artifacts], collected.error,
               collected.warnings)
-        await store.delete("job")
+        await store.delete("0123456789abcdef")
         print(await store.stored())
     asyncio.run(main())
     """
@@ -518,7 +538,7 @@ FOREIGN = textwrap.dedent(
 
 def test_files_of_a_subordinate_id_are_copied_or_named_and_deleted() -> None:
     with place() as where:
-        staging = where / "a" / ".staging" / "job"
+        staging = where / "a" / ".staging" / "0123456789abcdef"
         (staging / "d" / "e").mkdir(parents=True)
         (staging / "open").write_text("open")
         (staging / "closed").write_text("closed")

@@ -15,7 +15,7 @@ from flashpods.adapters.files.logs import FileLogStore
 from flashpods.ports import LogStore, LogTail
 from flashpods.testing.logs import MemoryLogStore
 
-JOB = "job-1"
+JOB = "0123456789abcdef"
 AT = datetime(2026, 11, 24, 9, 31, 25, 7000, tzinfo=UTC)
 LIMIT = 64 * 1024
 MARKER = "[..] [TRUNCATED - log exceeded 0.0625 MB limit]\n"
@@ -288,3 +288,26 @@ def test_tail_and_pages_agree_with_the_whole(
         await store.close()
 
     asyncio.run(check())
+
+
+async def test_a_tail_is_the_newest_lines_that_fit(rig: Rig) -> None:
+    rig.store.capture_path(JOB)
+    await rig.feed(JOB, b"".join(raw(f"{n}" * 985) for n in range(9)))
+    await rig.store.drain(JOB)
+    size = len(line("0" * 985))
+    for most, count in [(3 * size, 3), (3 * size - 1, 2), (size, 1), (1, 1), (9 * size, 9)]:
+        page = await rig.store.tail(JOB, 100, most_bytes=most)
+        assert page is not None
+        assert page.output == "".join(line(f"{n}" * 985) for n in range(9 - count, 9))
+        assert (page.lines, page.offset) == (count, (9 - count) * size)
+        assert page.next_offset == page.total_bytes == 9 * size
+
+
+async def test_files_that_are_no_jobs_are_not_listed(tmp_path: Path) -> None:
+    store = FileLogStore(tmp_path / "logs", tmp_path / "capture", log_bytes=LIMIT)
+    await store.write(JOB, "x", at=AT)
+    (tmp_path / "logs" / "a.b.log").touch()
+    (tmp_path / "logs" / "README.log").touch()
+    (tmp_path / "capture" / "lost+found").mkdir()
+    assert [job for job, _ in await store.stored()] == [JOB]
+    await store.close()

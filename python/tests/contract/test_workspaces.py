@@ -54,12 +54,12 @@ async def test_the_way_of_a_tree(spaces: Workspaces, push: Push, tmp_path: Path)
     assert await spaces.finalize(UPLOAD, max_bytes=9) == TreeSize(size_bytes=9, file_count=2)
     assert await spaces.transferring() == []
     assert await spaces.finalized() == [UPLOAD]
-    path = await spaces.claim(UPLOAD, "job1")
-    assert path == tmp_path / "work" / "job1"
+    path = await spaces.claim(UPLOAD, "1111111111111111")
+    assert path == tmp_path / "work" / "1111111111111111"
     assert (path / "link").read_text() == "int main;"
     assert await spaces.finalized() == []
-    assert await spaces.claimed() == ["job1"]
-    await spaces.discard("job1")
+    assert await spaces.claimed() == ["1111111111111111"]
+    await spaces.discard("1111111111111111")
     assert await spaces.claimed() == []
     assert not path.exists()
 
@@ -68,13 +68,13 @@ async def test_repeated_calls(spaces: Workspaces, push: Push) -> None:
     push()
     first = await spaces.finalize(UPLOAD, max_bytes=GB)
     assert await spaces.finalize(UPLOAD, max_bytes=GB) == first
-    path = await spaces.claim(UPLOAD, "job1")
-    assert await spaces.claim(UPLOAD, "job1") == path
-    assert await spaces.claim(UPLOAD, "job2") is None
-    await spaces.discard("job1")
-    await spaces.discard("job1")
+    path = await spaces.claim(UPLOAD, "1111111111111111")
+    assert await spaces.claim(UPLOAD, "1111111111111111") == path
+    assert await spaces.claim(UPLOAD, "2222222222222222") is None
+    await spaces.discard("1111111111111111")
+    await spaces.discard("1111111111111111")
     await spaces.discard_upload(UPLOAD)
-    assert await spaces.claim(UPLOAD, "job1") is None
+    assert await spaces.claim(UPLOAD, "1111111111111111") is None
 
 
 async def test_too_large_moves_nothing(spaces: Workspaces, push: Push) -> None:
@@ -92,15 +92,15 @@ async def test_no_tree(spaces: Workspaces, push: Push, upload: str) -> None:
     with pytest.raises(NotFound) as caught:
         await spaces.finalize(upload, max_bytes=GB)
     assert caught.value.code == "upload_not_found"
-    assert await spaces.claim(upload, "job1") is None
+    assert await spaces.claim(upload, "1111111111111111") is None
 
 
 async def test_no_upload_is_an_empty_workspace(spaces: Workspaces) -> None:
-    path = await spaces.claim(None, "job1")
+    path = await spaces.claim(None, "1111111111111111")
     assert path is not None
     assert not list(path.iterdir())
     (path / "made").touch()
-    assert await spaces.claim(None, "job1") == path
+    assert await spaces.claim(None, "1111111111111111") == path
     assert (path / "made").exists()
 
 
@@ -113,6 +113,29 @@ async def test_discard_upload_on_either_side(spaces: Workspaces, push: Push) -> 
     assert (await spaces.transferring(), await spaces.finalized()) == ([], [])
 
 
+async def test_finalized_before(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
+    push()
+    (tmp_path / "finalized" / "lost+found").mkdir()
+    (tmp_path / "work" / "lost+found").mkdir()
+    assert await spaces.finalized() == await spaces.claimed() == []
+    await spaces.finalize(UPLOAD, max_bytes=GB)
+    now = datetime.now(UTC)
+    assert await spaces.finalized(before=now + timedelta(minutes=1)) == [UPLOAD]
+    assert await spaces.finalized(before=now - timedelta(minutes=1)) == []
+
+
+async def test_old_bases_go(spaces: Workspaces, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    assert await spaces.drop_bases(before=now) == 0
+    for n, project in enumerate(["p1", "p2"]):
+        await spaces.claim(None, f"{n}" * 16)
+        await spaces.keep_as_base(f"{n}" * 16, project, keep=9)
+    assert await spaces.drop_bases(before=now - timedelta(minutes=1)) == 0
+    assert await spaces.base("p1") == "/.bases/p1"
+    assert await spaces.drop_bases(before=now + timedelta(minutes=1)) == 2
+    assert list((tmp_path / "transfers" / ".bases").iterdir()) == []
+
+
 async def test_bases(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
     assert await spaces.base("p1") is None
     await spaces.keep_as_base("absent", "p1", keep=2)
@@ -121,9 +144,9 @@ async def test_bases(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
         upload = f"upload_abcdefghijk{n}"
         (push(upload) / "which").write_text(str(n))
         await spaces.finalize(upload, max_bytes=GB)
-        await spaces.claim(upload, f"job{n}")
-        await spaces.keep_as_base(f"job{n}", project, keep=2)
-        await spaces.keep_as_base(f"job{n}", project, keep=2)
+        await spaces.claim(upload, f"{n}" * 16)
+        await spaces.keep_as_base(f"{n}" * 16, project, keep=2)
+        await spaces.keep_as_base(f"{n}" * 16, project, keep=2)
         assert await spaces.base(project) == f"/.bases/{project}"
         kept = tmp_path / "transfers" / ".bases" / project
         assert (kept / "which").read_text() == str(n)
@@ -132,7 +155,7 @@ async def test_bases(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
     assert await spaces.base("p2") == "/.bases/p2"
     assert await spaces.transferring() == []  # .bases is no upload
     assert sorted(p.name for p in (tmp_path / "transfers" / ".bases").iterdir()) == ["p2", "p3"]
-    await spaces.claim(None, "job9")
-    await spaces.keep_as_base("job9", "p9", keep=0)
+    await spaces.claim(None, "9999999999999999")
+    await spaces.keep_as_base("9999999999999999", "p9", keep=0)
     assert await spaces.base("p9") is None
     assert await spaces.base("p2") is None

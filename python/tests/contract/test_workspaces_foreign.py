@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -128,8 +129,8 @@ async def test_a_base_is_munged_again(spaces: FileWorkspaces, root: Path) -> Non
     (root / "transfers" / UPLOAD).mkdir()
     (root / "transfers" / UPLOAD / "out").symlink_to("/rsyncd-munged//etc")
     await spaces.finalize(UPLOAD, max_bytes=GB)
-    await spaces.claim(UPLOAD, "job1")
-    await spaces.keep_as_base("job1", "p", keep=1)
+    await spaces.claim(UPLOAD, "1111111111111111")
+    await spaces.keep_as_base("1111111111111111", "p", keep=1)
     # As text: pathlib drops the empty part between the slashes.
     kept = os.open(root / "transfers" / ".bases" / "p", os.O_RDONLY)
     assert os.readlink("out", dir_fd=kept) == "/rsyncd-munged//etc"
@@ -185,7 +186,7 @@ async def test_names_that_are_no_ids_are_ignored(spaces: FileWorkspaces, root: P
 
 
 async def test_deep_trees_are_discarded(spaces: FileWorkspaces, root: Path) -> None:
-    path = await spaces.claim(None, "job1")
+    path = await spaces.claim(None, "1111111111111111")
     assert path is not None
     fd = os.open(path, os.O_RDONLY)
     for n in range(3000):
@@ -195,19 +196,38 @@ async def test_deep_trees_are_discarded(spaces: FileWorkspaces, root: Path) -> N
         os.close(fd)
         fd = inner
     os.close(fd)
-    await spaces.discard("job1")
+    await spaces.discard("1111111111111111")
     assert not list((root / "work").iterdir())
     assert passwd()
 
 
 async def test_a_half_deleted_tree_is_found_and_deleted(spaces: FileWorkspaces, root: Path) -> None:
-    for parent, name in (("transfers", UPLOAD), ("finalized", UPLOAD), ("work", "job1")):
+    for parent, name in (
+        ("transfers", UPLOAD),
+        ("finalized", UPLOAD),
+        ("work", "1111111111111111"),
+    ):
         (root / parent / f".rm-{name}" / "left").mkdir(parents=True)
     assert [name for name, _ in await spaces.transferring()] == [UPLOAD]
-    assert (await spaces.finalized(), await spaces.claimed()) == ([UPLOAD], ["job1"])
+    assert (await spaces.finalized(), await spaces.claimed()) == ([UPLOAD], ["1111111111111111"])
     await spaces.discard_upload(UPLOAD)
-    await spaces.discard("job1")
+    await spaces.discard("1111111111111111")
     assert beneath(root) == []
+
+
+async def test_spares_of_a_killed_finalize_go_when_they_are_old(
+    spaces: FileWorkspaces, root: Path
+) -> None:
+    spares = [root / "finalized" / f".link-{UPLOAD}", root / "work" / f".link-{'1' * 16}"]
+    foreign = root / "work" / ".link-to-something"
+    for path in (*spares, foreign):
+        path.symlink_to("/etc/passwd")
+    now = datetime.now(UTC)
+    assert await spaces.sweep_spares(before=now - timedelta(minutes=1)) == 0
+    assert all(path.is_symlink() for path in spares)
+    assert await spaces.sweep_spares(before=now + timedelta(minutes=1)) == 2
+    assert not any(path.is_symlink() for path in spares)
+    assert foreign.is_symlink()
 
 
 async def test_an_upload_that_was_reopened_replaces_its_former_tree(
@@ -328,9 +348,9 @@ FOREIGN = textwrap.dedent(
         size = await spaces.finalize(upload, max_bytes=10**6)
         told["size"] = [size.size_bytes, size.file_count]
         told["finalized"] = about(root / "finalized" / upload)
-        path = await spaces.claim(upload, "job1")
+        path = await spaces.claim(upload, "1111111111111111")
         (path / "written").touch()
-        await spaces.keep_as_base("job1", "proj", keep=3)
+        await spaces.keep_as_base("1111111111111111", "proj", keep=3)
         told["base"] = [await spaces.base("proj"), about(root / "transfers/.bases/proj")]
         await spaces.claim(None, "job2")
         await spaces.keep_as_base("job2", "proj", keep=3)

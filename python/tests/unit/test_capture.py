@@ -23,7 +23,7 @@ from flashpods.adapters.files.k8sfile import ParserState, flush, parse
 from flashpods.adapters.files.logread import truncation_line
 from flashpods.adapters.files.logs import FileLogStore
 
-JOB = "job"
+JOB = "0123456789abcdef"
 MB = 1024**2
 
 
@@ -284,7 +284,7 @@ logs, work, limit = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 
 async def run(verb):
     store = FileLogStore(logs, work, log_bytes=limit)
-    await getattr(store, verb)("job")
+    await getattr(store, verb)("0123456789abcdef")
     if verb == "drain":
         await store.close()
     else:

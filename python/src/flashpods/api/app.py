@@ -14,7 +14,16 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 import flashpods
-from flashpods.api import artifacts, health, jobs, operations, output, schemas, uploads
+from flashpods.api import (
+    artifacts,
+    health,
+    jobs,
+    openapi_parts,
+    operations,
+    output,
+    schemas,
+    uploads,
+)
 from flashpods.api.auth import Authenticator
 from flashpods.api.context import Context
 from flashpods.api.middleware import Gate
@@ -64,7 +73,7 @@ class Api(FastAPI):
             )
             components = document.setdefault("components", {})
             components["schemas"] = schemas.COMPONENTS
-            components["headers"] = operations.HEADERS
+            components["headers"] = openapi_parts.HEADERS
             components["securitySchemes"] = {
                 "bearer": {"type": "http", "scheme": "bearer", "description": "The host's token"}
             }

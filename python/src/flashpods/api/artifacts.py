@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.download import FileBody, IteratorBody
@@ -168,8 +167,7 @@ class Artifacts:
         headers = [(b"content-type", b"application/x-tar"), *_common(f"{artifact.name}.tar")]
         if request.method == "HEAD":
             return IteratorBody(iter(()), headers)
-        descriptor = await self._files.open_directory(job.id, artifact.name)
-        return IteratorBody(tar_chunks(descriptor, artifact.name), headers)
+        return IteratorBody(await self._files.tar(job.id, artifact.name), headers)
 
 
 def _common(filename: str) -> list[Header]:

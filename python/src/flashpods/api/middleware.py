@@ -115,7 +115,7 @@ class Gate:
                 exc,
                 request_id=head.request_id.decode(),
                 method=method,
-                path=scope["path"],
+                path=self._authenticator.redact(scope["path"]),
             )
             if exchange.status:
                 raise  # too late for an answer: the server cuts the connection

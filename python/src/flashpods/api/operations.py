@@ -5,169 +5,25 @@ from __future__ import annotations
 from typing import Any, Final
 
 from flashpods.api import schemas as s
+from flashpods.api.openapi_parts import JSON, answer, header, json_of, operation, path, query
 from flashpods.jobs.states import JobStatus
 
-Operation = dict[str, Any]
-
-_DESCRIPTIONS: Final = {
-    200: "Done",
-    201: "Created",
-    204: "Gone as asked",
-    206: "The range",
-    304: "As the client has it",
-    400: "The request is wrong; change it",
-    401: "No token, or not one of the host's",
-    404: "There is no such thing, or not yet",
-    409: "The state of the thing forbids it",
-    410: "It has been deleted, or has expired",
-    413: "The body is too large",
-    416: "The range is malformed or beyond the end",
-    429: "Too often, or too much at once; wait",
-    500: "Our fault; the journal has the details",
-    503: "Not now; ask again",
-    507: "A disk or quota is full",
-}
-_LIMITS: Final = ("X-Request-Id", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
-_COMMON: Final[dict[int, list[str]]] = {
-    400: ["invalid_request"],
-    401: ["missing_authorization", "malformed_authorization", "invalid_token"],
-    413: ["request_too_large"],
-    429: ["rate_limited"],
-    500: ["internal_error"],
-    503: ["service_unavailable"],
-}
-_JSON: Final = "application/json"
-
-HEADERS: Final[dict[str, Any]] = {
-    "X-Request-Id": {
-        "description": "The request's, if it was 1 to 128 of A-Z a-z 0-9 . _ -; else a new one",
-        "required": True,
-        "schema": s.text(pattern="^[A-Za-z0-9._-]{1,128}$"),
-    },
-    "X-RateLimit-Limit": {
-        "description": "Requests a second for this client",
-        "required": True,
-        "schema": s.whole(least=1),
-    },
-    "X-RateLimit-Remaining": {
-        "description": "Requests that may be sent at once now",
-        "required": True,
-        "schema": s.whole(),
-    },
-    "X-RateLimit-Reset": {
-        "description": "Seconds until the whole burst is there again",
-        "required": True,
-        "schema": s.whole(),
-    },
-    "Retry-After": {"description": "Seconds to wait", "schema": s.whole(least=1)},
-    "WWW-Authenticate": {"required": True, "schema": s.text()},
-    "Location": {"description": "The new thing's path", "schema": s.text()},
-    "ETag": {"description": "The SHA-256, quoted; files only", "schema": s.text()},
-    "Repr-Digest": {"description": "RFC 9530, sha-256; files only", "schema": s.text()},
-    "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},
-    "Content-Range": {"required": True, "schema": s.text(pattern="^bytes .*/[0-9]+$")},
-    "Content-Disposition": {"schema": s.text()},
-    "X-Content-Type-Options": {"schema": {"type": "string", "enum": ["nosniff"]}},
-}
-
-
-def _headers(*names: str) -> dict[str, Any]:
-    return {n: {"$ref": f"#/components/headers/{n}"} for n in (*_LIMITS, *names)}
-
-
-def _answer(
-    status: int, content: dict[str, Any] | None, *headers: str, says: str = ""
-) -> dict[str, Any]:
-    answer: dict[str, Any] = {
-        "description": says or _DESCRIPTIONS[status],
-        "headers": _headers(*headers),
-    }
-    if content:
-        answer["content"] = content
-    return answer
-
-
-def _json(name: str, **example: Any) -> dict[str, Any]:
-    media: dict[str, Any] = {"schema": s.ref(name)}
-    if example:
-        media["example"] = example
-    return {_JSON: media}
-
-
-def _error(status: int, codes: list[str], *, head: bool) -> dict[str, Any]:
-    headers = {
-        401: ("WWW-Authenticate",),
-        416: ("Content-Range",),
-        429: ("Retry-After",),
-        503: ("Retry-After",),
-    }.get(status, ())
-    return _answer(status, None if head else {_JSON: {"schema": s.problem(codes)}}, *headers)
-
-
-def _operation(
-    name: str,
-    summary: str,
-    *,
-    answers: dict[int, dict[str, Any]],
-    errors: dict[int, list[str]] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-    body: dict[str, Any] | None = None,
-    description: str = "",
-    head: bool = False,
-    public: bool = False,
-) -> Operation:
-    """Build an operation; the errors that every call has are added."""
-    codes = {status: list(found) for status, found in _COMMON.items()}
-    if public:
-        del codes[401]
-    for status, found in (errors or {}).items():
-        codes.setdefault(status, []).extend(found)
-    for status in answers:
-        codes.pop(status, None)
-    responses = {**answers, **{st: _error(st, c, head=head) for st, c in sorted(codes.items())}}
-    operation: Operation = {
-        "operationId": name,
-        "summary": summary,
-        "responses": {str(status): answer for status, answer in responses.items()},
-        "security": [] if public else [{"bearer": []}],
-    }
-    if description:
-        operation["description"] = description
-    if parameters:
-        operation["parameters"] = parameters
-    if body:
-        operation["requestBody"] = body
-    return operation
-
-
-def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
-
-
-def _header(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "description": description, "schema": s.text()}
-
-
-def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": schema}
-
-
-_JOB: Final = _path("job_id", s.text(pattern=s.JOB_ID))
-_UPLOAD: Final = _path("upload_id", s.text(pattern=s.UPLOAD_ID))
-_NAME: Final = _path(
+_JOB: Final = path("job_id", s.text(pattern=s.JOB_ID))
+_UPLOAD: Final = path("upload_id", s.text(pattern=s.UPLOAD_ID))
+_NAME: Final = path(
     "name", s.text("a name of the list, percent-encoded", minLength=1, maxLength=255)
 )
 _NO_JOB: Final = {404: ["job_not_found"]}
 _FULL: Final = {507: ["insufficient_storage"]}
 
-POST_UPLOAD: Final = _operation(
+POST_UPLOAD: Final = operation(
     "reserve_upload",
     "Reserve an upload id",
     description="Push the tree with rsync to `rsync_url`, then finalize.",
     body={
         "required": False,
         "content": {
-            _JSON: {
+            JSON: {
                 "schema": s.record(
                     {},
                     {
@@ -183,14 +39,14 @@ POST_UPLOAD: Final = _operation(
             }
         },
     },
-    answers={201: _answer(201, _json("UploadReserved"), "Location")},
+    answers={201: answer(201, json_of("UploadReserved"), "Location")},
     errors={409: ["upload_exists"], **_FULL},
 )
-FINALIZE_UPLOAD: Final = _operation(
+FINALIZE_UPLOAD: Final = operation(
     "finalize_upload",
     "Close an upload to writing and measure it",
     parameters=[_UPLOAD],
-    answers={200: _answer(200, _json("UploadFinalized"))},
+    answers={200: answer(200, json_of("UploadFinalized"))},
     errors={
         404: ["upload_not_found"],
         409: ["upload_in_progress", "upload_already_finalized", "upload_already_consumed"],
@@ -198,32 +54,32 @@ FINALIZE_UPLOAD: Final = _operation(
         **_FULL,
     },
 )
-GET_UPLOAD: Final = _operation(
+GET_UPLOAD: Final = operation(
     "get_upload",
     "Show an upload",
     parameters=[_UPLOAD],
-    answers={200: _answer(200, _json("Upload"))},
+    answers={200: answer(200, json_of("Upload"))},
     errors={404: ["upload_not_found"], **_FULL},
 )
-DISCARD_UPLOAD: Final = _operation(
+DISCARD_UPLOAD: Final = operation(
     "discard_upload",
     "Expire an upload and delete its tree",
     parameters=[_UPLOAD],
-    answers={204: _answer(204, None)},
+    answers={204: answer(204, None)},
     errors={
         404: ["upload_not_found"],
         409: ["upload_in_progress", "upload_already_consumed"],
         **_FULL,
     },
 )
-POST_JOB: Final = _operation(
+POST_JOB: Final = operation(
     "submit_job",
     "Submit a job",
     description="Values above the type's maximum are clamped; `granted` says what the job has.",
     body={
         "required": True,
         "content": {
-            _JSON: {
+            JSON: {
                 "schema": {"oneOf": [s.ref("WorkerRequest"), s.ref("AgentRequest")]},
                 "examples": {
                     "worker": {
@@ -237,8 +93,8 @@ POST_JOB: Final = _operation(
         },
     },
     answers={
-        201: _answer(201, _json("JobAccepted"), "Location"),
-        200: _answer(200, _json("JobAccepted"), "Location", says="The key's job, as it is"),
+        201: answer(201, json_of("JobAccepted"), "Location"),
+        200: answer(200, json_of("JobAccepted"), "Location", says="The key's job, as it is"),
     },
     errors={
         400: [
@@ -258,12 +114,12 @@ POST_JOB: Final = _operation(
         **_FULL,
     },
 )
-LIST_JOBS: Final = _operation(
+LIST_JOBS: Final = operation(
     "list_jobs",
     "List jobs, newest first",
     parameters=[
         {
-            **_query(
+            **query(
                 "status",
                 "Repeatable; `active` is pending, starting and running; all if absent",
                 s.listed(s.text(enum=["all", "active", *(st.value for st in JobStatus)])),
@@ -271,35 +127,38 @@ LIST_JOBS: Final = _operation(
             "style": "form",
             "explode": True,
         },
-        _query("limit", "How many", s.whole(least=1, maximum=100, default=20)),
-        _query("cursor", "The `next_cursor` of the page before", s.text()),
+        query("limit", "How many", s.whole(least=1, maximum=100, default=20)),
+        query("cursor", "The `next_cursor` of the page before", s.text()),
     ],
-    answers={200: _answer(200, _json("JobPage"))},
+    answers={200: answer(200, json_of("JobPage"))},
 )
-GET_JOB: Final = _operation(
+GET_JOB: Final = operation(
     "get_job",
     "Show a job",
     parameters=[
         _JOB,
-        _query(
+        query(
             "wait",
             "Seconds: answer when status, phase or cancel_requested has changed, or then",
             {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
         ),
     ],
-    answers={200: _answer(200, _json("Job"))},
+    answers={200: answer(200, json_of("Job"))},
     errors=_NO_JOB,
 )
-CANCEL_JOB: Final = _operation(
+CANCEL_JOB: Final = operation(
     "cancel_job",
     "Cancel a job",
     description="Recorded durably. The job is `cancelled` once its container is dead and its "
     "output collected; until then it shows `cancel_requested`, and a repeated call is 200 again.",
     parameters=[_JOB],
-    answers={200: _answer(200, _json("JobCancelled"))},
+    answers={200: answer(200, json_of("JobCancelled"))},
     errors={**_NO_JOB, 409: ["job_already_terminal"], **_FULL},
 )
-GET_OUTPUT: Final = _operation(
+_TAIL: Final = (
+    "The last lines: the newest that fit in 4 MiB, one at least; `lines` says how many there are"
+)
+GET_OUTPUT: Final = operation(
     "get_output",
     "Read or follow a job's log",
     description="One way at a time: `tail`, or a page by `offset` and `limit`, or `follow`. A "
@@ -311,10 +170,10 @@ GET_OUTPUT: Final = _operation(
     "without it is to be resumed.",
     parameters=[
         _JOB,
-        _query("tail", "The last lines", s.whole(least=1, maximum=10_000, default=100)),
-        _query("offset", "Page or stream from this byte", s.whole(maximum=2**53 - 1)),
-        _query("limit", "A page's bytes; one line at least", s.whole(least=1, maximum=1024**2)),
-        _query("follow", "Stream until the job has ended", {"type": "boolean", "default": False}),
+        query("tail", _TAIL, s.whole(least=1, maximum=10_000, default=100)),
+        query("offset", "Page or stream from this byte", s.whole(maximum=2**53 - 1)),
+        query("limit", "A page's bytes; one line at least", s.whole(least=1, maximum=1024**2)),
+        query("follow", "Stream until the job has ended", {"type": "boolean", "default": False}),
         {
             "name": "Last-Event-ID",
             "in": "header",
@@ -323,10 +182,10 @@ GET_OUTPUT: Final = _operation(
         },
     ],
     answers={
-        200: _answer(
+        200: answer(
             200,
             {
-                **_json("Output"),
+                **json_of("Output"),
                 "text/event-stream": {
                     "schema": s.ref("StreamEvent"),
                     "example": "id: 21\ndata: [12:00:00.000] hello\n\n"
@@ -344,11 +203,11 @@ _NO_ARTIFACTS: Final = {
     410: ["artifacts_deleted"],
     503: ["copy_in_progress"],
 }
-LIST_ARTIFACTS: Final = _operation(
+LIST_ARTIFACTS: Final = operation(
     "list_artifacts",
     "List a job's artifacts",
     parameters=[_JOB],
-    answers={200: _answer(200, _json("ArtifactPage"))},
+    answers={200: answer(200, json_of("ArtifactPage"))},
     errors=_NO_ARTIFACTS,
 )
 _FILE_HEADERS: Final = (
@@ -365,55 +224,55 @@ _NO_ARTIFACT: Final = {
     404: [*_NO_ARTIFACTS[404], "artifact_not_found"],
 }
 _CONDITIONS: Final = [
-    _header("If-None-Match", "ETags the client has"),
-    _header("Range", "One byte range; several are answered with the whole"),
-    _header("If-Range", "The ETag for which the range is meant"),
+    header("If-None-Match", "ETags the client has"),
+    header("Range", "One byte range; several are answered with the whole"),
+    header("If-Range", "The ETag for which the range is meant"),
 ]
-GET_ARTIFACT: Final = _operation(
+GET_ARTIFACT: Final = operation(
     "download_artifact",
     "Download an artifact",
     description="A file supports one byte range a request; a directory comes as a tar stream.",
     parameters=[_JOB, _NAME, *_CONDITIONS],
     answers={
-        200: _answer(200, _BYTES, *_FILE_HEADERS),
-        206: _answer(206, {"application/octet-stream": {}}, *_FILE_HEADERS, "Content-Range"),
-        304: _answer(304, None, "ETag"),
+        200: answer(200, _BYTES, *_FILE_HEADERS),
+        206: answer(206, {"application/octet-stream": {}}, *_FILE_HEADERS, "Content-Range"),
+        304: answer(304, None, "ETag"),
     },
     errors={**_NO_ARTIFACT, 416: ["range_not_satisfiable"]},
 )
-HEAD_ARTIFACT: Final = _operation(
+HEAD_ARTIFACT: Final = operation(
     "head_artifact",
     "Show an artifact's headers",
     parameters=[_JOB, _NAME, _CONDITIONS[0]],
-    answers={200: _answer(200, None, *_FILE_HEADERS), 304: _answer(304, None, "ETag")},
+    answers={200: answer(200, None, *_FILE_HEADERS), 304: answer(304, None, "ETag")},
     errors=_NO_ARTIFACT,
     head=True,
 )
 _DEGRADED: Final = "Degraded: `checks` says what fails; or the service is not ready"
-GET_HEALTH: Final = _operation(
+GET_HEALTH: Final = operation(
     "health",
     "Say whether the host can take and run jobs",
     answers={
-        200: _answer(200, _json("Health")),
-        503: _answer(503, _json("Health"), says=_DEGRADED),
+        200: answer(200, json_of("Health")),
+        503: answer(503, json_of("Health"), says=_DEGRADED),
     },
     public=True,
 )
-HEAD_HEALTH: Final = _operation(
+HEAD_HEALTH: Final = operation(
     "head_health",
     "The same, by status alone",
-    answers={200: _answer(200, None), 503: _answer(503, None, says=_DEGRADED)},
+    answers={200: answer(200, None), 503: answer(503, None, says=_DEGRADED)},
     head=True,
     public=True,
 )
-GET_CAPACITY: Final = _operation(
+GET_CAPACITY: Final = operation(
     "capacity",
     "Show what admission sees",
     parameters=[],
-    answers={200: _answer(200, _json("Capacity"))},
+    answers={200: answer(200, json_of("Capacity"))},
 )
-GET_OPENAPI: Final = _operation(
+GET_OPENAPI: Final = operation(
     "openapi",
     "This document",
-    answers={200: _answer(200, {_JSON: {"schema": {"type": "object"}}})},
+    answers={200: answer(200, {JSON: {"schema": {"type": "object"}}})},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Final
 
@@ -13,15 +14,19 @@ from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.jobs import find
 from flashpods.api.parse import Query
-from flashpods.api.reply import json_reply
+from flashpods.api.reply import JSON, Reply, json_reply, to_json
 from flashpods.api.routing import add
 from flashpods.api.stream import Feeds, Follow
 from flashpods.errors import BadRequest, Gone, NotFound, cut
 from flashpods.jobs.model import Job
 from flashpods.jobs.states import JobStatus
+from flashpods.ports import LogTail
 
 MOST_OFFSET: Final = 2**53 - 1  # what every JSON reader holds exactly
 MOST_PAGE: Final = 1024 * 1024
+SMALL_BYTES: Final = 256 * 1024  # text that the event loop may make JSON of by itself
+PIECE: Final = 64 * 1024
+LARGE_AT_ONCE: Final = 4  # larger answers being made: each holds some megabytes
 _CURSOR: Final = re.compile(r"[0-9]{1,16}\Z")
 _DELETED: Final = frozenset({JobStatus.CLEANING, JobStatus.CLEANED})
 
@@ -40,6 +45,7 @@ class Output:
         self._store = context.services.store
         self._logs = context.services.logs
         self._feeds = Feeds(context)
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def get(self, request: Request) -> ASGIApp:
         """Answer with the tail, a page, or a stream."""
@@ -65,31 +71,51 @@ class Output:
                 f"job {job.id} has not started, so it has no log yet; ask again, or follow=true",
                 code="logs_not_available",
             )
-        page = await (
-            self._logs.read(job.id, offset, limit) if paged else self._logs.tail(job.id, tail)
+        return await (self._page(job.id, offset, limit) if paged else self._tail(job.id, tail))
+
+    async def _tail(self, job_id: str, lines: int) -> Reply:
+        """Answer with the last lines; a large answer waits for its turn before it is read."""
+        page = await self._logs.tail(job_id, lines, most_bytes=SMALL_BYTES)
+        if page is None:
+            return _reply(None, 0)
+        whole = page.lines == lines or page.offset == 0
+        if whole and len(page.output) <= SMALL_BYTES:
+            return _reply(page, 0)
+        del page  # not held while we wait
+        async with self._large:
+            return await asyncio.to_thread(_reply, await self._logs.tail(job_id, lines), 0)
+
+    async def _page(self, job_id: str, offset: int, limit: int) -> Reply:
+        """Answer with a page, likewise."""
+        if limit <= SMALL_BYTES:
+            page = await self._logs.read(job_id, offset, limit)
+            if page is None or len(page.output) <= SMALL_BYTES:
+                return _reply(page, offset)
+            del page  # one line, longer than that
+        async with self._large:
+            page = await self._logs.read(job_id, offset, limit)
+            return await asyncio.to_thread(_reply, page, offset)
+
+
+def _reply(page: LogTail | None, offset: int) -> Reply:
+    """Answer with lines, or that there is none: it ended, or is about to begin, without one."""
+    if page is None:
+        page = LogTail(
+            output="", lines=0, truncated=False, total_bytes=0, offset=offset, next_offset=offset
         )
-        if page is None:  # it ended, or is about to begin, without a line
-            offset = offset if paged else 0
-            return json_reply(
-                {
-                    "output": "",
-                    "lines": 0,
-                    "truncated": False,
-                    "total_bytes": 0,
-                    "offset": offset,
-                    "next_offset": offset,
-                }
-            )
-        return json_reply(
-            {
-                "output": page.output,
-                "lines": page.lines,
-                "truncated": page.truncated,
-                "total_bytes": page.total_bytes,
-                "offset": page.offset,
-                "next_offset": page.next_offset,
-            }
-        )
+    about = {
+        "lines": page.lines,
+        "truncated": page.truncated,
+        "total_bytes": page.total_bytes,
+        "offset": page.offset,
+        "next_offset": page.next_offset,
+    }
+    if len(page.output) <= SMALL_BYTES:
+        return json_reply({"output": page.output, **about})
+    # In pieces: orjson takes eight times a string's length for it, and keeps other threads waiting.
+    starts = range(0, len(page.output), PIECE)
+    pieces = [to_json(page.output[at : at + PIECE])[1:-1] for at in starts]
+    return Reply(200, b"".join((b'{"output":"', *pieces, b'",', to_json(about)[1:])), (JSON,))
 
 
 def _resume(request: Request, offset: int) -> int:

@@ -30,6 +30,8 @@ Items = AsyncIterator[tuple[str, Awaitable[object]]]
 """What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
 
 BATCH = 500  # jobs looked at per round; the next round takes the rest
+FINALIZE_TIME = timedelta(seconds=300)  # how long a finalize may be at work on a tree
+BASES_TIME = timedelta(days=7)  # how long a base is kept that no later job replaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,9 @@ class Cleaner:
             self._finish_jobs,
             self._trim_logs,
             self._sweep_uploads,
+            self._sweep_trees,
             self._sweep_job_files,
+            self._sweep_staged,
             self._sweep_containers,
             self._trim_images,
         ):
@@ -123,12 +127,10 @@ class Cleaner:
                 try:
                     if await act != 0:
                         report.count(kind)
-                except (OSError, FlashpodsError) as e:
-                    report.count(kind, failed=True)
-                    log.warning("cleanup_item_failed", kind=kind, item=name, reason=str(e))
-        except (OSError, FlashpodsError) as e:
-            report.count(kind, failed=True)
-            log.warning("cleanup_step_failed", kind=kind, reason=str(e))
+                except Exception as e:  # noqa: BLE001 - a defect of one item stops no other
+                    _failed(report, kind, e, item=name)
+        except Exception as e:  # noqa: BLE001 - nor that of a step the other steps
+            _failed(report, kind, e)
 
     # ------------------------------------------------------------------ uploads
 
@@ -151,13 +153,27 @@ class Cleaner:
             await self._workspaces.discard_upload(upload_id)
             failpoints.hit("cleanup.after_upload")
 
-    async def _sweep_uploads(self, _now: datetime) -> Items:
-        # Trees whose row has ended: a crash came between the row and the deletion.
+    async def _sweep_uploads(self, now: datetime) -> Items:
+        # Trees whose row has ended: a crash came between the row and the deletion. And finalized
+        # ones without a row: it was dropped, or lost with the database.
         ids = {upload_id for upload_id, _ in await self._workspaces.transferring()}
+        old = set(await self._workspaces.finalized(before=self._left_alone(now))) - ids
         for upload_id in ids | set(await self._workspaces.finalized()):
             upload = await self._uploads.get_upload(upload_id)
-            if upload is not None and upload.state in {UploadState.EXPIRED, UploadState.CONSUMED}:
+            if upload is None:
+                gone = upload_id in old
+            else:
+                gone = upload.state in {UploadState.EXPIRED, UploadState.CONSUMED}
+            if gone:
                 yield upload_id, self._workspaces.discard_upload(upload_id)
+
+    async def _sweep_trees(self, now: datetime) -> Items:
+        yield "spares", self._workspaces.sweep_spares(before=self._left_alone(now))
+        yield "bases", self._workspaces.drop_bases(before=now - BASES_TIME)
+
+    def _left_alone(self, now: datetime) -> datetime:
+        """Return the time before which what a finalize was at work on is nobody's any more."""
+        return now - self._keep.orphan_grace - FINALIZE_TIME
 
     # ------------------------------------------------------------------ output
 
@@ -233,6 +249,15 @@ class Cleaner:
             if job_id in logs and (gone or (job and job.log_deleted_at is not None)):
                 yield job_id, self._logs.delete(job_id)
 
+    async def _sweep_staged(self, now: datetime) -> Items:
+        # What a collection left: too much to delete in its time, or a crash came before the end.
+        staged = await self._artifacts.staged()
+        known = await self._store.known(staged)
+        for job_id in staged:
+            job = known.get(job_id)
+            if job is not None and self._settled(job, now):
+                yield job_id, self._artifacts.discard_staged(job_id)
+
     def _settled(self, job: Job | None, now: datetime) -> bool:
         """Whether nobody tidies up after the job any more: the API does so right after its end."""
         if job is None:
@@ -253,3 +278,10 @@ class Cleaner:
 
     async def _trim_images(self, _now: datetime) -> Items:
         yield "images", self._runtime.trim_images(self._keep.images_total_bytes)
+
+
+def _failed(report: Report, kind: str, error: Exception, *, item: str | None = None) -> None:
+    """Count and log a failure; one that nobody foresaw with its traceback."""
+    report.count(kind, failed=True)
+    foreseen = isinstance(error, (OSError, FlashpodsError))
+    log.warning("cleanup_failed", kind=kind, item=item, reason=str(error), exc_info=not foreseen)

@@ -23,10 +23,13 @@ log = structlog.get_logger(__name__)
 
 async def conclude(
     line: Line, job: Job, ending: Ending, ended: Callable[[Job], None] = lambda _row: None
-) -> Job:
+) -> bool:
     """Collect a dead (or never started) job's output and end its row; durable when it returns.
 
     ``ended`` is told the terminal row as soon as it is written, before the tidying.
+
+    Returns:
+        Whether nothing of it is left to recovery.
 
     Raises:
         StaleState: the row had already ended.
@@ -60,8 +63,7 @@ async def conclude(
     row = await _end(line, job, ending, collected)
     failpoints.hit("collect.after_end")
     ended(row)
-    await tidy(line, row, keep_base=ran)
-    return row
+    return await tidy(line, row, keep_base=ran)
 
 
 async def _collect(line: Line, job: Job) -> Collected:
@@ -95,14 +97,18 @@ async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Jo
         )
 
 
-async def tidy(line: Line, job: Job, *, keep_base: bool) -> None:
-    """Remove the container and the workspace of an ended job; what fails is left to recovery."""
+async def tidy(line: Line, job: Job, *, keep_base: bool) -> bool:
+    """Remove the container and the workspace of an ended job.
+
+    Returns:
+        Whether all of it is gone; what is not is left to recovery.
+    """
     failpoints.hit("tidy.before_remove")
     try:
         await line.runtime.remove(job.container_name)
     except Unavailable as e:
         log.warning("container_removal_deferred", job_id=job.id, reason=e.message)
-        return  # the workspace stays mounted in it: both go with the next recovery or cleanup
+        return False  # the workspace stays mounted in it: both go with the next recovery or cleanup
     failpoints.hit("tidy.after_remove")
     try:
         project = await _project(line, job) if keep_base else None
@@ -117,6 +123,8 @@ async def tidy(line: Line, job: Job, *, keep_base: bool) -> None:
                 await discard_ended_upload(line, job.files_id)
     except (OSError, FlashpodsError) as e:
         log.warning("tidying_deferred", job_id=job.id, reason=str(e))
+        return False
+    return True
 
 
 async def discard_ended_upload(line: Line, upload_id: str) -> None:

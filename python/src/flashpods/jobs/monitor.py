@@ -34,7 +34,11 @@ def deadline(job: Job) -> datetime:
 
 
 def judge(  # noqa: PLR0911 - one return per row of the table that it is
-    job: Job, state: ContainerState | None, *, stopped_for: Trigger | None = None
+    job: Job,
+    state: ContainerState | None,
+    *,
+    stopped_for: Trigger | None = None,
+    watched: bool = False,
 ) -> Ending:
     """Turn a dead container into the job's ending: pure, the same in life and in recovery.
 
@@ -42,6 +46,8 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
         job: the row; a recorded cancellation wins over everything.
         state: the dead container, or None if it is gone.
         stopped_for: TIME_OUT or CANCEL if we stopped it.
+        watched: whether we saw it run until it died. Then our own timer, which no step of the
+            wall clock moves, has told whether it was late.
     """
     code = state.exit_code if state is not None else None
     if job.cancel_requested_at is not None or stopped_for is Trigger.CANCEL:
@@ -52,7 +58,7 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
             outcome=Outcome(error="container_lost_on_recovery"),
             why="the container is gone",
         )
-    late = state.finished_at is not None and state.finished_at >= deadline(job)
+    late = not watched and state.finished_at is not None and state.finished_at >= deadline(job)
     if stopped_for is Trigger.TIME_OUT or state.backstop_hit or late:
         return Ending(
             trigger=Trigger.TIME_OUT,
@@ -77,8 +83,13 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
     return Ending(trigger=Trigger.FAIL, outcome=Outcome(exit_code=code), why=f"exit {code}")
 
 
-async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event) -> Ending:
-    """Wait for the container's end; stop it at its deadline or when ``cancel`` is set."""
+async def monitor(
+    line: Line, job: Job, container_id: str, cancel: asyncio.Event, *, watched: bool = True
+) -> Ending:
+    """Wait for the container's end; stop it at its deadline or when ``cancel`` is set.
+
+    ``watched``: whether it was alive when this process first saw it.
+    """
     failpoints.hit("monitor.before_wait")
     left = (deadline(job) - line.clock.now()).total_seconds()
     ended = asyncio.create_task(line.runtime.wait(container_id))
@@ -92,7 +103,7 @@ async def monitor(line: Line, job: Job, container_id: str, cancel: asyncio.Event
             await stop(line, job, container_id, ended)
         failpoints.hit("monitor.after_wait")
         state = ended.result() if ended.done() else None
-        return judge(job, state, stopped_for=stopped_for)
+        return judge(job, state, stopped_for=stopped_for, watched=watched)
     finally:
         for task in (ended, asked, timer):
             task.cancel()

@@ -30,7 +30,7 @@ class Supervisor:
         """
         self._line = line
         self.listeners: list[Callable[[Job], None]] = []
-        self.broke = asyncio.Event()  # a job's task died; the next recovery begins it again
+        self.broke = asyncio.Event()  # something is left to recovery: it should not wait a minute
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
@@ -107,7 +107,8 @@ class Supervisor:
             await self._remove_for_good(row)
             failpoints.hit("early.after_remove")
         try:
-            await conclude(self._line, row, ending, self._tell)
+            if not await conclude(self._line, row, ending, self._tell):
+                self.broke.set()
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
 
@@ -138,7 +139,8 @@ class Supervisor:
             job = await launch(line, job, cancel, self._slots)
         assert job.container_id is not None
         await line.logs.follow(job.id)
-        return await monitor(line, job, job.container_id, cancel)
+        watched = found is None or not found.exited
+        return await monitor(line, job, job.container_id, cancel, watched=watched)
 
     async def _remove_for_good(self, job: Job) -> None:
         """Remove what may run under a job that ends early, however long the engine is away.
@@ -194,6 +196,7 @@ class Recovery:
             await self._line.runtime.remove(container.id)
         except Unavailable as e:  # one that does not go keeps no other from going
             log.warning("orphan_stays", name=container.name, reason=e.message)
+            self._supervisor.broke.set()
 
     async def _discard_trees(self) -> None:
         """Delete the trees of jobs that ended just before a crash; their containers are gone."""
@@ -216,7 +219,7 @@ class Recovery:
     async def run(self) -> None:
         """Recover now and every ``recovery_every`` seconds.
 
-        Sooner while the engine is away, and when a job's line broke: the job would wait meanwhile.
+        Sooner while the engine is away, and when a job's line broke or left something behind.
         """
         backoff = FIRST_BACKOFF
         while True:

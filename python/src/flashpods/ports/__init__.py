@@ -16,6 +16,7 @@ from flashpods.ports.engine import (
     Mount,
 )
 from flashpods.ports.files import (
+    TAIL_BYTES,
     ArtifactStore,
     DiskGauge,
     LogStore,
@@ -28,6 +29,7 @@ from flashpods.ports.process import Changes, Clock
 from flashpods.ports.stores import JobStore, UploadStore
 
 __all__ = [
+    "TAIL_BYTES",
     "ArtifactStore",
     "Changes",
     "Clock",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from flashpods.jobs.model import (
     Collected,
 )
+
+TAIL_BYTES: Final = 4 * 1024**2  # a tail at most, unless its one line is longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +49,14 @@ class LogStore(Protocol):
         """
         ...
 
-    async def tail(self, job_id: str, lines: int) -> LogTail | None:
-        """Return the last lines; None if there is no log. Costs by the tail, not by the file."""
+    async def tail(
+        self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
+    ) -> LogTail | None:
+        """Return the last lines; None if there is no log. Costs by the tail, not by the file.
+
+        At most ``lines`` (1 to 10 000) of them: the newest complete ones that fit in
+        ``most_bytes``, but one at least if there is one; the answer's ``lines`` says how many.
+        """
         ...
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
@@ -63,7 +72,10 @@ class LogStore(Protocol):
         ...
 
     async def stored(self) -> list[tuple[str, int]]:
-        """Return (job id, bytes on disk) of every log, raw output included."""
+        """Return (job id, bytes on disk) of every log, raw output included.
+
+        Files whose names are no job's are not ours, and are left out.
+        """
         ...
 
     async def close(self) -> None:
@@ -89,8 +101,11 @@ class ArtifactStore(Protocol):
         """
         ...
 
-    async def open_directory(self, job_id: str, name: str) -> int:
-        """Open a collected directory beneath the job's directory; the caller closes the descriptor.
+    async def tar(self, job_id: str, name: str) -> Iterator[bytes]:
+        """Return a collected directory as the chunks of a tar, all names beneath ``name/``.
+
+        The directory is open until the iterator ends or is closed (``close()``) or dropped. Its
+        steps read the disk, so they belong in a thread; they may raise OSError.
 
         Raises NotFound ``artifact_not_found``.
         """
@@ -102,6 +117,14 @@ class ArtifactStore(Protocol):
 
     async def stored(self) -> list[str]:
         """Return the ids of the jobs that have staged or collected files."""
+        ...
+
+    async def staged(self) -> list[str]:
+        """Return the ids of the jobs that have staged or half collected files."""
+        ...
+
+    async def discard_staged(self, job_id: str) -> None:
+        """Delete what is staged or half collected of a job that has ended; absent is fine."""
         ...
 
 
@@ -164,12 +187,20 @@ class Workspaces(Protocol):
         """Return (upload id, date) of every tree in the rsync module."""
         ...
 
-    async def finalized(self) -> list[str]:
-        """Return the upload ids of finalized trees."""
+    async def finalized(self, *, before: datetime | None = None) -> list[str]:
+        """Return the upload ids of finalized trees: of all, or of those moved there before then."""
         ...
 
     async def claimed(self) -> list[str]:
         """Return the job ids of workspaces."""
+        ...
+
+    async def sweep_spares(self, *, before: datetime) -> int:
+        """Delete links that a killed process left beside the trees before then; return how many."""
+        ...
+
+    async def drop_bases(self, *, before: datetime) -> int:
+        """Delete the bases that came before then; return how many."""
         ...
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from flashpods.adapters.files.ids import is_job_id, is_upload_id
+from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.errors import NotFound
 from flashpods.jobs.model import Artifact, Collected
 from flashpods.jobs.names import job_id, valid_artifact_name
@@ -92,12 +94,12 @@ class FakeArtifactStore:
             raise NotFound(f"no artifact {name!r}", code="artifact_not_found")
         return BytesIO(path.read_bytes()), path.stat().st_size
 
-    async def open_directory(self, job: str, name: str) -> int:
-        """Open a collected directory."""
+    async def tar(self, job: str, name: str) -> Iterator[bytes]:
+        """Pack a collected directory."""
         path = self._final(job) / name
         if not valid_artifact_name(name) or not path.is_dir():
             raise NotFound(f"no artifact {name!r}", code="artifact_not_found")
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return tar_chunks(os.open(path, os.O_RDONLY | os.O_DIRECTORY), name)
 
     async def delete(self, job: str) -> None:
         """Delete all of a job."""
@@ -107,7 +109,16 @@ class FakeArtifactStore:
 
     async def stored(self) -> list[str]:
         """Return the jobs with files."""
-        return sorted({*_names(self._root / "staging"), *_names(self._root / "final")})
+        found = {*_names(self._root / "staging"), *_names(self._root / "final")}
+        return sorted(filter(is_job_id, found))
+
+    async def staged(self) -> list[str]:
+        """Return the jobs with staged files."""
+        return list(filter(is_job_id, _names(self._root / "staging")))
+
+    async def discard_staged(self, job: str) -> None:
+        """Delete staged files."""
+        shutil.rmtree(self._staging(job), ignore_errors=True)
 
 
 def _take(source: Path, target: Path, size: int, at: datetime) -> Artifact:
@@ -186,18 +197,36 @@ class FakeWorkspaces:
     async def transferring(self) -> list[tuple[str, datetime]]:
         """List the module."""
         return [
-            (name, datetime.fromtimestamp((self.transfers / name).stat().st_ctime, UTC))
+            (name, _moved(self.transfers / name))
             for name in _names(self.transfers)
-            if name.startswith("upload_")
+            if is_upload_id(name)
         ]
 
-    async def finalized(self) -> list[str]:
+    async def finalized(self, *, before: datetime | None = None) -> list[str]:
         """List finalized trees."""
-        return _names(self.finalized_trees)
+        found = filter(is_upload_id, _names(self.finalized_trees))
+        return [i for i in found if before is None or _moved(self.finalized_trees / i) < before]
 
     async def claimed(self) -> list[str]:
         """List workspaces."""
-        return _names(self.work)
+        return list(filter(is_job_id, _names(self.work)))
+
+    async def sweep_spares(self, *, before: datetime) -> int:
+        """Delete nothing: we make no spares."""
+        del before
+        return 0
+
+    async def drop_bases(self, *, before: datetime) -> int:
+        """Delete old bases."""
+        bases = self.transfers / ".bases"
+        old = [bases / name for name in _names(bases) if _moved(bases / name) < before]
+        for path in old:
+            shutil.rmtree(path)
+        return len(old)
+
+
+def _moved(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_ctime, UTC)
 
 
 def _names(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flashpods.adapters.files.k8sfile import ParserState, flush, log_head, parse, whole_lines
 from flashpods.adapters.files.logread import truncation_line
-from flashpods.ports import LogTail
+from flashpods.ports import TAIL_BYTES, LogTail
 
 
 @dataclass
@@ -74,10 +74,17 @@ class MemoryLogStore:
         log.raw, log.finished = b"", True
         await self._notify()
 
-    async def tail(self, job_id: str, lines: int) -> LogTail | None:
+    async def tail(
+        self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
+    ) -> LogTail | None:
         """Return the last lines."""
         log = self._logs.get(job_id)
-        return None if log is None else self._page(log, max(0, len(log.lines) - lines), lines)
+        if log is None:
+            return None
+        first = max(0, len(log.lines) - lines)
+        while first < len(log.lines) - 1 and sum(map(len, log.lines[first:])) > most_bytes:
+            first += 1
+        return self._page(log, first, lines)
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Return complete lines from a byte offset."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from flashpods.adapters.sqlite.refusals import (
@@ -39,14 +39,10 @@ from flashpods.jobs.model import (
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
 from flashpods.jobs.states import advance as next_status
 from flashpods.testing.clock import START, ManualClock
+from flashpods.testing.rows import first_row, uploading_row
+from flashpods.testing.rows import milliseconds as _ms
 
 __all__ = ["START", "ManualClock", "MemoryStore"]
-
-
-def _ms(at: datetime) -> datetime:
-    """Cut a time to what a database keeps: milliseconds, UTC."""
-    at = at.astimezone(UTC)
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 class MemoryStore:
@@ -93,7 +89,7 @@ class MemoryStore:
         if new.files_id is not None:
             check_claim(self._uploads.get(new.files_id), new.files_id, at)
         check_fits(new.grant, self._reserved(), capacity)
-        job = _first(new, seq=len(self._jobs) + 1, at=_ms(at))
+        job = first_row(new, seq=len(self._jobs) + 1, at=_ms(at))
         self._jobs[job.id] = job
         self._event(job.id, None, job.status, at, "accepted")
         if new.client_job_id is not None:
@@ -263,12 +259,12 @@ class MemoryStore:
         """Insert ``uploading``."""
         if upload_id in self._uploads:
             raise upload_exists(upload_id)
-        self._uploads[upload_id] = _uploading(upload_id, project, at, expires_at)
+        self._uploads[upload_id] = uploading_row(upload_id, project, at, expires_at)
         return self._uploads[upload_id]
 
     async def adopt(self, upload_id: str, *, at: datetime, expires_at: datetime) -> Upload:
         """Return the row, inserting ``uploading`` dated ``at`` if there is none."""
-        return self._uploads.setdefault(upload_id, _uploading(upload_id, None, at, expires_at))
+        return self._uploads.setdefault(upload_id, uploading_row(upload_id, None, at, expires_at))
 
     async def get_upload(self, upload_id: str) -> Upload | None:
         """Return the row."""
@@ -357,52 +353,3 @@ class MemoryStore:
                 if consumed is None:
                     self._expired_at[upload.id] = _ms(at)
                 self._change_upload(upload.id, state=state, expires_at=None, consumed_at=consumed)
-
-
-def _first(new: NewJob, *, seq: int, at: datetime) -> Job:
-    """Return the job as it is accepted."""
-    return Job(
-        id=new.id,
-        seq=seq,
-        client_job_id=new.client_job_id,
-        request_sha256=new.request_sha256,
-        type=new.type,
-        status=JobStatus.PENDING,
-        phase=None,
-        command=new.command,
-        task=new.task,
-        context=new.context,
-        git_branch=new.git_branch,
-        files_id=new.files_id,
-        image=new.image,
-        cpus=new.grant.cpus,
-        memory_gb=new.grant.memory_gb,
-        timeout_minutes=new.grant.timeout_minutes,
-        created_at=at,
-        started_at=None,
-        completed_at=None,
-        cancel_requested_at=None,
-        container_id=None,
-        exit_code=None,
-        error=None,
-        warnings=new.warnings,
-        log_deleted_at=None,
-        artifacts_deleted_at=None,
-    )
-
-
-def _uploading(upload_id: str, project: str | None, at: datetime, expires_at: datetime) -> Upload:
-    """Return an upload as it is reserved or adopted."""
-    return Upload(
-        id=upload_id,
-        project=project,
-        state=UploadState.UPLOADING,
-        created_at=_ms(at),
-        expires_at=_ms(expires_at),
-        finalizing_at=None,
-        finalized_at=None,
-        consumed_at=None,
-        size_bytes=None,
-        file_count=None,
-        job_id=None,
-    )

@@ -63,6 +63,8 @@ def _run(checkout: Path, arguments: list[str]) -> int:
         except OSError:
             say("another ./dev vm runs; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in cache.glob("run-*"):  # of one that was killed
+            shutil.rmtree(stale)
         image = build.ensure(checkout)
         scratch = Path(tempfile.mkdtemp(prefix="run-", dir=cache))
         try:

@@ -70,7 +70,7 @@ def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> 
     """
     began = time.monotonic()
     process = subprocess.Popen(
-        command,
+        ["setpriv", "--pdeathsig", "KILL", *command],  # it ends with us, however we end
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

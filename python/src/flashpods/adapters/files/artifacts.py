@@ -19,7 +19,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from io import FileIO
@@ -38,8 +38,10 @@ from flashpods.adapters.files.collect import (
     Collector,
     DiskFull,
 )
+from flashpods.adapters.files.ids import is_job_id
 from flashpods.adapters.files.offload import DISK_FULL, Budget, Stopped, discard_tree, storage
 from flashpods.adapters.files.openat2 import open_beneath
+from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.adapters.files.trees import ASIDE, open_dir, open_path
 from flashpods.config import ConfigError
 from flashpods.errors import NotFound, Unavailable, cut
@@ -50,6 +52,7 @@ STAGING: Final = ".staging"
 COLLECTING: Final = ".collecting"
 MANIFESTS: Final = ".manifests"
 DEFAULT_SECONDS: Final = 600.0
+DROP_SECONDS: Final = 30.0  # for what a collection leaves; the cleanup deletes the rest
 MOST_LISTED: Final = 100_000
 
 _MANIFEST: Final = TypeAdapter(Collected)
@@ -82,6 +85,7 @@ class FileArtifactStore:
         self._root = root
         self._limits = ArtifactLimits(file_bytes=file_bytes, job_bytes=job_bytes, files=max_files)
         self._seconds = seconds
+        self._drop_seconds = min(seconds, DROP_SECONDS)
         # Hashing gigabytes must not keep other work waiting for asyncio's own threads.
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, "collect")
         self._at_work: dict[str, tuple[Budget, asyncio.Future[Collected]]] = {}
@@ -163,16 +167,25 @@ class FileArtifactStore:
             except OSError as e:
                 done = self._committed(job) or _failed(e)
             if not (self._root / job).exists():  # nothing was committed: a repeat may do better
-                self._drop(COLLECTING, job)
+                self._drop(check, COLLECTING, job=job)
                 return done
-        self._drop(COLLECTING, job)
-        self._drop(STAGING, job)
+        self._drop(check, COLLECTING, STAGING, job=job)
         return done
 
-    def _drop(self, where: str, job: str) -> None:
-        """Delete leftovers; those that resist are :meth:`delete`'s, which has more means."""
-        with contextlib.suppress(OSError):
-            tree_tool.discard(str(self._root / where), job)
+    def _drop(self, check: Callable[[], None], *places: str, job: str) -> None:
+        """Delete leftovers for a while; what resists or takes longer is the cleanup's.
+
+        The job waits for us here, and a job may leave millions of files.
+        """
+        budget = Budget(self._drop_seconds)
+
+        def guard() -> None:
+            check()
+            budget.check()
+
+        with contextlib.suppress(OSError, Stopped):
+            for where in places:
+                tree_tool.discard(str(self._root / where), job, guard=guard)
 
     def _committed(self, job: str) -> Collected | None:
         if not (self._root / job).is_dir():
@@ -183,7 +196,7 @@ class FileArtifactStore:
             return Collected(error=FAILED, warnings=["artifacts: the manifest is lost"])
 
     def _build(self, job: str, at: datetime, check: Callable[[], None]) -> Collected:
-        tree_tool.discard(str(self._root / COLLECTING), job)
+        tree_tool.discard(str(self._root / COLLECTING), job, guard=check)
         building = self._root / COLLECTING / job
         with contextlib.ExitStack() as stack:
 
@@ -223,9 +236,9 @@ class FileArtifactStore:
         fd = await asyncio.to_thread(self._open, job, name, stat.S_IFREG)
         return cast(BinaryIO, FileIO(fd)), os.fstat(fd).st_size
 
-    async def open_directory(self, job: str, name: str) -> int:
-        """See :meth:`flashpods.ports.ArtifactStore.open_directory`."""
-        return await asyncio.to_thread(self._open, job, name, stat.S_IFDIR)
+    async def tar(self, job: str, name: str) -> Iterator[bytes]:
+        """See :meth:`flashpods.ports.ArtifactStore.tar`."""
+        return tar_chunks(await asyncio.to_thread(self._open, job, name, stat.S_IFDIR), name)
 
     def _open(self, job: str, name: str, kind: int) -> int:
         missing = NotFound(
@@ -267,15 +280,26 @@ class FileArtifactStore:
 
     async def stored(self) -> list[str]:
         """See :meth:`flashpods.ports.ArtifactStore.stored`; leftovers of any kind count."""
-        return await asyncio.to_thread(self._stored)
+        return await asyncio.to_thread(self._ids, "", STAGING, COLLECTING, MANIFESTS)
 
-    def _stored(self) -> list[str]:
+    async def staged(self) -> list[str]:
+        """See :meth:`flashpods.ports.ArtifactStore.staged`; half deleted ones too."""
+        return await asyncio.to_thread(self._ids, STAGING, COLLECTING)
+
+    async def discard_staged(self, job: str) -> None:
+        """See :meth:`flashpods.ports.ArtifactStore.discard_staged`. Raises Unavailable, OSError."""
+        job_id(job)
+        if job not in self._at_work:
+            for parent in (STAGING, COLLECTING):
+                await discard_tree(self._seconds, self._root / parent, job)
+
+    def _ids(self, *parents: str) -> list[str]:
         jobs: set[str] = set()
-        for parent in ("", STAGING, COLLECTING, MANIFESTS):
+        for parent in parents:
             with contextlib.suppress(FileNotFoundError), os.scandir(self._root / parent) as found:
                 for entry in found:
                     name = entry.name.removeprefix(ASIDE)
-                    if JOB_ID.match(name) and len(jobs) < MOST_LISTED:
+                    if is_job_id(name) and len(jobs) < MOST_LISTED:
                         jobs.add(name)
         return sorted(jobs)
 

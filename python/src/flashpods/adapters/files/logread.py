@@ -13,12 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from flashpods.adapters.files.ids import is_job_id
 from flashpods.ports import LogTail
 
 BLOCK: Final = 64 * 1024
 FIRST_BLOCK: Final = 4096  # a tail's first block, at least
 LINE_GUESS: Final = 96  # bytes a line, for that; longer ones cost another block
 _MB: Final = 1024**2
+_UNBOUNDED: Final = 1 << 60
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC
 _NOT_NOW: Final = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -37,9 +39,15 @@ End = tuple[int, bool]
 
 
 def read_tail(
-    log: str, lines: int, end: End | None, marker: bytes, *, cached: bool
+    log: str,
+    lines: int,
+    end: End | None,
+    marker: bytes,
+    *,
+    cached: bool,
+    most: int = _UNBOUNDED,
 ) -> LogTail | None:
-    """Read the last lines; None if there is no log.
+    """Read the last lines that fit in ``most`` bytes, but one at least; None if there is no log.
 
     Args:
         log: its path.
@@ -47,9 +55,10 @@ def read_tail(
         end: found when None.
         marker: :func:`truncation_line`.
         cached: as for :func:`pread`.
+        most: bytes of the answer; little more is read.
 
     Raises:
-        NotCached: with ``cached``.
+        NotCached: with ``cached``; also where one line is longer than ``most``.
         OSError: it can't be read.
     """
     try:
@@ -57,7 +66,7 @@ def read_tail(
     except FileNotFoundError:
         return None
     try:
-        return _tail(fd, lines, end, marker, cached=cached)
+        return _tail(fd, lines, end, marker, cached=cached, most=most)
     finally:
         os.close(fd)
 
@@ -119,7 +128,9 @@ def complete_end(fd: int, marker: bytes, *, cached: bool = False) -> End:
     return 0, False
 
 
-def _tail(fd: int, lines: int, end: End | None, marker: bytes, *, cached: bool) -> LogTail:
+def _tail(
+    fd: int, lines: int, end: End | None, marker: bytes, *, cached: bool, most: int
+) -> LogTail:
     """Return the last ``lines`` lines, reading backwards in blocks.
 
     In general one block holds both the end to be found and the page, so it is read once for both.
@@ -131,20 +142,31 @@ def _tail(fd: int, lines: int, end: End | None, marker: bytes, *, cached: bool) 
     if end is None:
         complete = block.rfind(b"\n") + 1
         if not complete and position:
-            return _tail(fd, lines, complete_end(fd, marker, cached=cached), marker, cached=cached)
+            end = complete_end(fd, marker, cached=cached)
+            return _tail(fd, lines, end, marker, cached=cached, most=most)
         end = position + complete, block.endswith(marker)
         del block[complete:]
     found = _newlines(block, lines)
-    blocks = [block]
+    blocks, held = [block], len(block)
     while found <= lines and position:
+        if held > most:
+            if found > 1:  # a whole line is there: the newest that fit are the answer
+                break
+            if cached:
+                raise NotCached
         count = min(2 * count, BLOCK, position)
         position -= count
         blocks.append(pread(fd, count, position, cached=cached))
         found += blocks[-1].count(b"\n")
+        held += count
     data = b"".join(reversed(blocks)) if len(blocks) > 1 else block
     start = _after(data, found - lines) if found > lines else 0
+    if len(data) - start > most:
+        start = _newest(data, most)
+        lines = data.count(b"\n", start)
+    blocks.clear()
     return LogTail(
-        output=data[start:].decode("utf-8", "replace"),
+        output=str(memoryview(data)[start:], "utf-8", "replace"),
         lines=min(found, lines),
         truncated=end[1],
         total_bytes=end[0],
@@ -167,6 +189,12 @@ def _newlines(data: bytearray, about: int) -> int:
 def _after(data: bytes | bytearray, number: int) -> int:
     """Return the place after the newline of this number, counted from 1."""
     return data.replace(b"\n", b" ", number - 1).index(b"\n") + 1
+
+
+def _newest(data: bytes | bytearray, most: int) -> int:
+    """Return where the last lines begin that fit in ``most`` bytes, or the last line alone."""
+    start = data.find(b"\n", len(data) - most - 1) + 1
+    return start if start < len(data) else data.rfind(b"\n", 0, len(data) - 1) + 1
 
 
 def _page(fd: int, offset: int, limit: int, end: int, *, truncated: bool, cached: bool) -> LogTail:
@@ -194,11 +222,17 @@ def _page(fd: int, offset: int, limit: int, end: int, *, truncated: bool, cached
 
 
 def stored(logs: Path, capture: Path) -> list[tuple[str, int]]:
-    """Add up the blocks of each job's files, each inode once: (job id, bytes). Raises OSError."""
+    """Add up the blocks of each job's files, each inode once: (job id, bytes). Raises OSError.
+
+    Names that are no job's are left out: they are not ours.
+    """
     sizes: dict[str, dict[int, int]] = {}
     for log in logs.glob("*.log"):
-        _add(sizes.setdefault(log.stem, {}), log)
-    for directory in capture.glob("[!.]*"):
+        if is_job_id(log.stem):
+            _add(sizes.setdefault(log.stem, {}), log)
+    for directory in capture.iterdir():
+        if not is_job_id(directory.name):
+            continue
         found = sizes.setdefault(directory.name, {})
         for file in directory.rglob("*"):
             _add(found, file)

@@ -26,7 +26,7 @@ from asyncinotify import Inotify, Mask
 from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
-from flashpods.ports import LogTail
+from flashpods.ports import TAIL_BYTES, LogTail
 
 PASS_SECONDS: Final = 0.02  # between two passes of one job
 CAPPED_SECONDS: Final = 0.25  # between two looks at a job whose log is full
@@ -34,8 +34,8 @@ UNWATCHED_SECONDS: Final = 0.5  # between two looks where the kernel gives no wa
 RETRY_SECONDS: Final = (0.5, 30.0)  # the first and the longest pause after a failed pass
 DRAIN_TRIES: Final = 4
 THREADS: Final = 2
-INLINE_LINES: Final = 1000  # larger pages are read in a thread even when they are in memory
-INLINE_BYTES: Final = 256 * 1024
+INLINE_BYTES: Final = 256 * 1024  # larger pages are read in a thread even when in memory
+LARGE_AT_ONCE: Final = 4  # tails in threads: each holds some megabytes
 
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _WATCHED: Final = Mask.MODIFY | Mask.MOVED_TO | Mask.ONESHOT
@@ -90,6 +90,7 @@ class FileLogStore:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
         self._pages: dict[str, tuple[tuple[int, int, int], LogTail]] = {}  # the last one read
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
         self._closed = False
@@ -200,18 +201,24 @@ class FileLogStore:
 
     # ------------------------------------------------------------------ reading
 
-    async def tail(self, job_id: str, lines: int) -> LogTail | None:
-        """Return the last ``lines`` lines (1 to 10 000)."""
+    async def tail(
+        self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
+    ) -> LogTail | None:
+        """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places."""
         log, end = self._file(job_id), self._end(job_id)
-        if lines <= INLINE_LINES:
-            # Here and now if it is in memory: a thread would take longer than the work.
-            try:
-                return logread.read_tail(log, lines, end, self._marker, cached=True)
-            except logread.NotCached:
-                pass
-        return await asyncio.to_thread(
-            logread.read_tail, log, lines, end, self._marker, cached=False
-        )
+        small = min(most_bytes, INLINE_BYTES)
+        # Here and now if it is small and in memory: a thread would take longer than the work.
+        try:
+            page = logread.read_tail(log, lines, end, self._marker, cached=True, most=small)
+        except logread.NotCached:
+            pass
+        else:
+            if page is None or small == most_bytes or page.lines == lines or page.offset == 0:
+                return page
+        async with self._large:
+            return await asyncio.to_thread(
+                logread.read_tail, log, lines, end, self._marker, cached=False, most=most_bytes
+            )
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Return complete lines from ``offset``; an empty page beyond the end."""

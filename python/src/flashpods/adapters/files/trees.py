@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 MUNGED = "/rsyncd-munged/"  # rsyncd.conf(5), "munge symlinks"
 ASIDE = ".rm-"  # a tree on its way out; whoever deletes the name deletes this too
+SPARE = ".link-"  # a link before it is moved into its tree
 BATCH = 4096  # entries held at once while deleting
 LOCK_SECONDS = 30.0
 
@@ -159,7 +160,7 @@ class Spare:
     def __init__(self, parent: int, key: str) -> None:
         """Use one name of the open directory ``parent``."""
         self._parent = parent
-        self._name = f".link-{key}"
+        self._name = SPARE + key
 
     def relink(self, directory: int, name: str, target: str, was: os.stat_result) -> None:
         """Replace a link by one to ``target`` with the same times, in one rename."""

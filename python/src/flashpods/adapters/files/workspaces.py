@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flashpods.adapters.files import tree_tool
+from flashpods.adapters.files.ids import is_job_id, is_upload_id
 from flashpods.adapters.files.offload import (
     discard_tree,
     in_namespace,
@@ -23,10 +24,10 @@ from flashpods.adapters.files.offload import (
     ours,
     storage,
 )
-from flashpods.adapters.files.trees import ASIDE, TooLarge
+from flashpods.adapters.files.trees import ASIDE, SPARE, TooLarge
 from flashpods.config import ConfigError
 from flashpods.errors import Conflict, NotFound, cut
-from flashpods.jobs.names import JOB_ID, PROJECT, job_id
+from flashpods.jobs.names import PROJECT, job_id
 from flashpods.jobs.submit import UPLOAD_ID
 from flashpods.ports import TreeSize, TreeTooLarge
 
@@ -190,14 +191,34 @@ class FileWorkspaces:
         """
         return await asyncio.to_thread(_dated, self._transfers)
 
-    async def finalized(self) -> list[str]:
-        """See :meth:`flashpods.ports.Workspaces.finalized`; half deleted trees too."""
-        names = await asyncio.to_thread(_names, self._finalized)
-        return [name for name in names if UPLOAD_ID.match(name)]
+    async def finalized(self, *, before: datetime | None = None) -> list[str]:
+        """See :meth:`flashpods.ports.Workspaces.finalized`; half deleted trees too.
+
+        A tree's date is its inode's last change, which the rename into the directory is.
+        """
+        dated = await asyncio.to_thread(_dated, self._finalized)
+        return [name for name, at in dated if before is None or at < before]
 
     async def claimed(self) -> list[str]:
         """See :meth:`flashpods.ports.Workspaces.claimed`; half deleted trees too."""
-        return [n for n in await asyncio.to_thread(_names, self._work) if JOB_ID.match(n)]
+        return [n for n in await asyncio.to_thread(_names, self._work) if is_job_id(n)]
+
+    async def sweep_spares(self, *, before: datetime) -> int:
+        """See :meth:`flashpods.ports.Workspaces.sweep_spares`. Raises OSError."""
+        return await asyncio.to_thread(_sweep_spares, (self._finalized, self._work), before)
+
+    async def drop_bases(self, *, before: datetime) -> int:
+        """See :meth:`flashpods.ports.Workspaces.drop_bases`. Raises Unavailable, OSError.
+
+        A base comes by rename and its owner's change, so its inode's last change is when; its
+        modification time is the client's to choose. One that is deleted while a transfer reads it
+        costs that transfer time, no file.
+        """
+        shelf = self._transfers / tree_tool.BASES
+        old = await asyncio.to_thread(_aged, shelf, before)
+        for name in old:
+            await discard_tree(self._seconds, shelf, name)
+        return len(old)
 
 
 def _no_upload(upload_id: str) -> NotFound:
@@ -260,16 +281,42 @@ def _names(parent: Path) -> list[str]:
     return sorted(names)
 
 
-def _dated(transfers: Path) -> list[tuple[str, datetime]]:
+def _dated(parent: Path) -> list[tuple[str, datetime]]:
+    """Return (upload id, its tree's last change) of the trees in a directory."""
     dated = []
-    for name in _names(transfers):
-        if not UPLOAD_ID.match(name):
-            continue
-        for path in (transfers / name, transfers / (ASIDE + name)):
-            try:
-                changed = path.lstat().st_ctime
-            except FileNotFoundError:
-                continue
-            dated.append((name, datetime.fromtimestamp(changed, UTC)))
-            break
+    for name in filter(is_upload_id, _names(parent)):
+        at = _changed(parent / name) or _changed(parent / (ASIDE + name))
+        if at is not None:
+            dated.append((name, at))
     return dated
+
+
+def _changed(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.lstat().st_ctime, UTC)
+    except FileNotFoundError:
+        return None
+
+
+def _sweep_spares(parents: tuple[Path, ...], before: datetime) -> int:
+    swept = 0
+    for parent in parents:
+        for name in _names(parent):
+            key = name.removeprefix(SPARE)
+            if key == name or not (is_upload_id(key) or is_job_id(key)):
+                continue
+            at = _changed(parent / name)
+            if at is not None and at < before:
+                (parent / name).unlink(missing_ok=True)
+                swept += 1
+    return swept
+
+
+def _aged(shelf: Path, before: datetime) -> list[str]:
+    """Return the old bases, and what was left of one on its way out."""
+    aged = []
+    for name in filter(PROJECT.match, _names(shelf)):
+        at = _changed(shelf / name) or _changed(shelf / (ASIDE + name))
+        if at is not None and at < before:
+            aged.append(name)
+    return aged

@@ -13,6 +13,8 @@ from flashpods.ports import Limits
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PROC: Final = Path("/proc")
 
+OCI_RUNTIMES = ("crun", "runc", "youki")  # as they name the process before they exec
+
 
 def cgroup_of(pid: int, *, proc: Path = PROC) -> str | None:
     """Return the path of the process's v2 cgroup; None if the process is not to be seen."""
@@ -83,6 +85,20 @@ def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | Non
         return descriptor
     os.close(descriptor)
     return None
+
+
+def waits_for_start(pid: int, container_id: str, *, proc: Path = PROC) -> bool | None:
+    """Whether a container's first process is still the OCI runtime, which waits for "start".
+
+    Returns:
+        None if the process is dead or not to be seen from here.
+    """
+    try:
+        name = (proc / str(pid) / "comm").read_text()
+    except OSError:
+        return None
+    # The name first, then whose it is: a reused pid is never taken for it.
+    return name.startswith(OCI_RUNTIMES) if belongs(pid, container_id, proc=proc) else None
 
 
 def _number(file: Path) -> int | None:

@@ -15,6 +15,7 @@ from flashpods.adapters.podman.cgroups import (
     cgroup_of,
     read_limits,
     remove_parent,
+    waits_for_start,
 )
 from flashpods.adapters.podman.deaths import DeathWatch, inspect
 from flashpods.adapters.podman.images import Images, Progress
@@ -28,6 +29,8 @@ from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
+NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
+"""Seconds that the engine gets to notice a death, and between looks."""
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 WAITS: Final = 256
@@ -77,6 +80,9 @@ class PodmanRuntime:
         self._library = Library(settings)
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
+        # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
+        # fails, and its service may die: podman issue 23264, containers/storage issue 2030.
+        self._creating = asyncio.Lock()
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
 
@@ -112,7 +118,8 @@ class PodmanRuntime:
         """Create and initialise the container; see the port."""
         engine = await self._probe()
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
-        answer = await self._rest.call("POST", "/containers/create", body=request)
+        async with self._creating:
+            answer = await self._rest.call("POST", "/containers/create", body=request)
         if answer.ok:
             container_id: str = answer.json()["Id"]
             await self._initialise(container_id)
@@ -147,8 +154,9 @@ class PodmanRuntime:
     async def start(self, container_id: str) -> None:
         """Let the command execute; see the port.
 
-        Podman's start runs an exited container once more, so the state is looked at first; one
-        that ran is never "initialized" again. Two calls at once take turns for the same reason.
+        Podman's start runs an exited container once more, so the state is looked at first. Two
+        calls at once take turns for the same reason. A service that was killed in its start has
+        run the command though its state says "initialized", so the process is asked as well.
         """
         if self._fresh.pop(container_id, None) is not None:
             # Initialised by us a moment ago: it can't have run, so it need not be looked at.
@@ -159,11 +167,24 @@ class PodmanRuntime:
             state = await self.inspect(container_id)
             if state is None:
                 raise ContainerError(f"there is no container {container_id[:12]} to start")
-            if state.running or state.exited:
+            if state.running or state.exited or await self._has_run(state):
                 return
             answer = await self._rest.call("POST", f"/containers/{container_id}/start")
             if not answer.ok:
                 raise _refusal(answer, f"cannot start {state.name}")
+
+    async def _has_run(self, state: ContainerState) -> bool:
+        """Whether the command of an "initialized" container executes, or has executed, already."""
+        seen = await asyncio.to_thread(waits_for_start, state.pid or 0, state.id, proc=self._proc)
+        if state.pid is None or seen is not None:
+            return seen is False
+        # Dead, or not to be seen from here. Podman's cleanup of a dead one takes it in soon.
+        for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
+            await asyncio.sleep(NOTICE_LOOK)
+            later = await self.inspect(state.id)
+            if later is None or later.running or later.exited:
+                return True
+        return False
 
     async def inspect(self, name_or_id: str) -> ContainerState | None:
         """Return what the engine knows; see the port."""

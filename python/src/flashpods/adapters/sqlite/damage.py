@@ -51,6 +51,12 @@ def mark_boot(path: Path) -> None:
         mark.write_text(_read(_BOOT_ID))
 
 
+def forget_boot(path: Path) -> None:
+    """Drop the note once the last connection has closed cleanly: then there is no WAL to judge."""
+    if not path.with_name(path.name + "-wal").exists():
+        path.with_name(path.name + ".boot").unlink(missing_ok=True)
+
+
 def _pages(path: Path) -> str | None:
     """Have SQLite look at the pages, for :data:`CHECK_SECONDS` at most."""
     connection = sqlite3.connect(path, timeout=CHECK_SECONDS)

@@ -42,7 +42,8 @@ class SqliteStore:
     Several processes may open the same database; each has one writer.
     """
 
-    def __init__(self, reader: Reader, writer: Writer, *, deadline: float) -> None:
+    def __init__(self, path: Path, reader: Reader, writer: Writer, *, deadline: float) -> None:
+        self._path = path
         self._reader = reader
         self._writer = writer
         self._deadline = deadline
@@ -74,7 +75,7 @@ class SqliteStore:
         except sqlite3.Error as e:
             writer.close(deadline)
             raise SchemaError(f"database {path}: {e}") from e
-        return cls(reader, writer, deadline=deadline)
+        return cls(path, reader, writer, deadline=deadline)
 
     async def close(self) -> None:
         """Write what was accepted, then close; repeated: a no-op.
@@ -88,6 +89,7 @@ class SqliteStore:
         await asyncio.to_thread(self._reader.close)
         if not await asyncio.to_thread(self._writer.close, self._deadline):
             raise Unavailable("the database's disk does not answer; some writes may be lost")
+        damage.forget_boot(self._path)
 
     async def __aenter__(self) -> Self:
         return self
@@ -224,7 +226,7 @@ class SqliteStore:
             Unavailable, InsufficientStorage: it does not.
         """
         if self._writer.doubtful:
-            await self._writer.run(lambda _: None, durable=True)
+            await self._writer.run(lambda _: None, durable=True)  # it settles the doubt first
         await self._reader.threaded(lambda c: c.execute("SELECT n FROM job_counts").fetchone())
 
     # ------------------------------------------------------------------- uploads

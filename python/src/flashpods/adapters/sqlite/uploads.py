@@ -83,8 +83,7 @@ def begin_finalize(connection: sqlite3.Connection, upload_id: str, at: datetime)
         get(connection, upload_id), upload_id, at, live=transfers.live(connection, upload_id)
     )
     row = connection.execute(
-        "UPDATE uploads SET finalizing_at = ?"
-        f" WHERE id = ? RETURNING {rows.UPLOAD}",
+        f"UPDATE uploads SET finalizing_at = ? WHERE id = ? RETURNING {rows.UPLOAD}",
         (to_text(at), upload_id),
     ).fetchone()
     return rows.upload(row)

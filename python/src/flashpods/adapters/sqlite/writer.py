@@ -81,7 +81,7 @@ class Writer:
         self._closing = False
         self._connection: sqlite3.Connection | None = None
         self._durable: bool | None = None  # what the connection's PRAGMA synchronous says
-        self.doubtful = False  # the disk failed: what the WAL holds may not be on it
+        self.doubtful = False  # the disk failed, and has not been proved to work since
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
 
     def start(self) -> None:
@@ -196,6 +196,9 @@ class Writer:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise Unavailable("the database recovers from a failure of its disk; try again")
+        # A page written as it is, and synced: the checkpoint may have had nothing to write.
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute(f"PRAGMA user_version = {version}")
         self.doubtful = False
 
     def _disconnect(self) -> None:

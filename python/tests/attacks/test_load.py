@@ -1,0 +1,154 @@
+"""Load: the rate limit, followers, a large database, a burst."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import support
+from attacker import Answer, bystander, get, memory_mb, read_answer, token_of
+from conftest import FULL, Score
+from support import Connected
+
+from flashpods_dev.machine import Machine
+from flashpods_dev.stack import MiniStack
+
+RATE, BURST = 100, 10
+
+
+@pytest.fixture(scope="module")
+def limited(machine: Machine) -> Iterator[MiniStack]:
+    """A stack with a host's rate limit."""
+    overrides = {"http": {"rate_per_second": RATE, "rate_burst": BURST}}
+    with support.stack_of(machine, overrides) as stack:
+        yield stack
+
+
+async def hammer(port: int, token: str, source: str, until: float, lines: int, pause: float) -> list[Answer]:
+    """Ask on some connections at once from one address; return all answers."""
+
+    async def one() -> list[Answer]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+        answers = []
+        while time.monotonic() < until:
+            writer.write(get("/capacity", token))
+            answer = await read_answer(reader)
+            assert answer is not None
+            answers.append(answer)
+            if pause:
+                await asyncio.sleep(pause)
+        writer.close()
+        return answers
+
+    return [a for some in await asyncio.gather(*(one() for _ in range(lines))) for a in some]
+
+
+@pytest.mark.attack(12, "rate limit: exact under concurrency, fair between clients")
+async def test_rate(limited: MiniStack, score: Score) -> None:
+    async with support.connect(limited) as host:
+        token = token_of(host)
+    began = time.monotonic()
+    until = began + 4
+    greedy, modest = await asyncio.gather(
+        hammer(limited.port, token, "127.0.0.2", until, 20, 0.0),
+        hammer(limited.port, token, "127.0.0.3", until, 1, 0.02),
+    )
+    took = time.monotonic() - began
+    served = sum(a.status == 200 for a in greedy)
+    with score.attempt():
+        assert {a.status for a in greedy} == {200, 429}
+        allowed = BURST + RATE * took
+        score.figure("served beyond what is allowed", max(0, served - allowed), 1, "")
+        score.figure("of what is allowed not served", max(0, allowed - served) / allowed, 0.03, "")
+        score.note(f"{len(greedy)} asked, {served} served of {allowed:.1f}")
+    with score.attempt():
+        assert all(a.status == 200 for a in modest), "the modest client paid for the greedy one"
+    with score.attempt():
+        refused = [a for a in greedy if a.status == 429]
+        assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
+        assert all(a.error == "rate_limited" for a in refused)
+
+
+@pytest.mark.attack(12, "500 followers of one log")
+async def test_followers(host: Connected, score: Score) -> None:
+    count = 500
+    command = "while [ ! -e /artifacts/go ]; do sleep 0.05; done; for i in $(seq 300); do echo line $i; sleep 0.01; done"
+    job_id = await support.submit(host.client, command)
+    await support.until(host.client, job_id, "running")
+    before = memory_mb(host.stack.api.pid)
+    token, port = token_of(host), host.stack.port
+
+    async def follow() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+        writer.write(get(f"/jobs/{job_id}/output?follow=true", token, "Connection: close"))
+        text = await reader.read()
+        writer.close()
+        return text
+
+    async with bystander(host) as seen:
+        tasks = [asyncio.create_task(follow()) for _ in range(count)]
+        staging = host.settings.paths.artifacts / ".staging" / job_id
+        (staging / "go").touch()
+        async with asyncio.timeout(60):
+            texts = await asyncio.gather(*tasks)
+        grown = memory_mb(host.stack.api.pid) - before
+    with score.attempt():
+        for text in texts:
+            assert b"event: end" in text
+            lines = [line for line in text.split(b"data: ")[1:] if b"] line " in line]
+            numbers = [int(line.split(b"] line ")[1].split()[0]) for line in lines]
+            assert numbers == list(range(1, 301))
+    with score.attempt():
+        assert seen.errors == 0
+        score.figure("memory grown", grown, 100, "MB")
+        score.figure("others' p99", seen.p99, 1.0)
+
+
+def fill(stack: MiniStack, ended: int) -> None:
+    """Copy an ended job's row with its events, behind the API's back."""
+    with closing(sqlite3.connect(stack.layout.database, timeout=20)) as connection, connection:
+        columns = [c[1] for c in connection.execute("PRAGMA table_info(jobs)")]
+        others = [c for c in columns if c not in {"id", "seq", "client_job_id", "fingerprint"}]
+        (model,) = connection.execute("SELECT id FROM jobs WHERE status = 'completed' LIMIT 1").fetchone()
+        names = ", ".join(others)
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+            f" INSERT INTO jobs (id, {names}) SELECT printf('ffff%012x', i), {names}"
+            " FROM n, jobs WHERE jobs.id = ?",
+            (ended, model),
+        )
+
+
+@pytest.mark.attack(12, "10 000 jobs in the database, many active")
+async def test_many_jobs(machine: Machine, score: Score) -> None:
+    active = 200 if FULL else 12
+    roomy = {"development": {"pretend_cpus": 400, "pretend_memory_gb": 800}}
+    with support.stack_of(machine, roomy) as stack:
+        async with support.connect(stack) as host:
+            assert (await support.run(host.client, "true"))["status"] == "completed"
+            await asyncio.to_thread(fill, stack, 10_000)
+            began = time.monotonic()
+            async with bystander(host) as seen, bystander(host, "/jobs?status=active&limit=100") as lists:
+                posts = [support.submit(host.client, "sleep 600") for _ in range(active)]
+                ids = await asyncio.gather(*posts)
+                for job_id in ids:
+                    await support.until(host.client, job_id, "running", seconds=300)
+                took = time.monotonic() - began
+            page = (await host.client.get("/jobs", params={"status": "active"})).json()
+            with score.attempt():
+                assert page["total"] == active
+                assert (await host.client.get("/jobs")).json()["total"] == 10_001 + active
+            with score.attempt():
+                assert seen.errors == lists.errors == 0
+                score.figure("reads' p99", max(seen.p99, lists.p99), 1.0)
+            score.note(f"{active} active in {took:.1f} s, API {memory_mb(stack.api.pid):.0f} MB")
+            for start in range(0, active, 20):
+                await asyncio.gather(*(host.client.delete(f"/jobs/{i}") for i in ids[start : start + 20]))
+            with score.attempt():
+                for job_id in ids:
+                    row = await support.ended(host.client, job_id, seconds=300)
+                    assert row["status"] == "cancelled"

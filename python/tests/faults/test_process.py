@@ -1,0 +1,231 @@
+"""Experiments 15 to 18: the clock steps, the process is stopped, starved, or its loop hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import FULL, Score
+from rig import Rig, soon
+from test_storage import shim  # noqa: F401 - a fixture
+from support import follow
+
+HOUR, YEAR = 3600, 365 * 86400
+
+# ------------------------------------------------------------------ 15
+
+
+@pytest.mark.parametrize("step", [HOUR, -HOUR, YEAR, -YEAR])
+@pytest.mark.experiment(15, "clock steps of an hour and a year")
+async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None:  # noqa: F811
+    """Only the API's wall clock steps: what runs goes on, neither ended early nor for ever."""
+    clock = rig.stack.layout.root / "clock"
+    clock.write_bytes(struct.pack("q", 0))
+    await rig.restart(env={"LD_PRELOAD": str(shim), "SHIM_CLOCK": str(clock)})
+    with score.trial(f"{step:+} s"):
+        await rig.bystander()
+        running = await rig.must(await rig.count(pause=0.05))
+        await rig.until(running, "running")
+        upload = await rig.upload()
+        async with rig.readers():
+            with clock.open("r+b") as file:  # in place: it is mapped
+                file.write(struct.pack("q", step))
+            begun = time.monotonic()
+            row = await rig.ended(running)
+            assert row["status"] == "completed", row
+            again = await rig.must(await rig.count())
+            row = await rig.ended(again)
+            assert row["status"] == "completed", row
+            if step == -HOUR:
+                used = await rig.must(await rig.count(files_id=upload))
+                assert (await rig.ended(used))["status"] == "completed"
+            took = await rig.recovered(begun)
+            score.judge(await rig.verdict(took), took, rig)
+        await rig.dismiss()
+    score.settle()
+
+
+# ------------------------------------------------------------------ 16
+
+
+@pytest.mark.experiment(16, "SIGTERM with open streams")
+async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
+    for _ in range(5 if FULL else 1):
+        with score.trial():
+            job_id = await rig.must(await rig.count(150, 0.05))
+            await rig.until(job_id, "running")
+            readers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
+            waiting = asyncio.create_task(rig.ask("GET", f"/jobs/{job_id}", params={"wait": 60}))
+            await asyncio.sleep(1.5)
+            begun = time.monotonic()
+            code = await asyncio.to_thread(rig.stack.api.terminate, 15)
+            took = time.monotonic() - begun
+            assert took < 10, f"it took {took:.1f} s to exit"
+            assert code == 0, f"exit code {code}"
+            await waiting
+            begun = time.monotonic()
+            await rig.start()
+            for lines in await asyncio.gather(*readers):
+                assert lines == list(range(150)), "a follower lost or doubled a line"
+            assert (await rig.ended(job_id))["status"] == "completed"
+            assert rig.rows(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == [(4,)]
+            score.judge(await rig.verdict(), await rig.recovered(begun), rig)
+    score.settle()
+
+
+async def follower(rig: Rig, job_id: str) -> list[int]:
+    """Follow the log to its end, resuming as a client does; return the line numbers."""
+    numbers: list[int] = []
+    last: int | None = None
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            async with (
+                rig.new_client() as client,
+                follow(client, job_id, last_event_id=last) as events,
+            ):
+                async for event in events:
+                    if event.type == "end":
+                        return numbers
+                    last = event.id
+                    numbers += [
+                        int(n) for n in re.findall(r"line (\d+)$", event.data, re.MULTILINE)
+                    ]
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.1)
+    raise AssertionError("the stream never ended")
+
+
+# ------------------------------------------------------------------ 17
+
+
+@pytest.mark.experiment(17, "ulimit -n 64 under 200 connections")
+async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
+    await rig.restart("prlimit", "--nofile=64:64")
+    with score.trial():
+        running = await rig.must(await rig.count(pause=0.1))
+        await rig.until(running, "running")
+        idle = []
+        for _ in range(200):
+            connection = socket.socket()
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", rig.stack.port))
+            idle.append(connection)
+        statuses: list[int] = []
+        async with rig.new_client(3) as client:
+            for _ in range(20):
+                body = {"type": "worker", "command": "true", "cpus": 1, "memory_gb": 1}
+                try:
+                    answer = await client.post("/jobs", json=body)
+                except httpx.TransportError:
+                    continue  # not even a connection: the kernel's refusal
+                statuses.append(answer.status_code)
+                if answer.status_code == 201:
+                    rig.jobs.add(answer.json()["job_id"])
+        assert set(statuses) <= {201, 429, 503}, statuses
+        assert rig.stack.api.alive
+        for connection in idle:
+            connection.close()
+        begun = time.monotonic()
+        answer = None
+        while answer is None and time.monotonic() - begun < 10:
+            answer = await rig.count()
+        job_id = await rig.must(answer)
+        assert (await rig.ended(job_id))["status"] == "completed"
+        for other in rig.jobs:
+            row = await rig.ended(other)
+            assert row["status"] == "completed", row
+        took = await rig.recovered(begun)
+        score.notes.append(f"answers meanwhile: {sorted(set(statuses)) or 'none, not accepted'}")
+        score.judge(await rig.verdict(took), took, rig)
+    score.settle()
+
+
+# ------------------------------------------------------------------ 18
+
+
+@pytest.fixture
+def manager(rig: Rig) -> Iterator[tuple[Path, socket.socket]]:
+    """A socket like systemd's, and its path."""
+    path = rig.stack.layout.run / "notify"
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
+        sock.bind(str(path))
+        path.chmod(0o777)
+        sock.setblocking(False)
+        yield path, sock
+
+
+def heard(sock: socket.socket) -> list[str]:
+    states = []
+    while True:
+        try:
+            states.append(sock.recv(4096).decode())
+        except BlockingIOError:
+            return states
+
+
+@pytest.mark.experiment(18, "event loop blocked: watchdog")
+async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.socket]) -> None:
+    """READY once it listens, beats while the loop turns, none while it is stopped, STOPPING."""
+    path, sock = manager
+    with score.trial():
+        await rig.restart(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
+        states: list[str] = []
+        await soon(lambda: states.extend(heard(sock)) or states.count("WATCHDOG=1") > 2, "beats")
+        assert states[0] == "READY=1", states
+        assert states.count("READY=1") == 1
+        job_id = await rig.must(await rig.count(pause=0.05))
+        os.kill(rig.stack.api.pid, signal.SIGSTOP)
+        heard(sock)
+        await asyncio.sleep(1)
+        assert heard(sock) == []  # so systemd would kill it after WatchdogSec
+        rig.stack.api.kill()
+        begun = time.monotonic()
+        await rig.start(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
+        assert (await rig.ended(job_id))["status"] in ("completed", "failed")
+        took = await rig.recovered(begun)
+        score.judge(await rig.verdict(took), took, rig)
+        heard(sock)
+        await asyncio.to_thread(rig.stack.api.terminate)
+        assert "STOPPING=1" in heard(sock)
+    score.settle()
+
+
+def test_a_blocked_loop_sends_no_beat(tmp_path: Path) -> None:
+    """The beat comes from the loop itself: another thread would go on while the loop hangs."""
+    code = (
+        "import asyncio, time\nfrom flashpods.sdnotify import keep_alive\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(keep_alive())\n"
+        "    await asyncio.sleep(0.5)\n    print('blocked', flush=True)\n    time.sleep(1)\n"
+        "    print('free', flush=True)\n    await asyncio.sleep(0.3)\n"
+        "asyncio.run(main())"
+    )
+    path = tmp_path / "n"
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
+        sock.bind(str(path))
+        sock.setblocking(False)
+        env = {**os.environ, "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "100000"}
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "blocked\n"
+            assert heard(sock).count("WATCHDOG=1") >= 2
+            assert child.stdout.readline() == "free\n"
+            assert len(heard(sock)) <= 1
+            assert child.wait(10) == 0
+            assert heard(sock)

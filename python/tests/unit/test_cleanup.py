@@ -1,0 +1,188 @@
+"""The cleanup sweeps what crashes leave, touches nothing else, and outlives any failure."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flashpods.adapters.files.artifacts import FileArtifactStore
+from flashpods.adapters.files.logs import FileLogStore
+from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.jobs.admission import Bounds
+from flashpods.jobs.cleanup import Cleaner, Retention
+from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome
+from flashpods.jobs.states import Trigger
+from flashpods.jobs.submit import Submitter
+from flashpods.testing.clock import ManualClock
+from flashpods.testing.files import FakeDiskGauge
+from flashpods.testing.runtime import MemoryRuntime
+from flashpods.testing.stores import MemoryStore
+
+JOB = "0123456789abcdef"
+UPLOAD = "upload_abcdefghijkl"
+GB = 2**30
+
+
+@dataclass
+class World:
+    """The real files, everything else in memory; the clock begins at the files' time."""
+
+    root: Path
+    clock: ManualClock = field(default_factory=lambda: ManualClock(datetime.now(UTC)))
+    store: MemoryStore = field(default_factory=MemoryStore)
+    runtime: MemoryRuntime = field(default_factory=MemoryRuntime)
+
+    def __post_init__(self) -> None:
+        trees = [self.root / name for name in ("transfers", "finalized", "work")]
+        for path in trees:
+            path.mkdir()
+        self.workspaces = FileWorkspaces(*trees)
+        self.logs = FileLogStore(self.root / "logs", self.root / "capture", log_bytes=2**20)
+        self.artifacts = FileArtifactStore(
+            self.root / "artifacts", file_bytes=GB, job_bytes=GB, max_files=10
+        )
+        self.artifacts.check()
+        self.cleaner = Cleaner(
+            store=self.store,
+            uploads=self.store,
+            logs=self.logs,
+            artifacts=self.artifacts,
+            workspaces=self.workspaces,
+            runtime=self.runtime,
+            clock=self.clock,
+            retention=Retention(
+                logs=timedelta(days=1),
+                jobs=timedelta(days=7),
+                artifacts=timedelta(hours=1),
+                uploads=timedelta(hours=1),
+                rows=timedelta(days=7),
+                orphan_grace=timedelta(seconds=15),
+                logs_total_bytes=GB,
+                images_total_bytes=GB,
+            ),
+            every=60,
+        )
+
+    async def ended(self) -> Job:
+        one = Grant(cpus=1, memory_gb=1, timeout_minutes=1)
+        bounds = Bounds(default=one, most=one)
+        submitter = Submitter(
+            store=self.store,
+            clock=self.clock,
+            disk=FakeDiskGauge(),
+            critical=0.9,
+            capacity=Capacity(cpus=8, memory_gb=8),
+            bounds={JobType.WORKER: bounds},
+            images={JobType.WORKER: "localhost/i:1"},
+            accepted=lambda _: None,
+        )
+        job, _ = await submitter.submit({"type": "worker", "command": "true"})
+        return await self.store.advance(
+            job.id,
+            job.status,
+            Trigger.FAIL,
+            why="test",
+            at=self.clock.now(),
+            outcome=Outcome(exit_code=1),
+        )
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> Any:
+    world = World(tmp_path)
+    yield world
+    await world.logs.close()
+    await world.artifacts.close()
+
+
+def tree(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "f").touch()
+    return path
+
+
+async def test_foreign_files_are_let_be(world: World) -> None:
+    names = ["logs/a.b.log", "logs/README.log", "work/.x", "artifacts/.staging/a.b"]
+    names += ["capture/lost+found", "finalized/lost+found", "artifacts/lost+found", "work/a b"]
+    for name in names:
+        tree(world.root / name)
+    tree(world.root / "artifacts" / JOB)
+    (world.root / "logs" / f"{JOB}.log").touch()
+    world.clock.advance(30 * 86400)
+    report = await world.cleaner.run_once()
+    assert (report.done, report.failed) == ({"sweep_job_files": 2}, {})
+    assert all((world.root / name / "f").exists() for name in names)
+
+
+async def test_a_defect_stops_neither_the_round_nor_the_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(world.root / "artifacts" / JOB)
+    tree(world.root / "work" / JOB)
+
+    async def broken(*_: object, **__: object) -> None:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(world.workspaces, "discard", broken)
+    monkeypatch.setattr(world.workspaces, "transferring", broken)
+    report = await world.cleaner.run_once()
+    assert report.failed == {"adopt_uploads": 1, "sweep_uploads": 1, "sweep_job_files": 1}
+    assert report.done == {"sweep_job_files": 1}
+    assert not (world.root / "artifacts" / JOB).exists()
+    stop = asyncio.Event()
+    task = asyncio.create_task(world.cleaner.run(stop))
+    stop.set()
+    async with asyncio.timeout(5):
+        await task
+
+
+async def test_a_finalized_tree_without_a_row_goes_after_a_grace(world: World) -> None:
+    orphan = tree(world.root / "finalized" / UPLOAD)
+    half = tree(world.root / "finalized" / ".rm-upload_half_deleted")
+    world.clock.advance(310)
+    assert (await world.cleaner.run_once()).done == {}
+    assert orphan.exists()
+    world.clock.advance(10)
+    assert (await world.cleaner.run_once()).done == {"sweep_uploads": 2}
+    assert not orphan.exists()
+    assert not half.exists()
+
+
+async def test_a_finalized_tree_with_a_row_stays(world: World) -> None:
+    kept = tree(world.root / "finalized" / UPLOAD)
+    now = world.clock.now()
+    await world.store.adopt(UPLOAD, at=now, expires_at=now + timedelta(hours=9))
+    world.clock.advance(8 * 3600)
+    await world.cleaner.run_once()
+    assert kept.exists()
+
+
+async def test_spares_and_bases_go_by_age(world: World) -> None:
+    spare = world.root / "work" / f".link-{JOB}"
+    spare.symlink_to("x")
+    base = tree(world.root / "transfers" / ".bases" / "project")
+    half = tree(world.root / "transfers" / ".bases" / ".rm-former")
+    assert (await world.cleaner.run_once()).done == {}
+    world.clock.advance(320)
+    assert (await world.cleaner.run_once()).done == {"sweep_trees": 1}
+    assert not spare.is_symlink()
+    world.clock.advance(7 * 86400)
+    assert (await world.cleaner.run_once()).done == {"sweep_trees": 1}
+    assert not base.exists()
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("where", [".staging", ".collecting"])
+async def test_what_a_collection_left_goes_once_the_job_has_ended(world: World, where: str) -> None:
+    job = await world.ended()
+    left = tree(world.root / "artifacts" / where / job.id)
+    collected = tree(world.root / "artifacts" / job.id)
+    world.clock.advance(10)
+    assert (await world.cleaner.run_once()).done == {}
+    world.clock.advance(10)
+    assert (await world.cleaner.run_once()).done == {"sweep_staged": 1}
+    assert not left.exists()
+    assert collected.exists()
