@@ -346,7 +346,7 @@ def finished(child: int, receive: int) -> str:
     Raises:
         Refused: it failed; what it did is undone.
     """
-    with open(receive, "rb") as pipe:  # noqa: PTH123 - a descriptor, not a path
+    with open(receive, "rb") as pipe:
         said = pipe.read().decode()
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
         raise Refused("the host can't record the transfer now; try again")

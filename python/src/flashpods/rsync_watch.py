@@ -25,9 +25,10 @@ from flashpods.adapters.sqlite import transfers
 # No machine of ours takes more; they only say how soon the next look must come.
 TOP_BYTES: Final = 8 * 1024**3  # a second
 TOP_FILES: Final = 40_000
-USUAL_FILES: Final = 5_000  # where the file system does not count inodes
+USUAL_FILES: Final = 20_000  # where others free inodes meanwhile, or nobody counts them
 PAUSE_LEAST: Final = 0.004
 PAUSE_MOST: Final = 0.5
+LOOK_LEAST: Final = 0.1
 LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
 TELL_SECONDS: Final = 1.0
 END_SECONDS: Final = 1.0
@@ -87,7 +88,11 @@ def _go(send: int) -> None:
 
 
 def measure(
-    tree: Path, *, seconds: float, most_bytes: float = float("inf"), most_files: float = float("inf")
+    tree: Path,
+    *,
+    seconds: float,
+    most_bytes: float = float("inf"),
+    most_files: float = float("inf"),
 ) -> tuple[int, int] | None:
     """Return (bytes of files, entries) of a tree; it stops counting above a ``most``.
 
@@ -228,13 +233,13 @@ class Watch:
         return size, self._files + max(0, lost)
 
     def _must_walk(self, size: int, files: int) -> bool:
-        since = time.monotonic() - self._walked - 20 * self._walk_took
-        countless = (self._most_files - self._files) / USUAL_FILES
+        since = time.monotonic() - self._walked
+        likely = (self._most_files - self._files) / USUAL_FILES
         return (
             size > self._most_bytes
             or files > self._most_files
-            or since > LOOK_SECONDS
-            or since > max(countless, PAUSE_MOST)
+            or since > LOOK_SECONDS + 20 * self._walk_took
+            or since > max(likely, LOOK_LEAST) + 5 * self._walk_took
         )
 
     def _walk(self) -> None:
@@ -268,9 +273,7 @@ class Watch:
         return freed
 
     def _pause(self, size: int, files: int) -> float:
-        soonest = min(
-            (self._most_bytes - size) / TOP_BYTES, (self._most_files - files) / TOP_FILES
-        )
+        soonest = min((self._most_bytes - size) / TOP_BYTES, (self._most_files - files) / TOP_FILES)
         return min(max(soonest, PAUSE_LEAST), PAUSE_MOST)
 
     def _to_tell(self, size: int) -> bool:

@@ -21,7 +21,7 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="./dev attacks",
         description="Run every attack and load of issue 4 and print the scoreboard.",
-        epilog="examples: ./dev attacks    ./dev attacks --full --json    ./dev attacks --only rsync",
+        epilog="examples: ./dev attacks    ./dev attacks --full --json    ... --only rsync",
     )
     parser.add_argument("--full", action="store_true", help="with the long ones, at real sizes")
     parser.add_argument("--json", action="store_true", help="the scoreboard as JSON")
@@ -58,7 +58,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """Return the scoreboard for a person."""
     board = Table(title="attacks and load (issue 4)")
     for column in ("#", "attack", "tries", "passed", "worst figure", "s", ""):
-        board.add_column(column, justify="right" if column in {"#", "tries", "passed", "s"} else "left")
+        board.add_column(
+            column, justify="right" if column in {"#", "tries", "passed", "s"} else "left"
+        )
     for row in rows:
         held = not row["failed"] and row["tries"] == row["passed"]
         notes = "".join(f"\n[dim]{note}[/dim]" for note in row["notes"])

@@ -1,4 +1,4 @@
-"""``./dev check``: formatting, lint, types, import rules, the lock file, the bill, the shell scripts."""
+"""``./dev check``: format, lint, types, import rules, lock file, bill of materials, scripts."""
 
 from __future__ import annotations
 

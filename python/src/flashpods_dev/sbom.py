@@ -37,7 +37,7 @@ def licence(name: str) -> str | None:
         fields = metadata(name)
     except PackageNotFoundError:
         return None
-    short = fields.get("License-Expression") or fields.get("License")
+    short = next((fields[k] for k in ("License-Expression", "License") if k in fields), None)
     if short and len(short) <= 80 and "\n" not in short:
         return str(short)
     classes = [c for c in fields.get_all("Classifier") or [] if c.startswith("License :: ")]

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a program
 """Reads the API on a kept connection, about 50 times a second, until standard input ends.
 
 ``bystander.py PORT PATH``; the token is the first line of standard input. Prints its latencies.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -92,9 +93,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Keep each attack's row, also of one that did not get as far as counting."""
     report: pytest.TestReport = yield  # type: ignore[assignment,misc] # pluggy's wrapper protocol
     mark = item.get_closest_marker("attack")
@@ -167,8 +166,6 @@ async def host(shared: MiniStack) -> AsyncIterator[Connected]:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory that the stack's user can reach, removed however full it is."""
-    import shutil
-
     path = Path(tempfile.mkdtemp(prefix="a-", dir=os.environ["FLASHPODS_TEST_TMP"]))
     path.chmod(0o777)
     yield path

@@ -1,27 +1,31 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 5: a job that fights the collection of its own artifacts."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from urllib.parse import quote
 
 import pytest
 import support
 from attacker import bystander
-from conftest import Score
 from support import Connected
+
+from conftest import FULL, Score
 
 NAMES = """cd /artifacts; python3 -c "
 import os
 for n in range({count}): os.mknod(f'f{{n:06}}')
 " """
-ODD = r'''cd /artifacts; python3 -c "
+ODD = r"""cd /artifacts; python3 -c "
 import os
 for b in range(1, 256):
     if b != 47:
         open(b'x' + bytes([b]) + b'y', 'w').close(); os.mkdir(b'd' + bytes([b]))
 for name in (b'n' * 255, b'\xc3\xa9' * 127, b'-rf', b'--', b'..a', b'a..', b'...', b' a', b'a ', b'.hid', b'\xff\xfe'):
     open(name, 'w').close()
-" '''
+" """
 FILES = """cd /artifacts; mkfifo fifo d.fifo; truncate -s 1T sparse; ln -s /etc/passwd out; ln -s ../../../../ up
 ln -s loop loop; ln -s /proc/self/environ environ; echo x > f; ln f hard; ln -s /dev/zero zero
 ln -s /proc/self/fd/1 fd; mkdir -p d/d; ln -s ../../../.. d/d/up; ln -s d/d/up/etc/passwd chain
@@ -47,15 +51,13 @@ async def got(host: Connected, row: dict[str, object]) -> dict[str, bytes]:
     listed = (await host.client.get(url)).json()["artifacts"]
     found = {}
     for artifact in listed:
-        answer = await host.client.get(f"{url}/{support_quote(artifact['name'])}")
+        answer = await host.client.get(f"{url}/{escaped(artifact['name'])}")
         assert answer.status_code == 200, (artifact, answer.text)
         found[artifact["name"]] = answer.content
     return found
 
 
-def support_quote(name: str) -> str:
-    from urllib.parse import quote
-
+def escaped(name: str) -> str:
     return quote(name, safe="")
 
 
@@ -104,12 +106,12 @@ async def test_odd_files(host: Connected, score: Score) -> None:
 
 @pytest.mark.attack(5, "links swapped until the last moment")
 async def test_swap(host: Connected, score: Score) -> None:
-    for round_ in range(20 if score_full() else 4):
+    for round_ in range(20 if FULL else 4):
         with score.attempt():
             job_id = await support.submit(host.client, SWAP.format(seconds=30))
             await support.until(host.client, job_id, "running")
             await host.client.get(f"/jobs/{job_id}?wait={0.2 + 0.1 * round_:.1f}")
-            done = await __import__("asyncio").to_thread(
+            done = await asyncio.to_thread(
                 host.stack.run_podman, "kill", "--signal=KILL", f"job_{job_id}"
             )
             assert done.returncode == 0, done.stderr
@@ -117,12 +119,6 @@ async def test_swap(host: Connected, score: Score) -> None:
             found = await got(host, row)
             assert all(harmless(content) for content in found.values()), row
             assert found.get("swap", b"secret\n") == b"secret\n"
-
-
-def score_full() -> bool:
-    import conftest
-
-    return conftest.FULL
 
 
 @pytest.mark.attack(5, "a staging directory that goes while it is collected")

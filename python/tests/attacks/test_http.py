@@ -19,8 +19,9 @@ from attacker import (
     raw,
     token_of,
 )
-from conftest import MB, Score
 from support import Connected
+
+from conftest import FULL, MB, Score
 
 P99 = 1.0  # the issue's bound, seconds
 
@@ -84,20 +85,13 @@ async def test_slowloris(host: Connected, score: Score) -> None:
         return time.monotonic() - began
 
     async with bystander(host) as seen:
-        kinds = [head, stranger] + ([body] if score_full() else [])
+        kinds = [head, stranger] + ([body] if FULL else [])
         took = await asyncio.gather(*(drip(kinds[n % len(kinds)], n) for n in range(300)))
     with score.attempt():
-        score.figure("a connection held", max(took), 40 if score_full() else 20)
+        score.figure("a connection held", max(took), 40 if FULL else 20)
     with score.attempt():
         assert seen.errors == 0
         score.figure("others' p99", seen.p99, P99)
-
-
-def score_full() -> bool:
-    """Whether there is time for the deadline of a body, 30 s."""
-    import conftest
-
-    return conftest.FULL
 
 
 @pytest.mark.attack(9, "huge, endless and lying bodies")
@@ -168,7 +162,10 @@ async def test_bombs(host: Connected, score: Score) -> None:
                 assert answer.status_code in {400, 413, 415}, answer.text
         json = {"Content-Type": "application/json"}
         deep = [b"[" * 1_000_000, b'{"a":' * 200_000, b"[" * 500_000 + b"]" * 500_000]
-        wide = [b'{"type":"worker",' + b'"a":1,' * 150_000 + b'"b":1}', b"[" + b"1," * 500_000 + b"1]"]
+        wide = [
+            b'{"type":"worker",' + b'"a":1,' * 150_000 + b'"b":1}',
+            b"[" + b"1," * 500_000 + b"1]",
+        ]
         long = [b'{"cpus":' + b"9" * 900_000 + b"}", b'{"cpus":1e' + b"9" * 900_000 + b"}"]
         text = [b'"' + b"\\u0000" * 170_000 + b'"', b'{"command":"' + b"a" * 1_000_000 + b'"}']
         for content in (*deep, *wide, *long, *text):
@@ -188,7 +185,9 @@ async def test_bombs(host: Connected, score: Score) -> None:
 @pytest.mark.attack(9, "clients that ask and never read")
 async def test_readers_that_do_not_read(host: Connected, score: Score) -> None:
     port, token = host.stack.port, token_of(host)
-    row = await support.run(host.client, "head -c 50000000 /dev/zero > /artifacts/zeros; seq 200000")
+    row = await support.run(
+        host.client, "head -c 50000000 /dev/zero > /artifacts/zeros; seq 200000"
+    )
     before = memory_mb(host.stack.api.pid)
     paths = [
         f"/jobs/{row['id']}/artifacts/zeros",

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 8: what a job does to its own machine; only it may suffer.
 
 The memory, PID and CPU limits need cgroup v2 controllers. Where they are missing, as on this
@@ -12,10 +13,10 @@ import os
 
 import pytest
 import support
-from attacker import bystander
-from conftest import MB, Score
+from attacker import bystander, open_files
 from support import Connected
 
+from conftest import MB, Score
 from flashpods_dev.machine import Machine
 
 ESCAPES = {
@@ -44,7 +45,9 @@ ESCAPES = {
 
 @pytest.mark.attack(8, "ways out of the container")
 async def test_escapes(host: Connected, score: Score) -> None:
-    script = "\n".join(f"if {c}; then echo 'held {n}'; else echo 'OPEN {n}'; fi" for n, c in ESCAPES.items())
+    script = "\n".join(
+        f"if {c}; then echo 'held {n}'; else echo 'OPEN {n}'; fi" for n, c in ESCAPES.items()
+    )
     row = await support.run(host.client, script)
     lines = support.texts(await support.output(host.client, row["id"]))
     for name in ESCAPES:
@@ -54,11 +57,11 @@ async def test_escapes(host: Connected, score: Score) -> None:
 
 BOMBS = {
     # Bounded by the attacker: 400 processes, 400 MB, 200 000 files.
-    "processes": "for i in $(seq 400); do sleep 8 & done; wait",
-    "memory": "python3 -c \"x = bytearray(400 << 20); [x.__setitem__(i, 1) for i in range(0, len(x), 4096)]\"",
-    "threads": "python3 -c \"import threading as t, time; [t.Thread(target=time.sleep, args=(5,)).start() for _ in range(800)]\"",
-    "descriptors": "python3 -c \"import os, time; [os.open('/dev/null', 0) for _ in range(900)]; time.sleep(3)\"",
-    "processors": "for i in 1 2 3 4; do timeout 5 sh -c 'while :; do :; done' & done; wait",
+    "processes": "for i in $(seq 400); do sleep 3 & done; wait",
+    "memory": 'python3 -c "x = bytearray(400 << 20); [x.__setitem__(i, 1) for i in range(0, len(x), 4096)]"',
+    "threads": 'python3 -c "import threading as t, time; [t.Thread(target=time.sleep, args=(2,)).start() for _ in range(800)]"',
+    "descriptors": "python3 -c \"import os, time; [os.open('/dev/null', 0) for _ in range(900)]; time.sleep(1)\"",
+    "processors": "for i in 1 2 3 4; do timeout 2 sh -c 'while :; do :; done' & done; wait",
 }
 
 
@@ -92,7 +95,9 @@ async def test_cancelled(host: Connected, score: Score) -> None:
         row = await support.ended(host.client, job_id)
         assert row["status"] == "cancelled", row
         await support.true_soon(
-            lambda: not cgroup.exists() or not any(p.read_text() for p in cgroup.rglob("cgroup.procs")),
+            lambda: (
+                not cgroup.exists() or not any(p.read_text() for p in cgroup.rglob("cgroup.procs"))
+            ),
             "no process of it is left",
         )
 
@@ -102,7 +107,10 @@ async def test_fill(host: Connected, score: Score) -> None:
     """What is in staging when the job ends goes; while it runs nothing bounds it (see the note)."""
     free = os.statvfs(host.settings.paths.artifacts)
     with score.attempt():
-        row = await support.run(host.client, "head -c 2500M /dev/zero > /artifacts/a; head -c 100 /dev/zero > /artifacts/b")
+        row = await support.run(
+            host.client,
+            "head -c 2500M /dev/zero > /artifacts/a; head -c 100 /dev/zero > /artifacts/b",
+        )
         assert row["error"] == "artifact_limit_exceeded", row
         staging = host.settings.paths.artifacts / ".staging" / row["id"]
         await support.true_soon(lambda: not staging.exists(), "the staging directory goes")
@@ -113,8 +121,6 @@ async def test_fill(host: Connected, score: Score) -> None:
 
 @pytest.mark.attack(8, "descriptors and processes of the API after many jobs")
 async def test_nothing_leaks(host: Connected, score: Score) -> None:
-    from attacker import open_files
-
     await support.run(host.client, "true")
     before = open_files(host.stack.api.pid)
     with score.attempt():

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 3: no field of a request changes the container but in the way it is for."""
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 import support
 from attacker import token_of
-from conftest import Score
 from support import Connected
 
+from conftest import FULL, Score
 from flashpods_dev.machine import IMAGE
 
 EVIL = [
@@ -20,14 +21,36 @@ EVIL = [
     "\u202e\u2066\ufeff", "'\"\\", "=", "FLASHPODS_JOB_ID=0", "x" * 9000, "🙂", "..", "/", "\x7f\x01",
 ]  # fmt: skip
 IMAGES = [
-    "--privileged", "-v", "../x", "docker-archive:/etc/passwd", "dir:/etc", "oci:/etc:x", "http://x/y",
-    "containers-storage:x", "docker://alpine", "a b", "a\nb", "a\0b", "A/B", "x:y:z", "x@sha256:1",
-    f"{IMAGE} --privileged", f"{IMAGE}\n", f" {IMAGE}", f"{IMAGE}?x=1", f"{IMAGE}#x", f"{IMAGE}%0a", "$(id)",
-    "sha256:" + "0" * 64, "..", ".", "/", "@", ":", "", "a" * 256, "é", "localhost/../../etc", 1, [], {}, True,
+    "--privileged", "-v", "../x", "docker-archive:/etc/passwd", "dir:/etc", "oci:/etc:x", "http://x/y", "docker://alpine", "a b", "a\nb", "a\0b", "A/B", "x:y:z", "x@sha256:1",
+    f"{IMAGE} --privileged", f"{IMAGE}\n", f" {IMAGE}", f"{IMAGE}?x=1", f"{IMAGE}#x", f"{IMAGE}%0a", "$(id)", "..", ".", "/", "@", ":", "", "a" * 256, "é", "localhost/../../etc", 1, [], {}, True,
 ]  # fmt: skip
-IDS = ["../x", "upload_" + "../" * 5, "upload_aaaaaaaaaaaa\n", "/etc", "upload_aaaaaaaaaaaa\0", "-v", "", 1, [], "upload_aaaaaaaaaaaa:/"]
+IDS = [
+    "../x",
+    "upload_" + "../" * 5,
+    "upload_aaaaaaaaaaaa\n",
+    "/etc",
+    "upload_aaaaaaaaaaaa\0",
+    "-v",
+    "",
+    1,
+    [],
+    "upload_aaaaaaaaaaaa:/",
+]
 KEYS = ["--privileged", "../..", "x\ny", "\0", "00000000-0000-4000-8000-000000000000\n", 1, [], ""]
-BRANCHES = ["--upload-pack=id", "-x", "a b", "a\nb", "a..b", "a\0", "@{x}", "/a", "a.lock", "^a", "~", "*"]
+BRANCHES = [
+    "--upload-pack=id",
+    "-x",
+    "a b",
+    "a\nb",
+    "a..b",
+    "a\0",
+    "@{x}",
+    "/a",
+    "a.lock",
+    "^a",
+    "~",
+    "*",
+]
 
 
 async def inspected(host: Connected, job_id: str) -> dict[str, Any]:
@@ -75,7 +98,7 @@ async def test_values(host: Connected, score: Score) -> None:
     normal = shape(await inspected(host, plain))
     await cancelled(host, plain)
     body = {"type": "agent", "task": "sleep", "git_branch": "main", "cpus": 1, "memory_gb": 1}
-    values = EVIL if score_full() else EVIL[:8]
+    values = EVIL if FULL else EVIL[:8]
     for evil in values:
         with score.attempt():
             command = f"sleep 60 # {evil}" if "\n" not in evil else f"sleep 60; : '{evil}'"
@@ -84,7 +107,9 @@ async def test_values(host: Connected, score: Score) -> None:
             job_id = answer.json()["job_id"]
             found = await inspected(host, job_id)
             assert shape(found) == normal, evil
-            assert found["Config"]["Cmd"][-1] == command  # an argument of its own, whatever is in it
+            assert (
+                found["Config"]["Cmd"][-1] == command
+            )  # an argument of its own, whatever is in it
             assert found["Config"]["Labels"]["flashpods-job-id"] == job_id
             assert found["Name"] == f"job_{job_id}"
             assert token_of(host) not in json.dumps(found)
@@ -98,12 +123,6 @@ async def test_values(host: Connected, score: Score) -> None:
                 assert row["task"] == evil
 
 
-def score_full() -> bool:
-    import conftest
-
-    return conftest.FULL
-
-
 @pytest.mark.attack(3, "values that must be refused")
 async def test_refused(host: Connected, score: Score) -> None:
     worker = {"type": "worker", "command": "true", "cpus": 1, "memory_gb": 1}
@@ -114,12 +133,53 @@ async def test_refused(host: Connected, score: Score) -> None:
     tries += [({**worker, "files_id": v}, {400, 404}) for v in IDS]
     tries += [({**worker, "client_job_id": v}, {400}) for v in KEYS]
     tries += [({**agent, "git_branch": v}, {400}) for v in BRANCHES]
-    tries += [({**worker, k: v}, {400}) for k in ("cpus", "memory_gb", "timeout_minutes") for v in numbers
-              if v not in (2**63, 10**400)]  # over the maximum is clamped
-    tries += [({**worker, "command": v}, {400}) for v in ("", " ", "a\0b", 1, None, [], "x" * 10_001)]
-    tries += [({**worker, k: "x"}, {400}) for k in ("privileged", "labels", "mounts", "env", "name", "__proto__",
-              "user", "network", "cap_add", "entrypoint", "volumes", "task", "git_branch", "Type", "command\0")]
-    tries += [({**worker, "type": v}, {400}) for v in ("Worker", "root", "worker\n", None, 1, [], {})]
+    tries += [
+        ({**worker, k: v}, {400})
+        for k in ("cpus", "memory_gb", "timeout_minutes")
+        for v in numbers
+        if v not in (2**63, 10**400)
+    ]  # over the maximum is clamped
+    tries += [
+        ({**worker, "command": v}, {400}) for v in ("", " ", "a\0b", 1, None, [], "x" * 10_001)
+    ]
+    tries += [
+        ({**worker, k: "x"}, {400})
+        for k in (
+            "privileged",
+            "labels",
+            "mounts",
+            "env",
+            "name",
+            "__proto__",
+            "user",
+            "network",
+            "cap_add",
+            "entrypoint",
+            "volumes",
+            "task",
+            "git_branch",
+            "Type",
+            "command\0",
+        )
+    ]
+    tries += [
+        ({**worker, "type": v}, {400}) for v in ("Worker", "root", "worker\n", None, 1, [], {})
+    ]
+    # Names by the grammar, though the engine has transports and ids that look like them.
+    for image in (
+        "containers-storage:x",
+        "dir:x",
+        "oci:x",
+        "docker-archive:x",
+        "sha256:" + "0" * 64,
+    ):
+        with score.attempt():
+            answer = await host.client.post("/jobs", json={**worker, "image": image})
+            assert answer.status_code in {201, 400}, answer.text
+            if answer.status_code == 201:
+                row = await support.ended(host.client, answer.json()["job_id"])
+                assert (row["status"], row["started_at"]) == ("failed", None), row
+                score.note(f"{image} is accepted as an image, and fails: {row['error']}")
     before = (await host.client.get("/jobs", params={"limit": 1})).json()["total"]
     for body, statuses in tries:
         with score.attempt():

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, PLR0917 - a helper; the attacks are data
 """Load: the rate limit, followers, a large database, a burst."""
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from contextlib import closing
 import pytest
 import support
 from attacker import Answer, bystander, get, memory_mb, read_answer, token_of
-from conftest import FULL, Score
 from support import Connected
 
+from conftest import FULL, Score
 from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
@@ -28,7 +29,9 @@ def limited(machine: Machine) -> Iterator[MiniStack]:
         yield stack
 
 
-async def hammer(port: int, token: str, source: str, until: float, lines: int, pause: float) -> list[Answer]:
+async def hammer(
+    port: int, token: str, source: str, until: float, lines: int, pause: float
+) -> list[Answer]:
     """Ask on some connections at once from one address; return all answers."""
 
     async def one() -> list[Answer]:
@@ -113,7 +116,9 @@ def fill(stack: MiniStack, ended: int) -> None:
     with closing(sqlite3.connect(stack.layout.database, timeout=20)) as connection, connection:
         columns = [c[1] for c in connection.execute("PRAGMA table_info(jobs)")]
         others = [c for c in columns if c not in {"id", "seq", "client_job_id", "fingerprint"}]
-        (model,) = connection.execute("SELECT id FROM jobs WHERE status = 'completed' LIMIT 1").fetchone()
+        (model,) = connection.execute(
+            "SELECT id FROM jobs WHERE status = 'completed' LIMIT 1"
+        ).fetchone()
         names = ", ".join(others)
         connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
@@ -132,7 +137,10 @@ async def test_many_jobs(machine: Machine, score: Score) -> None:
             assert (await support.run(host.client, "true"))["status"] == "completed"
             await asyncio.to_thread(fill, stack, 10_000)
             began = time.monotonic()
-            async with bystander(host) as seen, bystander(host, "/jobs?status=active&limit=100") as lists:
+            async with (
+                bystander(host) as seen,
+                bystander(host, "/jobs?status=active&limit=100") as lists,
+            ):
                 posts = [support.submit(host.client, "sleep 600") for _ in range(active)]
                 ids = await asyncio.gather(*posts)
                 for job_id in ids:
@@ -147,7 +155,9 @@ async def test_many_jobs(machine: Machine, score: Score) -> None:
                 score.figure("reads' p99", max(seen.p99, lists.p99), 1.0)
             score.note(f"{active} active in {took:.1f} s, API {memory_mb(stack.api.pid):.0f} MB")
             for start in range(0, active, 20):
-                await asyncio.gather(*(host.client.delete(f"/jobs/{i}") for i in ids[start : start + 20]))
+                await asyncio.gather(
+                    *(host.client.delete(f"/jobs/{i}") for i in ids[start : start + 20])
+                )
             with score.attempt():
                 for job_id in ids:
                     row = await support.ended(host.client, job_id, seconds=300)

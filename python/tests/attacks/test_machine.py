@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 2: a machine that knows the API's rules plays against it, step by step; schemathesis too."""
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from conftest import FULL, Score
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,7 +22,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from conftest import FULL, Score
 from flashpods_dev.stack import MiniStack
 
 TERMINAL = {"completed", "failed", "timed_out", "cancelled"}
@@ -31,14 +33,16 @@ NEXT = {
     "pending": {"starting", "failed", "cancelled"},
     "starting": {"running", "failed", "cancelled", "timed_out", "completed"},
     "running": TERMINAL,
-    **dict.fromkeys(TERMINAL, {"cleaning"}),
+    **{status: {"cleaning"} for status in TERMINAL},
     "cleaning": {"cleaned"},
     "cleaned": set(),
 }
 COMMANDS = ["true", "exit 3", "echo out; echo file > /artifacts/f", "sleep 30"]
 
 
-def machine_of(stack: MiniStack, tree: Path) -> type[RuleBasedStateMachine]:
+def machine_of(  # noqa: C901 - one class, whose rules need the stack
+    stack: MiniStack, tree: Path
+) -> type[RuleBasedStateMachine]:
     """Return the machine for a stack."""
     headers = {"Authorization": f"Bearer {stack.layout.token.read_text().strip()}"}
 
@@ -48,7 +52,9 @@ def machine_of(stack: MiniStack, tree: Path) -> type[RuleBasedStateMachine]:
 
         def __init__(self) -> None:
             super().__init__()
-            self.client = httpx.Client(base_url=stack.api_url, headers=headers, trust_env=False, timeout=60)
+            self.client = httpx.Client(
+                base_url=stack.api_url, headers=headers, trust_env=False, timeout=60
+            )
             self.known: dict[str, dict[str, Any]] = {}  # job → what we know of it
             self.states: dict[str, str] = {}  # upload → the state that it must have
             self.keys: dict[str, str] = {}
@@ -122,7 +128,12 @@ def machine_of(stack: MiniStack, tree: Path) -> type[RuleBasedStateMachine]:
                 assert answer.status_code == 204, answer.text
                 self.states[upload_id] = "expired"
 
-        @rule(target=jobs, command=st.sampled_from(COMMANDS), cpus=st.integers(1, 200), key=st.booleans())
+        @rule(
+            target=jobs,
+            command=st.sampled_from(COMMANDS),
+            cpus=st.integers(1, 200),
+            key=st.booleans(),
+        )
         def submit(self, command: str, cpus: int, key: bool) -> Any:
             body = {"type": "worker", "command": command, "cpus": cpus, "memory_gb": 1}
             if key:
@@ -139,7 +150,13 @@ def machine_of(stack: MiniStack, tree: Path) -> type[RuleBasedStateMachine]:
 
         @rule(target=jobs, upload_id=uploads)
         def submit_with_files(self, upload_id: str) -> Any:
-            body = {"type": "worker", "command": "ls", "cpus": 1, "memory_gb": 1, "files_id": upload_id}
+            body = {
+                "type": "worker",
+                "command": "ls",
+                "cpus": 1,
+                "memory_gb": 1,
+                "files_id": upload_id,
+            }
             answer = self.client.post("/jobs", json=body)
             if answer.status_code == 429:
                 return multiple()
@@ -245,8 +262,6 @@ def test_machine(shared: MiniStack, scratch: Path, score: Score) -> None:
 @pytest.mark.attack(2, "schemathesis, stateful")
 def test_schemathesis(shared: MiniStack, score: Score) -> None:
     """It links the document's calls to each other and makes chains of them; no 5xx, no undeclared."""
-    from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-
     token = shared.layout.token.read_text().strip()
     auth = {"Authorization": f"Bearer {token}"}
     document = httpx.get(f"{shared.api_url}/openapi.json", headers=auth, trust_env=False).json()
@@ -276,4 +291,6 @@ def test_schemathesis(shared: MiniStack, score: Score) -> None:
                 derandomize=not FULL, suppress_health_check=list(HealthCheck),
             ),
         )  # fmt: skip
-    score.note(f"{sum(seen.values())} calls: " + ", ".join(f"{n} × {s}" for s, n in sorted(seen.items())))
+    score.note(
+        f"{sum(seen.values())} calls: " + ", ".join(f"{n} x {s}" for s, n in sorted(seen.items()))
+    )

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 7: output without end and without a newline, and what would play with a terminal."""
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 import support
 from attacker import bystander, memory_mb
-from conftest import FULL, MB, Score
 from support import Connected
+
+from conftest import FULL, MB, Score
 
 LOG_BYTES = 50 * MB
 # adapters/files/capture.py: what one raw file holds before conmon rotates it, three of them.
@@ -60,7 +62,15 @@ FLOODS = {
 
 
 @pytest.mark.attack(7, "a flood of output: no newline, NULs, newlines only, any byte")
-@pytest.mark.parametrize("kind", ["no newline", "newlines only", pytest.param("NUL bytes", marks=pytest.mark.attacks_full), pytest.param("random bytes", marks=pytest.mark.attacks_full)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no newline",
+        "newlines only",
+        pytest.param("NUL bytes", marks=pytest.mark.attacks_full),
+        pytest.param("random bytes", marks=pytest.mark.attacks_full),
+    ],
+)
 async def test_flood(host: Connected, score: Score, kind: str) -> None:
     size = 10 * 1024 * MB if FULL and kind == "no newline" else 300 * MB
     if kind == "newlines only":
@@ -69,7 +79,9 @@ async def test_flood(host: Connected, score: Score, kind: str) -> None:
     peak = 0.0
     async with watched(host) as disk, bystander(host) as seen:
         job_id = await support.submit(host.client, FLOODS[kind].format(n=size))
-        waiting = asyncio.create_task(support.ended(host.client, job_id, seconds=1500 if FULL else 120))
+        waiting = asyncio.create_task(
+            support.ended(host.client, job_id, seconds=1500 if FULL else 120)
+        )
         while not waiting.done():
             peak = max(peak, memory_mb(host.stack.api.pid) - before)
             await asyncio.wait({waiting}, timeout=0.1)
@@ -85,7 +97,9 @@ async def test_flood(host: Connected, score: Score, kind: str) -> None:
         score.figure("disk", disk.peak, DISK_MB, "MB")
         score.figure("others' p99", seen.p99, 1.0)
         assert seen.errors == 0
-    score.note(f"{kind}: {size // MB} MB, disk {disk.peak:.0f} MB, memory {peak:.0f} MB, p99 {seen.p99 * 1000:.0f} ms")
+    score.note(
+        f"{kind}: {size // MB} MB, disk {disk.peak:.0f} MB, memory {peak:.0f} MB, p99 {seen.p99 * 1000:.0f} ms"
+    )
 
 
 ANSI = r"printf '\033]0;title\007\033[2J\033[31mred\033[0m\r\033]52;c;aGk=\007\b\b\b\x00\xff\xfe\u202e\033P+q\033\\ data: x\r\nevent: end\r\n\r\nid: 9\n\n'; echo end"

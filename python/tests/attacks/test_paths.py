@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 4: encoded and doubly encoded traversal in every path of the API."""
 
 from __future__ import annotations
@@ -7,8 +8,9 @@ import asyncio
 import pytest
 import support
 from attacker import get, raw, token_of
-from conftest import Score
 from support import Connected
+
+from conftest import Score
 
 UP = [
     "..", "%2e%2e", "%2E%2e", ".%2e", "%252e%252e", "%25252e%25252e", "..%00", "%c0%ae%c0%ae",

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - /proc and short starts do not block
 """Attack 10: after a whole run the token is where it belongs and nowhere else."""
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 import support
 from attacker import get, raw, token_of
-from conftest import MB, Score
 from support import Connected
 
+from conftest import MB, Score
 from flashpods_dev.machine import UID
 
 
@@ -25,14 +26,28 @@ async def test_the_token_is_nowhere(host: Connected, scratch: Path, score: Score
     token = token_of(host).encode()
     (scratch / "f").write_text("x")
     upload = await support.pushed(host, scratch)
-    ran = await support.run(host.client, "env; cat /proc/*/environ /proc/*/cmdline; ls -R /run; echo x > /artifacts/a", files_id=upload)
+    ran = await support.run(
+        host.client,
+        "env; cat /proc/*/environ /proc/*/cmdline; ls -R /run; echo x > /artifacts/a",
+        files_id=upload,
+    )
     running = await support.submit(host.client, "sleep 60")
     await support.until(host.client, running, "running")
     # Faults that log: a wrong token, bad HTTP, an unknown path that holds it.
-    for request in (get("/jobs", "wrong" + token.decode()), get(f"/jobs/{token.decode()}", token.decode()),
-                    b"GET /?" + token + b" HTTP/1.1\r\nAuthorization: Bearer " + token + b"\r\n\r\n", token + b"\r\n\r\n"):
+    for request in (
+        get("/jobs", "wrong" + token.decode()),
+        get(f"/jobs/{token.decode()}", token.decode()),
+        b"GET /?" + token + b" HTTP/1.1\r\nAuthorization: Bearer " + token + b"\r\n\r\n",
+        token + b"\r\n\r\n",
+    ):
         await raw(host.stack.port, request)
-    ours = {os.getpid(), *(int(p) for p in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())}
+    ours = {
+        os.getpid(),
+        *(
+            int(p)
+            for p in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        ),
+    }
     with score.attempt():
         for process in processes():
             with contextlib.suppress(OSError):
@@ -40,7 +55,9 @@ async def test_the_token_is_nowhere(host: Connected, scratch: Path, score: Score
     with score.attempt():
         for process in processes():
             with contextlib.suppress(OSError):
-                assert token not in (process / "environ").read_bytes() or int(process.name) in ours, process
+                assert (
+                    token not in (process / "environ").read_bytes() or int(process.name) in ours
+                ), process
     with score.attempt():
         for name in (f"job_{running}",):
             done = host.stack.run_podman("inspect", name)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the attacks are data
 """Attack 11: a dependency that is not the one that was locked."""
 
 from __future__ import annotations
@@ -6,11 +7,12 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Score
 
+from conftest import Score
 from flashpods_dev import sbom
 from flashpods_dev.machine import Machine
 
@@ -18,13 +20,16 @@ from flashpods_dev.machine import Machine
 @pytest.mark.attack(11, "a package whose hash is not the locked one is not installed")
 def test_hashes_hold(machine: Machine, scratch: Path, score: Score) -> None:
     """A local wheel stands for the index: no network is needed to see pip refuse."""
-    import zipfile
-
     wheel = scratch / "evil-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("evil.py", "")
-        file.writestr("evil-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-        file.writestr("evil-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(
+            "evil-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n"
+        )
+        file.writestr(
+            "evil-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         file.writestr("evil-1.0.dist-info/RECORD", "")
     script = (machine.checkout / "dev").read_text()
     (line,) = [x for x in script.splitlines() if "pip install" in x]

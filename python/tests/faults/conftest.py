@@ -28,17 +28,19 @@ from flashpods_dev.machine import Machine, StackError, inside
 # The parser of event streams is the system tests' own.
 sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
 
+# "1": ./dev faults --full; "0": ./dev faults; unset: ./dev test, the quick ones alone.
 FULL = os.environ.get("FLASHPODS_FAULTS_FULL") == "1"
+ALL = "FLASHPODS_FAULTS_FULL" in os.environ
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults_full: only ./dev faults --full runs it")
+    config.addinivalue_line("markers", "faults_full: left to ./dev faults, too long for ./dev test")
     config.addinivalue_line("markers", "experiment(number, name): its line on the scoreboard")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes too long for every day; it is no skip, it was not asked for."""
-    if FULL:
+    if ALL:
         return
     ours = Path(__file__).parent
     long = [i for i in items if i.path.is_relative_to(ours) and i.get_closest_marker("faults_full")]

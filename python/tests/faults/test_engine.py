@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from conftest import FULL, RigFactory, Score
 from rig import LINES, Rig, soon
 
+from conftest import FULL, RigFactory, Score
 from flashpods_dev.service import twins
 
 BOUND = 5.0  # seconds; what any answer of the API may take while the engine is away
@@ -58,7 +58,14 @@ async def at_wait(rig: Rig) -> None:
     await rig.until(job_id, "running")
 
 
-@pytest.mark.parametrize("moment", [at_create, at_start, at_wait])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        at_start,
+        pytest.param(at_create, marks=pytest.mark.faults_full),
+        pytest.param(at_wait, marks=pytest.mark.faults_full),
+    ],
+)
 @pytest.mark.experiment(3, "SIGKILL of the Podman service")
 @pytest.mark.timeout(1800)
 async def test_sigkill_of_the_podman_service(
@@ -80,6 +87,7 @@ async def test_sigkill_of_the_podman_service(
 # ------------------------------------------------------------------ 4, 5
 
 
+@pytest.mark.faults_full
 @pytest.mark.experiment(4, "Podman's socket gone for 60 s (5 s when quick)")
 @pytest.mark.timeout(600)
 async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
@@ -104,6 +112,7 @@ async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
     score.settle()
 
 
+@pytest.mark.faults_full
 @pytest.mark.experiment(5, "Podman stopped with SIGSTOP, every call bounded")
 @pytest.mark.timeout(600)
 async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
@@ -154,6 +163,7 @@ def conmon_of(rig: Rig, job_id: str) -> int:
     raise AssertionError(f"no conmon of {job_id}")
 
 
+@pytest.mark.faults_full
 @pytest.mark.experiment(6, "SIGKILL of conmon")
 @pytest.mark.timeout(900)
 async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:

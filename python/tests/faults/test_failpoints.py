@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FULL, RigFactory, Score
 from rig import LINES, Rig, new_key
 
 import flashpods
+from conftest import ALL, FULL, RigFactory, Score
 from flashpods import failpoints
 from flashpods.failpoints import PLACES, VARIABLE
 from flashpods_dev.layout import dump, merge, write_for_user
 
 TRIES = 20 if FULL else 1
-# Without --full one place of each kind of act, so that ./dev test stays quick.
+# ./dev test: one place of each kind of act. ./dev faults: all once. --full: all 20 times.
 QUICK = (
     "submit.after_commit",
-    "launch.after_starting",
     "launch.after_create",
-    "launch.after_start",
     "consume.after",
     "monitor.before_sigkill",
     "collect.after_artifacts",
@@ -117,7 +115,7 @@ STIMULI: dict[str, Callable[[Rig], Awaitable[None]]] = {
 
 
 async def stimulate(rig: Rig, place: str) -> None:
-    kind = place.split(".")[0]
+    kind = place.split(".", maxsplit=1)[0]
     if kind == "monitor" and "sig" in place:
         await cancelling(rig)
     else:
@@ -183,7 +181,7 @@ async def reap(rig: Rig, more: dict[str, Any], env: dict[str, str]) -> tuple[int
 @pytest.mark.timeout(6 * 3600)
 async def test_sigkill_at_every_failpoint(rig_of: RigFactory, score: Score) -> None:
     rig = await rig_of()
-    for place in PLACES if FULL else QUICK:
+    for place in PLACES if ALL else QUICK:
         mine = score.detail[place] = {"tries": 0, "passed": 0, "recovery_seconds": 0.0}
         kill = kill_reaper_at if place.startswith("cleanup.") else kill_api_at
         for _ in range(TRIES):
@@ -205,6 +203,7 @@ async def test_sigkill_at_every_failpoint(rig_of: RigFactory, score: Score) -> N
     score.settle()
 
 
+@pytest.mark.faults_full
 @pytest.mark.experiment(2, "SIGKILL between container create and commit, 6 jobs")
 @pytest.mark.timeout(3600)
 async def test_sigkill_between_create_and_commit(rig: Rig, score: Score) -> None:

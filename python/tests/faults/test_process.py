@@ -17,17 +17,21 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import FULL, Score
 from rig import Rig, soon
-from test_storage import shim  # noqa: F401 - a fixture
 from support import follow
+from test_storage import shim  # noqa: F401 - a fixture
+
+from conftest import FULL, Score
 
 HOUR, YEAR = 3600, 365 * 86400
 
 # ------------------------------------------------------------------ 15
 
 
-@pytest.mark.parametrize("step", [HOUR, -HOUR, YEAR, -YEAR])
+@pytest.mark.parametrize(
+    "step",
+    [-HOUR, *(pytest.param(s, marks=pytest.mark.faults_full) for s in (HOUR, YEAR, -YEAR))],
+)
 @pytest.mark.experiment(15, "clock steps of an hour and a year")
 async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None:  # noqa: F811
     """Only the API's wall clock steps: what runs goes on, neither ended early nor for ever."""
@@ -112,6 +116,7 @@ async def follower(rig: Rig, job_id: str) -> list[int]:
 # ------------------------------------------------------------------ 17
 
 
+@pytest.mark.faults_full
 @pytest.mark.experiment(17, "ulimit -n 64 under 200 connections")
 async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
     await rig.restart("prlimit", "--nofile=64:64")

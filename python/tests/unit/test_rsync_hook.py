@@ -193,8 +193,10 @@ def run(database: Path, when: str, *options: str, **env: str) -> tuple[int, str]
     """Run the hook as rsync does; this process is its RSYNC_PID."""
     given = request("--server", A, ".", f"/{ID}/", RSYNC_PID=str(os.getpid()))
     done = subprocess.run(
-        [sys.executable, "-m", "flashpods.rsync_hook", when, "--database", database]
-        + ["--no-watch", *options],  # what called is pytest, no transfer
+        [
+            *(sys.executable, "-m", "flashpods.rsync_hook", when, "--database", database),
+            *("--no-watch", *options),
+        ],  # what called is pytest, no transfer
         env={**os.environ, **given, "RSYNC_MODULE_PATH": str(database.parent.parent), **env},
         capture_output=True,
         text=True,

@@ -82,9 +82,7 @@ def _raw(stack: MiniStack, count: int) -> float:
 
     def some(slot: int) -> None:
         for number in range(slot, count, slots):
-            engines[slot].create_and_start(
-                f"burst_{number}", ["/bin/sh", "-c", COMMAND], mounts
-            )
+            engines[slot].create_and_start(f"burst_{number}", ["/bin/sh", "-c", COMMAND], mounts)
 
     began = time.perf_counter()
     with ThreadPoolExecutor(slots) as pool:

@@ -11,7 +11,7 @@ _JOB_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 
 
 def is_job_id(name: str) -> bool:
-    """Whether a name found on disk can be a job's (contract section 3: 16 hexadecimal digits)."""
+    """Whether a name found on disk can be a job's: 16 hexadecimal digits."""
     return _JOB_ID.match(name) is not None
 
 
