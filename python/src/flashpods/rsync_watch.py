@@ -31,6 +31,7 @@ PAUSE_MOST: Final = 0.5
 LOOK_LEAST: Final = 0.1
 LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
 TELL_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 0.2
 END_SECONDS: Final = 1.0
 WALK_SECONDS: Final = 20.0
 TEMPORARY: Final = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # what rsync calls an arriving file
@@ -166,12 +167,20 @@ def stopped(pids: list[int]) -> Iterator[None]:
     os.close(receive)
     try:
         _signal(handles, signal.SIGSTOP)
+        end = time.monotonic() + STOP_SECONDS  # a write that has begun ends first
+        while any(map(_runs, pids)) and time.monotonic() < end:
+            time.sleep(0.001)
         yield
     finally:
         os.close(send)
         os.waitpid(waker, 0)
         for handle in handles:
             os.close(handle)
+
+
+def _runs(pid: int) -> bool:
+    fields = transfers.stat_fields(pid)
+    return fields is not None and fields[0] not in "TtZXx"
 
 
 def _signal(handles: list[int], number: signal.Signals) -> None:

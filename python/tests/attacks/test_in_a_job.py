@@ -109,7 +109,7 @@ async def test_fill(host: Connected, score: Score) -> None:
     with score.attempt():
         row = await support.run(
             host.client,
-            "head -c 2500M /dev/zero > /artifacts/a; head -c 100 /dev/zero > /artifacts/b",
+            "head -c 1100M /dev/zero > /artifacts/a; head -c 100 /dev/zero > /artifacts/b",
         )
         assert row["error"] == "artifact_limit_exceeded", row
         staging = host.settings.paths.artifacts / ".staging" / row["id"]

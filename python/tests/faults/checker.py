@@ -39,7 +39,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Log:
-    """The numbers of a job's numbered lines; ``lines`` is how many it wrote if all must be there."""
+    """The numbers of a job's numbered lines; ``lines``: how many it wrote, if all must be there."""
 
     numbers: Sequence[int]
     lines: int | None = None

@@ -155,7 +155,7 @@ async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
             before: Callable[[Rig], None] | None = None,
         ) -> Rig:
             state = Path(tempfile.mkdtemp(prefix="f-", dir=os.environ["FLASHPODS_TEST_TMP"]))
-            state.chmod(0o755)
+            state.chmod(0o755)  # noqa: ASYNC240 - one system call
             cleanup.callback(shutil.rmtree, state, ignore_errors=True)
             rig = Rig(state, machine, overrides)
             if before is not None:

@@ -181,7 +181,7 @@ class Rig:
     async def died(self, seconds: float = 15) -> bool:
         """Whether the API is dead within that time."""
         end = time.monotonic() + seconds
-        while self.stack.api.alive and time.monotonic() < end:
+        while self.stack.api.alive and time.monotonic() < end:  # noqa: ASYNC110 - a process has no event
             await asyncio.sleep(0.01)
         return not self.stack.api.alive
 
@@ -239,17 +239,19 @@ class Rig:
     def leftovers(self) -> list[str]:
         """Return directories, cgroups and mounts that no job meant to run explains."""
         layout = self.stack.layout
-        places = (layout.trees / "work", layout.root / "artifacts" / ".staging")
-        places += (layout.root / "capture", self.stack.cgroup_dir / "ctrs")
+        places = [layout.trees / "work", layout.root / "artifacts" / ".staging"]
+        places += [layout.root / "capture", self.stack.cgroup_dir / "ctrs"]
         found = [p for place in places if place.is_dir() for p in place.iterdir() if p.is_dir()]
         left = [str(p) for p in found if not any(j in p.name for j in self.running)]
         states = dict(self.rows("SELECT id, state FROM uploads"))
         # ``uploading`` with its tree moved: a finalize that was killed, and may be repeated.
         expected = {"transfers": ("uploading",), "finalized": ("uploading", "finalized")}
         for name, right in expected.items():
-            for tree in (layout.trees / name).iterdir():
-                if tree.name != ".bases" and states.get(tree.name, "uploading") not in right:
-                    left.append(f"{tree} ({states.get(tree.name)})")
+            left += [
+                f"{tree} ({states.get(tree.name)})"
+                for tree in (layout.trees / name).iterdir()
+                if tree.name != ".bases" and states.get(tree.name, "uploading") not in right
+            ]
         mounts = self.mounts()
         if len(mounts) > len(self.running):
             left.append(f"{len(mounts)} container mounts for {len(self.running)} jobs")

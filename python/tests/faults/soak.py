@@ -98,8 +98,8 @@ async def soak(rig: Rig, minutes: float) -> list[str]:
             broken.append(f"{key} grew from {before:.0f} to {after:.0f}")
     per_job = 1024**2 * last[-1]["database_mib"] / max(1, len(rig.jobs))
     figures["database_bytes_per_job"] = round(per_job)
-    print(json.dumps({"broken": broken, **figures}, indent=2))
-    Path(os.environ["FLASHPODS_FAULTS_BOARD"]).write_text(json.dumps(figures) + "\n")
+    print(json.dumps({"broken": broken, **figures}, indent=2))  # noqa: T201 - its result
+    Path(os.environ["FLASHPODS_FAULTS_BOARD"]).write_text(json.dumps(figures) + "\n")  # noqa: ASYNC240 - at its end
     return broken
 
 
@@ -108,7 +108,7 @@ async def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     args = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="s-", dir=os.environ["FLASHPODS_TEST_TMP"]))
-    state.chmod(0o755)
+    state.chmod(0o755)  # noqa: ASYNC240 - at its start
     rig = Rig(state, inside())
     try:
         rig.stack.start()

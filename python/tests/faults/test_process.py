@@ -145,10 +145,10 @@ async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
         for connection in idle:
             connection.close()
         begun = time.monotonic()
-        answer = None
-        while answer is None and time.monotonic() - begun < 10:
-            answer = await rig.count()
-        job_id = await rig.must(answer)
+        accepted = None
+        while accepted is None and time.monotonic() - begun < 10:
+            accepted = await rig.count()
+        job_id = await rig.must(accepted)
         assert (await rig.ended(job_id))["status"] == "completed"
         for other in rig.jobs:
             row = await rig.ended(other)
@@ -189,7 +189,12 @@ async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.sock
     with score.trial():
         await rig.restart(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
         states: list[str] = []
-        await soon(lambda: states.extend(heard(sock)) or states.count("WATCHDOG=1") > 2, "beats")
+
+        def beaten() -> bool:
+            states.extend(heard(sock))
+            return states.count("WATCHDOG=1") > 2
+
+        await soon(beaten, "beats")
         assert states[0] == "READY=1", states
         assert states.count("READY=1") == 1
         job_id = await rig.must(await rig.count(pause=0.05))

@@ -139,7 +139,7 @@ async def test_out_of_inodes(
     await starve(rig_of, score, mounts, part, "nr_inodes=60", use_inodes)
 
 
-async def starve(
+async def starve(  # noqa: PLR0917 - called twice, just above
     rig_of: RigFactory,
     score: Score,
     mounts: Callable[..., None],
@@ -184,7 +184,7 @@ async def starve(
 
 
 @pytest.fixture(scope="module")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shim() -> Path:
     """The preloaded library, where the stack's user can read it."""
     path = Path(os.environ["FLASHPODS_TEST_TMP"]) / "shim.so"
     source = Path(__file__).with_name("shim.c")
@@ -192,7 +192,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     done = subprocess.run([*command, "-ldl"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     path.chmod(0o755)
-    yield path
+    return path
 
 
 async def unhealthy(rig: Rig, seconds: float = 4) -> None:

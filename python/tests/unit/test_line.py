@@ -287,6 +287,41 @@ async def test_a_pull_is_told_in_the_log(world: World) -> None:
     assert "pull some/thing:1" in tail.output
 
 
+async def test_a_slow_pull_holds_up_no_other_launch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.policy = Policy(launch_slots=1)
+    world.boot()
+    pulling = asyncio.Event()
+    real = world.runtime.ensure_image
+
+    async def slow(image: str, progress: Any) -> None:
+        if image == "slow/image:1":
+            await progress("Trying to pull slow/image:1...")
+            pulling.set()
+            await asyncio.Event().wait()
+        await real(image, progress)
+
+    monkeypatch.setattr(world.runtime, "ensure_image", slow)
+    world.supervisor.begin(await world.accept(image="slow/image:1"))
+    await asyncio.wait_for(pulling.wait(), 5)
+    other = await world.running()
+    assert other.status is JobStatus.RUNNING
+
+
+async def test_a_job_without_a_launch_slot_is_pending(world: World) -> None:
+    world.policy = Policy(launch_slots=1)
+    world.boot()
+    world.runtime.set_up(False)
+    first, second = await world.accept(), await world.accept()
+    for job in (first, second):
+        world.supervisor.begin(job)
+    await world.until(first, JobStatus.STARTING)
+    await world.clock.until_sleeping()
+    assert (await row_of(world, second)).status is JobStatus.PENDING
+    await world.supervisor.cancel(second.id)
+
+
 async def test_stuck_in_starting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.policy = Policy(starting=0.05)
     world.boot()

@@ -105,3 +105,10 @@ def test_a_child_killed_for_memory_under_a_successful_command_is_a_warning() -> 
     ending = judge(job(), dead(0, oom=True))
     assert ending.trigger is Trigger.SUCCEED
     assert ending.warnings
+
+
+def test_a_step_of_the_wall_clock_makes_no_job_late_that_we_saw_end() -> None:
+    """The engine's clock says a year later; our own timer knows better."""
+    year = 365 * 86400
+    assert judge(job(), dead(0, after=year), watched=True).trigger is Trigger.SUCCEED
+    assert judge(job(), dead(0, after=year)).trigger is Trigger.TIME_OUT  # after a restart: by it

@@ -12,6 +12,7 @@ from flashpods.adapters.podman.cgroups import (
     open_process,
     read_limits,
     remove_parent,
+ waits_for_start,
 )
 from flashpods.ports import Limits
 
@@ -155,3 +156,22 @@ def test_removing_a_parent_is_best_effort(tmp_path: Path) -> None:
     remove_parent("/fp/job_x", root=tmp_path)
     assert not (tmp_path / "fp/job_x").exists()
     assert (tmp_path / "fp").exists()
+
+
+@pytest.mark.parametrize(
+    ("comm", "cgroup", "expected"),
+    [
+        ("crun\n", "/x/libpod-abc", True),
+        ("runc:[2:INIT]\n", "/x/libpod-abc", True),
+        ("podman-init\n", "/x/libpod-abc", False),
+        ("crun\n", "/x/libpod-other", None),  # a reused pid
+    ],
+)
+def test_a_container_waits_for_its_start_while_the_oci_runtime_is_its_process(
+    tmp_path: Path, comm: str, cgroup: str, expected: bool | None
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "comm").write_text(comm)
+    (tmp_path / "7" / "cgroup").write_text(f"0::{cgroup}\n")
+    assert waits_for_start(7, "abc", proc=tmp_path) is expected
+    assert waits_for_start(8, "abc", proc=tmp_path) is None

@@ -47,19 +47,44 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Sem
             ``stuck_in_starting``.
         CancelRequested: ``cancel`` was set before the command executed.
     """
-    if cancel.is_set():
-        raise CancelRequested
-    if job.status is JobStatus.PENDING:
-        failpoints.hit("launch.before_starting")
-        job = await line.advance(job, Trigger.LAUNCH, "its turn", phase=Phase.CREATING)
-        failpoints.hit("launch.after_starting")
+    slot = Slot(slots)
     try:
+        await _unless(cancel, slot.take())
+        if cancel.is_set():
+            raise CancelRequested
+        if job.status is JobStatus.PENDING:
+            failpoints.hit("launch.before_starting")
+            job = await line.advance(job, Trigger.LAUNCH, "launch slot free", phase=Phase.CREATING)
+            failpoints.hit("launch.after_starting")
         async with asyncio.timeout(await _time_left(line, job)):
-            return await _persist(line, job, cancel, slots)
+            return await _persist(line, job, cancel, slot)
     except TimeoutError:
         raise JobFailed(
             "stuck_in_starting", f"not running after {line.policy.starting:.0f} seconds"
         ) from None
+    finally:
+        slot.give()
+
+
+class Slot:
+    """A place among those that make containers at once; given up while an image is pulled."""
+
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        """Hold nothing yet."""
+        self._slots = slots
+        self._held = False
+
+    async def take(self) -> None:
+        """Wait for a place; holding one already: nothing."""
+        if not self._held:
+            await self._slots.acquire()
+            self._held = True
+
+    def give(self) -> None:
+        """Give the place up; holding none: nothing."""
+        if self._held:
+            self._held = False
+            self._slots.release()
 
 
 async def _time_left(line: Line, job: Job) -> float:
@@ -69,12 +94,12 @@ async def _time_left(line: Line, job: Job) -> float:
     return max(line.policy.starting - max(spent, 0.0), 0.0)
 
 
-async def _persist(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
+async def _persist(line: Line, job: Job, cancel: asyncio.Event, slot: Slot) -> Job:
     """Repeat the steps while the engine does not answer; the caller's deadline ends it."""
     backoff = FIRST_BACKOFF
     while True:
         try:
-            return await _steps(line, job, cancel, slots)
+            return await _steps(line, job, cancel, slot)
         except Unavailable as e:
             log.warning("launch_waits_for_engine", job_id=job.id, reason=e.message)
         except InsufficientStorage as e:
@@ -83,21 +108,21 @@ async def _persist(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.S
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
             raise JobFailed("insufficient_storage" if full else "launch_failed", str(e)) from e
         await _unless(cancel, line.clock.sleep(backoff))
+        await _unless(cancel, slot.take())  # a pull that broke off had given it up
         backoff = min(backoff * 2, MOST_BACKOFF)
 
 
-async def _steps(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
+async def _steps(line: Line, job: Job, cancel: asyncio.Event, slot: Slot) -> Job:
     workspace = await line.workspaces.claim(job.files_id, job.id)
     if workspace is None:
         raise JobFailed("upload_lost", f"the tree of {job.files_id} is gone")
     failpoints.hit("launch.after_claim")
-    await _have_image(line, job, cancel)
+    await _have_image(line, job, cancel, slot)
     failpoints.hit("launch.after_image")
     enforce = line.runtime.limits_enforceable()
     if not (enforce or line.policy.allow_unenforced_limits):
         raise JobFailed("limits_not_enforced", "this host has no controllers for the job's limits")
-    async with slots:
-        container_id = await _contain(line, job, workspace, cancel, enforce=enforce)
+    container_id = await _contain(line, job, workspace, cancel, enforce=enforce)
     job = await line.advance(
         job, Trigger.STARTED, f"container {container_id[:12]} started", container_id=container_id
     )
@@ -129,13 +154,14 @@ async def _contain(
     return container_id
 
 
-async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
+async def _have_image(line: Line, job: Job, cancel: asyncio.Event, slot: Slot) -> None:
     pulling = False
 
     async def progress(text: str) -> None:
         nonlocal pulling
         if not pulling:
             pulling = True
+            slot.give()
             await line.show(job, Phase.PULLING)
         await line.logs.write(job.id, text, at=line.clock.now())
 
@@ -145,6 +171,7 @@ async def _have_image(line: Line, job: Job, cancel: asyncio.Event) -> None:
         await line.logs.write(job.id, f"[flashpods] {e}", at=line.clock.now())
         raise JobFailed(e.code, str(e)) from e
     if pulling:
+        await _unless(cancel, slot.take())
         await line.show(job, Phase.CREATING)
 
 
