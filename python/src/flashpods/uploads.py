@@ -15,7 +15,7 @@ from typing import Final
 from flashpods import failpoints
 from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
 from flashpods.jobs.model import Upload, UploadState
-from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.jobs.names import UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
 
 MOST_FILES: Final = 500_000

@@ -668,3 +668,26 @@ async def test_recovery_waits_with_backoff_for_the_engine(world: World) -> None:
     task.cancel()
     assert world.supervisor.has(job.id)
     assert world.runtime.removed == []
+
+
+async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that was locked for a while: the job's end is written as soon as it is free."""
+    job = await world.running()
+    advance, calls = world.store.advance, 0
+
+    async def locked(*args: Any, **more: Any) -> Job:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Unavailable("the database is locked")
+        return await advance(*args, **more)
+
+    monkeypatch.setattr(world.store, "advance", locked)
+    world.runtime.exit(job.container_name, 0)
+    await world.supervisor.idle()
+    assert world.supervisor.broke.is_set()
+    await world.recovery.run_once()
+    await world.supervisor.idle()
+    assert (await world.row(job)).status is JobStatus.COMPLETED

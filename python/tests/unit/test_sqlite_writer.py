@@ -278,3 +278,22 @@ def test_what_a_fault_means(code: int, kind: type[Exception]) -> None:
     assert type(translate(error(code))) is kind
     statement_only = code == sqlite3.SQLITE_CONSTRAINT_CHECK
     assert connections.breaks_batch(error(code)) is not statement_only
+
+
+async def test_after_a_failed_sync_all_is_written_anew_before_anything_is_acknowledged(
+    writer: Writer, faulty: type[Faulty]
+) -> None:
+    await writer.run(put(1))
+    faulty.fail_at = "COMMIT"
+    with pytest.raises(Unavailable):
+        await writer.run(put(2), durable=True)
+    assert writer.doubtful
+    faulty.fail_at = "PRAGMA wal_checkpoint(TRUNCATE)"
+    with pytest.raises(Unavailable):
+        await writer.run(put(3))
+    assert writer.doubtful
+    faulty.fail_at = None
+    faulty.seen.clear()
+    await writer.run(put(4))
+    assert not writer.doubtful
+    assert faulty.seen.index("PRAGMA wal_checkpoint(TRUNCATE)") < faulty.seen.index("BEGIN IMMEDIATE")

@@ -13,7 +13,7 @@ from flashpods import failpoints
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import Job, UploadState
 from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
-from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.jobs.names import UPLOAD_ID
 from flashpods.ports import (
     ArtifactStore,
     Clock,

@@ -1,4 +1,8 @@
-"""Which names artifacts, jobs and projects may have: pure rules, no file is looked at."""
+"""Which names jobs, uploads, projects and artifacts may have: pure rules, no file is looked at.
+
+The patterns of ids are for ``match``. ``rsync_hook`` and ``client.push`` can't import this module
+and keep a copy; a test holds all copies to the same samples.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from typing import Final
 
 MOST_NAME_BYTES: Final = 255  # NAME_MAX of every Linux file system
 
-JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
-PROJECT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+JOB_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
+UPLOAD_ID: Final = re.compile(r"upload_[A-Za-z0-9_-]{12,64}\Z")
+PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 # Cc: control; Cs: a lone surrogate, that is a byte that is not UTF-8; Zl, Zp: line separators.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -35,7 +40,7 @@ def valid_artifact_name(name: str) -> bool:
 
 
 def job_id(text: str) -> str:
-    """Return the id if it can be one directory's name.
+    """Return the text if it is a job's id, and so can be a directory's name.
 
     Raises:
         ValueError: it can't; ids come from our own rows, so this is a defect, not bad input.

@@ -13,11 +13,11 @@ from flashpods import failpoints
 from flashpods.errors import BadRequest, InsufficientStorage, NotFound, cut
 from flashpods.jobs.admission import Bounds, grant
 from flashpods.jobs.model import Capacity, Job, JobType, NewJob
+from flashpods.jobs.names import UPLOAD_ID
 from flashpods.ports import Clock, DiskGauge, JobStore
 
-UPLOAD_ID: Final = re.compile(r"upload_[A-Za-z0-9_-]{12,64}\Z")
-MOST_COMMAND: Final = 10_000
-MOST_TEXT: Final = 100_000  # bytes: an environment variable holds 128 KiB at most (execve(2))
+MOST_COMMAND: Final = 10_000  # characters, at most 40 kB: an argument holds 128 KiB (execve(2))
+MOST_TEXT: Final = 100_000  # bytes of UTF-8: an environment variable holds 128 KiB (execve(2))
 MOST_BRANCH: Final = 255
 MOST_IMAGE: Final = 255
 

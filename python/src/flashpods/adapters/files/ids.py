@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from flashpods.jobs.submit import UPLOAD_ID
+from flashpods.jobs.names import UPLOAD_ID
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 
