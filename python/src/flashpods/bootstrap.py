@@ -157,17 +157,8 @@ class Adapters:
         await self.store.close()
 
 
-async def build(settings: Settings) -> Services:
-    """Wire the API's process.
-
-    Raises:
-        ConfigError: the token file, a directory or the database can't be used.
-    """
-    tokens = read_tokens(settings.http.token_file)
-    capacity = host_capacity(settings)
-    adapters = await Adapters.open(settings)
-    changes = InProcessChanges()
-    line = Line(
+def _line(settings: Settings, adapters: Adapters, changes: InProcessChanges) -> Line:
+    return Line(
         store=adapters.store,
         uploads=adapters.store,
         runtime=adapters.runtime,
@@ -178,10 +169,13 @@ async def build(settings: Settings) -> Services:
         changes=changes,
         policy=_policy(settings),
     )
-    supervisor = Supervisor(line)
-    recovery = Recovery(line, supervisor)
-    jobs, uploads = settings.jobs, settings.uploads
-    submitter = Submitter(
+
+
+def _submitter(
+    settings: Settings, adapters: Adapters, capacity: Capacity, supervisor: Supervisor
+) -> Submitter:
+    jobs = settings.jobs
+    return Submitter(
         store=adapters.store,
         clock=adapters.clock,
         disk=adapters.disk,
@@ -191,6 +185,34 @@ async def build(settings: Settings) -> Services:
         images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
         accepted=supervisor.begin,
     )
+
+
+def _uploads(settings: Settings, adapters: Adapters) -> Uploads:
+    uploads = settings.uploads
+    return Uploads(
+        store=adapters.store,
+        workspaces=adapters.workspaces,
+        clock=adapters.clock,
+        max_bytes=uploads.max_bytes,
+        total_bytes=uploads.total_bytes,
+        finalize_within=timedelta(seconds=uploads.finalize_within_seconds),
+        use_within=timedelta(seconds=uploads.use_within_seconds),
+    )
+
+
+async def build(settings: Settings) -> Services:
+    """Wire the API's process.
+
+    Raises:
+        ConfigError: the token file, a directory or the database can't be used.
+    """
+    tokens = read_tokens(settings.http.token_file)
+    capacity = host_capacity(settings)
+    adapters = await Adapters.open(settings)
+    changes = InProcessChanges()
+    line = _line(settings, adapters, changes)
+    supervisor = Supervisor(line)
+    recovery = Recovery(line, supervisor)
     background: list[asyncio.Task[None]] = []
 
     async def start() -> None:
@@ -214,16 +236,8 @@ async def build(settings: Settings) -> Services:
         runtime=adapters.runtime,
         disk=adapters.disk,
         changes=changes,
-        submitter=submitter,
-        uploads=Uploads(
-            store=adapters.store,
-            workspaces=adapters.workspaces,
-            clock=adapters.clock,
-            max_bytes=uploads.max_bytes,
-            total_bytes=uploads.total_bytes,
-            finalize_within=timedelta(seconds=uploads.finalize_within_seconds),
-            use_within=timedelta(seconds=uploads.use_within_seconds),
-        ),
+        submitter=_submitter(settings, adapters, capacity, supervisor),
+        uploads=_uploads(settings, adapters),
         cancel=supervisor.cancel,
         ended=supervisor.listeners,
         started_at=adapters.clock.now(),

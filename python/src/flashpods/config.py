@@ -26,6 +26,7 @@ from pydantic_settings import (
 MB = 1024**2
 GB = 1024**3
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
+ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
@@ -76,7 +77,7 @@ class Podman(Section):
     network: Literal["slirp4netns", "pasta", "none"] = "slirp4netns"
     pids_limit: int = Field(2048, ge=16)
     call_seconds: Seconds = 30
-    pull_seconds: Seconds = 240
+    pull_idle_seconds: Seconds = 240  # without a byte of progress
     cgroup_parent: str | None = None  # the job's cgroup is <cgroup_parent>/job_<id>
     launch_slots: int = Field(0, ge=0)  # containers being created at once; 0: twice the cores
     mounts: dict[str, str] = Field(default_factory=dict)  # target → host path, read-only
@@ -144,6 +145,7 @@ class Cleanup(Section):
     """The reaper."""
 
     every_seconds: Seconds = 60
+    # A row goes at the earlier of this and output.log_retention_seconds.
     job_retention_seconds: Seconds = 7 * 86400
     upload_row_retention_seconds: Seconds = 7 * 86400
     images_total_bytes: Bytes = 50 * GB
@@ -171,7 +173,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
-        env_prefix="FLASHPODS_SETTINGS__",
+        env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
     )
 
@@ -227,10 +229,13 @@ def load(file: Path | None) -> Settings:
         data: Any = json.loads(path.read_text())
     except OSError as e:
         raise ConfigError(f"settings file {path}: {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
+    except RecursionError as e:
+        raise ConfigError(f"settings file {path} is not usable: nested too deeply") from e
+    except ValueError as e:
         raise ConfigError(f"settings file {path} is not JSON: {e}") from e
     if not isinstance(data, dict):
         raise ConfigError(f"settings file {path} must hold one JSON object")
+    _check_environment()
     try:
         settings = Settings(**data)
     except ValidationError as e:
@@ -240,6 +245,22 @@ def load(file: Path | None) -> Settings:
     if found := "; ".join(contradictions(settings)):
         raise ConfigError(f"settings file {path}: {found}")
     return settings
+
+
+def _check_environment() -> None:
+    """Refuse variables with our prefix that name no section: pydantic-settings ignores them.
+
+    An unknown key within a section reaches the section's model, which refuses it.
+    """
+    prefix = ENVIRONMENT_PREFIX.lower()
+    for variable in os.environ:
+        # Without regard to case, as pydantic-settings reads them.
+        section = variable.lower().removeprefix(prefix).partition("__")[0]
+        if variable.lower().startswith(prefix) and section not in Settings.model_fields:
+            raise ConfigError(
+                f"environment: {variable!r:.80}: no such section; after {ENVIRONMENT_PREFIX} "
+                f"comes one of {', '.join(key.upper() for key in Settings.model_fields)}"
+            )
 
 
 # The smaller, the larger.

@@ -12,9 +12,9 @@
     ├── InsufficientStorage (507)
     └── StaleState              internal: the row moved on; never leaves the process
 
-Each carries its code (the ``error`` field of the answer), its HTTP status and whether a retry of
-the same request can succeed. :mod:`flashpods.api.problems` is the one place that turns them into
-responses. Codes are the contract's (section 5).
+Each carries its code (the ``error`` field of the answer) and its HTTP status.
+:mod:`flashpods.api.problems` is the one place that turns them into responses. Codes are the
+contract's (section 5).
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class FlashpodsError(Exception):
     """An error with a code, an HTTP status and a message that names the remedy."""
 
     status: ClassVar[int] = 500
-    retry: ClassVar[bool] = False
     default_code: ClassVar[str] = "internal_error"
 
     def __init__(
@@ -138,7 +137,6 @@ class TooMany(FlashpodsError):
     """The client asks too often."""
 
     status = 429
-    retry = True
     default_code = "rate_limited"
 
 
@@ -152,7 +150,6 @@ class Unavailable(FlashpodsError):
     """A part of the host is not ready; it may be soon."""
 
     status = 503
-    retry = True
     default_code = "service_unavailable"
 
 

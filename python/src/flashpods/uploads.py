@@ -7,7 +7,6 @@ Finalize follows the rule of every act here: state first (no transfer may begin)
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from datetime import timedelta
 from typing import Final
@@ -15,11 +14,10 @@ from typing import Final
 from flashpods import failpoints
 from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
 from flashpods.jobs.model import Upload, UploadState
-from flashpods.jobs.names import UPLOAD_ID
+from flashpods.jobs.names import PROJECT, UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
 
 MOST_FILES: Final = 500_000
-PROJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
 def check_upload_id(upload_id: str) -> str:

@@ -138,7 +138,7 @@ async def test_old_bases_go(spaces: Workspaces, tmp_path: Path) -> None:
 
 async def test_bases(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
     assert await spaces.base("p1") is None
-    await spaces.keep_as_base("absent", "p1", keep=2)
+    await spaces.keep_as_base("f" * 16, "p1", keep=2)
     assert await spaces.base("p1") is None
     for n, project in enumerate(["p1", "p1", "p2", "p3"]):
         upload = f"upload_abcdefghijk{n}"

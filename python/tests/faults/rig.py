@@ -35,7 +35,8 @@ CAPACITY = (
 )  # CPUs and GB that the stacks pretend: enough for some jobs, little enough to bind
 SETTLE_SECONDS = 15.0
 LINES = 40
-ALLOWED_ERRORS = frozenset({None, "container_not_found_on_recovery"})  # contract section 2
+# What a kill may do to a job: contract section 2, and a start that the engine died in.
+ALLOWED_ERRORS = frozenset({None, "container_not_found_on_recovery", "exit_status_lost"})
 ACTIVE = ("pending", "starting", "running")
 NUMBERED = re.compile(r"\] line (\d+)$", re.MULTILINE)
 
@@ -66,6 +67,7 @@ class Rig:
         self.lines: dict[str, int] = {}  # job → numbered lines that it writes
         self.running: set[str] = set()  # meant to outlive the experiment's faults
         self.created: dict[str, set[str]] = defaultdict(set)
+        self.cancelled: set[str] = set()  # whose DELETE may not have been answered
         self.reads: list[float] = []
         self.client: httpx.AsyncClient
 

@@ -174,10 +174,11 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
             job_id = await rig.must(await rig.post("while :; do echo x; sleep 0.1; done"))
             await rig.until(job_id, "running")
             rig.excused |= {job_id}
+            begun = time.monotonic()
             os.kill(conmon_of(rig, job_id), signal.SIGKILL)
             row = await rig.ended(job_id, 60)
             assert row["status"] == "failed", row
-            await back_to_normal(rig, score, time.monotonic())
+            await back_to_normal(rig, score, begun)
     await rig.dismiss()
     score.settle()
 

@@ -92,6 +92,7 @@ async def cancelling(rig: Rig) -> None:
     job_id = await rig.must(await rig.post(TRAPPING))
     await rig.until(job_id, "running")
     await rig.ask("DELETE", f"/jobs/{job_id}")
+    rig.cancelled.add(job_id)
 
 
 async def ending_early(rig: Rig) -> None:
@@ -129,6 +130,10 @@ async def kill_api_at(rig: Rig, place: str) -> float:
     assert await rig.died(), f"{place} was not reached"
     begun = time.monotonic()
     await rig.start()
+    for job_id in rig.cancelled:  # the client asks again
+        answer = await rig.client.delete(f"/jobs/{job_id}")
+        assert answer.status_code in (200, 409), answer.text
+    rig.cancelled.clear()
     took = await rig.recovered(begun)
     if place.startswith("finalize."):  # the client asks again
         (upload_id,) = rig.uploads - {

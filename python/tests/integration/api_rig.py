@@ -100,7 +100,10 @@ class Rig:
                 disk=self.disk,
                 critical=0.85,
                 capacity=Capacity(cpus=8, memory_gb=32),
-                bounds={JobType.WORKER: bounds_of(jobs.worker), JobType.AGENT: bounds_of(jobs.agent)},
+                bounds={
+                    JobType.WORKER: bounds_of(jobs.worker),
+                    JobType.AGENT: bounds_of(jobs.agent),
+                },
                 images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
                 accepted=lambda _: None,
             ),

@@ -64,6 +64,18 @@ async def test_each_part_degrades_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
         assert await failing() == set()
 
 
+async def test_a_disk_that_fills_is_a_warning_not_a_failure(rig: Rig) -> None:
+    rig.disk.fractions["/work"] = 0.7
+    async with rig.client(auth=False) as client:
+        answer = await client.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+    assert answer.json()["checks"]["disk"] == {
+        "status": "warning",
+        "message": "at least 70 % used: /work",
+        "used_percent": {"/work": 70.0},
+    }
+
+
 async def test_a_hanging_part_has_a_deadline(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CHECK_SECONDS", 0.05)
     rig.runtime.hangs = True

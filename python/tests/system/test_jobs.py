@@ -7,12 +7,16 @@ import sqlite3
 import uuid
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from inspection import ROOMY, containers, rows
-from support import ended, output, run, submit, until
+from support import ended, follow, output, run, submit, until
+
+from flashpods.adapters.podman import PodmanRuntime
+from flashpods.ports import ContainerSpec, ContainerState, Limits
 
 if TYPE_CHECKING:
     from conftest import ApiFactory, RunningApi, SharedStack
@@ -143,8 +147,59 @@ async def test_the_runtimes_own_backstop_ends_a_job_while_we_are_down(api: ApiFa
     running = api({"jobs": {"grace_seconds": 1, "backstop_slack_seconds": 1}})
     job_id = await submit(running.client, "sleep 300", timeout_minutes=1)
     await until(running.client, job_id, "running")
-    done = running.stack.run_podman("inspect", f"job_{job_id}", "--format", "{{.Config.Timeout}}")
-    assert done.stdout.strip() == "62"
+    name, inspect = f"job_{job_id}", "{{.Config.Timeout}} {{.HostConfig.LogConfig.Path}}"
+    done = running.stack.run_podman("inspect", name, "--format", inspect)
+    backstop, log_path = done.stdout.split()
+    assert backstop == "62"
+    running.kill()
+    state = await run_again(running, job_id, Path(log_path), backstop_seconds=2)
+    assert (state.exit_code, state.backstop_hit) == (137, True)
+    running.start()
+    # Its minute is not over: only what the engine says makes it a timeout.
+    job = await until(running.client, job_id, "timed_out")
+    assert (job["exit_code"], job["error"]) == (137, "Job exceeded timeout limit")
+    assert job["actual_runtime_seconds"] < 60
+    assert containers(running) == []
+
+
+async def run_again(
+    api: RunningApi, job_id: str, log_path: Path, *, backstop_seconds: int
+) -> ContainerState:
+    """While the API is down, run the job's container anew with a sooner backstop, to its end.
+
+    The soonest that a job can have is over a minute away, and an engine's container can't be
+    given another one. Everything else is ours and real: the request, conmon's timer, its kill.
+    """
+    name = f"job_{job_id}"
+    runtime = PodmanRuntime(api.settings.podman)
+    try:
+        await runtime.ping()
+        await runtime.remove(name)
+        container_id = await runtime.create(
+            ContainerSpec(
+                job_id=job_id,
+                job_type="worker",
+                name=name,
+                image=api.stack.info.image,
+                argv=("/bin/sh", "-c", "sleep 300"),
+                env={},
+                workdir="/",
+                mounts=(),
+                limits=Limits(cpus=1, memory_bytes=1024**3, pids=64),
+                backstop_seconds=backstop_seconds,
+                log_path=log_path,
+                enforce_limits=runtime.limits_enforceable(),
+            )
+        )
+        await runtime.start(container_id)
+        async with asyncio.timeout(15):
+            state = await runtime.wait(container_id)
+    finally:
+        await runtime.close()
+    assert state is not None
+    with closing(sqlite3.connect(api.db, timeout=5)) as connection, connection:
+        connection.execute("UPDATE jobs SET container_id = ? WHERE id = ?", (container_id, job_id))
+    return state
 
 
 @pytest.mark.parametrize(
@@ -159,14 +214,33 @@ async def test_cancel(quick: RunningApi, command: str, code: int) -> None:
     assert (first.status_code, first.json()) == (200, {"job_id": job_id, "status": "cancelled"})
     seen = (await client.get(f"/jobs/{job_id}")).json()
     assert seen["cancel_requested"] is True
-    if seen["status"] == "running":
-        assert (await client.delete(f"/jobs/{job_id}")).status_code in {200, 409}
     job = await until(client, job_id, "cancelled")
     assert (job["status"], job["exit_code"]) == ("cancelled", code)
     again = await client.delete(f"/jobs/{job_id}")
     assert (again.status_code, again.json()["error"]) == (409, "job_already_terminal")
     assert containers(quick) == []
     assert (await client.get("/capacity")).json()["reserved"]["cpus"] == 0
+
+
+async def test_a_second_delete_within_the_grace_is_acknowledged_as_the_first(
+    api: ApiFactory,
+) -> None:
+    running = api({"jobs": {"grace_seconds": 5}})
+    client = running.client
+    job_id = await submit(client, "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    await until(client, job_id, "running")
+    async with asyncio.timeout(15), follow(client, job_id) as stream:
+        assert "ready" in (await anext(stream)).data  # it ignores SIGTERM from here on
+    for _ in range(2):
+        answer = await client.delete(f"/jobs/{job_id}")
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"job_id": job_id, "status": "cancelled"},
+        )
+    seen = (await client.get(f"/jobs/{job_id}")).json()
+    assert (seen["status"], seen["cancel_requested"]) == ("running", True)
+    job = await until(client, job_id, "cancelled")
+    assert job["exit_code"] == 137
 
 
 async def test_cancel_survives_a_crash_right_after_its_acknowledgement(quick: RunningApi) -> None:

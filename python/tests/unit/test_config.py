@@ -55,6 +55,39 @@ def test_the_environment_overrides_one_key(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("FLASHPODS_SETTINGS__FOO", "1", "FLASHPODS_SETTINGS__FOO.*HTTP, PATHS"),
+        ("FLASHPODS_SETTINGS__HTP__PORT", "1", "FLASHPODS_SETTINGS__HTP__PORT.*HTTP, PATHS"),
+        ("flashpods_settings__htp__port", "1", "flashpods_settings__htp__port.*HTTP, PATHS"),
+        ("FLASHPODS_SETTINGS__", "1", "FLASHPODS_SETTINGS__.*HTTP, PATHS"),
+        ("FLASHPODS_SETTINGS__HTTP__PROT", "1", "unknown key 'http.prot'"),
+        ("FLASHPODS_SETTINGS__HTTP__PORT__X", "1", "http.port"),
+        ("FLASHPODS_SETTINGS__JOBS__WORKER__CPU", "1", "unknown key 'jobs.worker.cpu'"),
+        ("FLASHPODS_SETTINGS__HTTP", "1", "environment|http"),
+    ],
+)
+def test_an_unknown_variable_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=says) as refused:
+        load(write(tmp_path, {}))
+    assert "\n" not in str(refused.value)
+
+
+def test_json_that_is_nested_too_deeply_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load(write(tmp_path, "[" * 100_000))
+
+
+def test_other_variables_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASHPODS_SETTINGS_FILE", "/nowhere")
+    monkeypatch.setenv("FLASHPODS_SETTINGS_X", "1")
+    load(write(tmp_path, {}))
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

@@ -12,7 +12,7 @@ from flashpods.adapters.podman.cgroups import (
     open_process,
     read_limits,
     remove_parent,
- waits_for_start,
+    waits_for_start,
 )
 from flashpods.ports import Limits
 

@@ -296,4 +296,6 @@ async def test_after_a_failed_sync_all_is_written_anew_before_anything_is_acknow
     faulty.seen.clear()
     await writer.run(put(4))
     assert not writer.doubtful
-    assert faulty.seen.index("PRAGMA wal_checkpoint(TRUNCATE)") < faulty.seen.index("BEGIN IMMEDIATE")
+    assert faulty.seen.index("PRAGMA wal_checkpoint(TRUNCATE)") < faulty.seen.index(
+        "BEGIN IMMEDIATE"
+    )

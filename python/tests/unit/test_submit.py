@@ -105,6 +105,16 @@ def test_refusals_have_their_code(body: object, code: str) -> None:
     assert len(refused.value.message) < 400
 
 
+def test_a_command_is_counted_in_characters_what_goes_by_environment_in_bytes() -> None:
+    assert check({**WORKER, "command": "😀" * 10_000}).command == "😀" * 10_000
+    with pytest.raises(BadRequest, match="command is 10001 characters long; at most 10000"):
+        check({**WORKER, "command": "😀" * 10_001})
+    for field in ("task", "context"):
+        assert check({**AGENT, field: "é" * 50_000})
+        with pytest.raises(BadRequest, match=f"{field} is 100002 bytes long; at most 100000"):
+            check({**AGENT, field: "é" * 50_001})
+
+
 @pytest.mark.parametrize("files_id", ["x", "upload_short", 7, "../../etc", "upload_" + "a" * 65])
 def test_an_impossible_upload_id_is_not_found(files_id: object) -> None:
     with pytest.raises(NotFound) as refused:

@@ -34,7 +34,7 @@ class Health:
         self._look: asyncio.Task[dict[str, Finding]] | None = None
 
     async def checks(self) -> dict[str, Finding]:
-        """Return check → ``{"status": "ok" | "failing" | "not_configured", …}``."""
+        """Return check → ``{"status": "ok" | "warning" | "failing" | "not_configured", …}``."""
         now = self._services.clock.monotonic()
         if self._look is None or (self._look.done() and now - self._looked_at >= SHARED_SECONDS):
             self._looked_at = now
@@ -60,16 +60,16 @@ class Health:
         return {"status": "ok"}
 
     async def _disk(self) -> Finding:
-        critical = self._services.settings.disk.critical_percent
+        limits = self._services.settings.disk
         usage = await asyncio.to_thread(self._services.disk.usage)
         used = {path: round(100 * part, 1) for path, part in usage.items()}
-        full = [path for path, part in usage.items() if 100 * part >= critical]
-        if full:
-            return {
-                "status": "failing",
-                "message": f"above {critical} % used: {', '.join(full)}",
-                "used_percent": used,
-            }
+        for status, percent in (
+            ("failing", limits.critical_percent),
+            ("warning", limits.warn_percent),
+        ):
+            if full := [path for path, part in usage.items() if 100 * part >= percent]:
+                message = f"at least {percent} % used: {', '.join(full)}"
+                return {"status": status, "message": message, "used_percent": used}
         return {"status": "ok", "used_percent": used}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -16,10 +15,10 @@ from flashpods.api.reply import Reply, json_reply
 from flashpods.api.routing import add
 from flashpods.errors import BadRequest, NotFound, cut
 from flashpods.jobs.model import Job, JobEvent
+from flashpods.jobs.names import JOB_ID
 from flashpods.jobs.states import ACTIVE, JobStatus
 from flashpods.ports import Clock, JobStore
 
-JOB_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 MOST_WAIT: Final = 60.0
 REREAD_SECONDS: Final = 1.0  # the cleanup process changes rows too, and can't wake us
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
 from flashpods import sdnotify
 from flashpods.api import metrics_server
@@ -71,7 +72,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
-def configure(app: Api, settings: Settings) -> uvicorn.Config:
+def configure(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Return uvicorn's configuration; the bench uses the same for its bare application."""
     return uvicorn.Config(
         app,

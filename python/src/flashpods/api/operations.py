@@ -30,7 +30,7 @@ POST_UPLOAD: Final = operation(
                         "project": s.nullable(
                             s.text(
                                 "whose last tree may serve as base",
-                                pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+                                pattern=s.PROJECT,
                             )
                         )
                     },

@@ -6,8 +6,10 @@ answers against these shapes, which are closed: a field that is not here is a de
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
+from flashpods.jobs import names
 from flashpods.jobs.model import JobType, Phase, UploadState
 from flashpods.jobs.states import JobStatus
 from flashpods.jobs.submit import MOST_BRANCH, MOST_COMMAND, MOST_IMAGE, MOST_TEXT
@@ -17,8 +19,17 @@ Schema = dict[str, Any]
 UUID4: Final = (
     "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 )
-JOB_ID: Final = "^[0-9a-f]{16}$"
-UPLOAD_ID: Final = "^upload_[A-Za-z0-9_-]{12,64}$"
+_END: Final = r"\Z"
+
+
+def anchored(pattern: re.Pattern[str]) -> str:
+    """Write one of our patterns, which are for ``match``, in ECMA-262."""
+    return f"^{pattern.pattern.removesuffix(_END)}$"
+
+
+JOB_ID: Final = anchored(names.JOB_ID)
+UPLOAD_ID: Final = anchored(names.UPLOAD_ID)
+PROJECT: Final = anchored(names.PROJECT)
 
 
 def ref(name: str) -> Schema:
@@ -119,7 +130,7 @@ _UPLOAD: Final[dict[str, Schema]] = {
     "state": text(enum=[s.value for s in UploadState]),
 }
 _CHECK: Final = record(
-    {"status": text(enum=["ok", "failing", "not_configured"])},
+    {"status": text(enum=["ok", "warning", "failing", "not_configured"])},
     {
         "message": text(),
         "used_percent": {"type": "object", "additionalProperties": {"type": "number"}},

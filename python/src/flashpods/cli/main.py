@@ -64,6 +64,56 @@ Timestamps = Annotated[
     typer.Option("--timestamps/--no-timestamps", help="Show when each line was written (UTC)."),
 ]
 
+# The options of run.
+Command = Annotated[
+    list[str], typer.Argument(metavar="COMMAND", help="Runs through /bin/sh -c in /work.")
+]
+Directory = Annotated[
+    Path, typer.Option("--dir", "-C", help="The directory to push; it is /work in the job.")
+]
+NoFiles = Annotated[bool, typer.Option("--no-files", help="Push nothing; /work is empty.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", "-x", help="rsync pattern to leave out; repeatable."),
+]
+DefaultExclude = Annotated[
+    bool,
+    typer.Option(
+        "--default-exclude/--no-default-exclude",
+        help="Leave out .git, node_modules, target, __pycache__, .venv too (configurable).",
+    ),
+]
+Image = Annotated[
+    str | None, typer.Option("--image", help="Container image; the host has a default.")
+]
+Cpus = Annotated[int | None, typer.Option("--cpus", help="CPUs, whole ones.")]
+MemoryGb = Annotated[int | None, typer.Option("--memory-gb", help="Memory in GB.")]
+TimeoutMinutes = Annotated[
+    int | None, typer.Option("--timeout-minutes", help="The job is ended after that.")
+]
+Project = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        help="The next push under this name sends only changes. Default: the directory.",
+    ),
+]
+ArtifactsTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--artifacts", help="Where /artifacts comes home. Default: flashpods-artifacts/JOB."
+    ),
+]
+NoArtifacts = Annotated[
+    bool, typer.Option("--no-artifacts", help="Leave the artifacts on the host.")
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", "-d", help="Print the job's id and leave it running.")
+]
+DetachOnInterrupt = Annotated[
+    bool, typer.Option("--detach-on-interrupt", help="Ctrl-C leaves the job running.")
+]
+
 
 @app.command(
     epilog=examples(
@@ -79,57 +129,20 @@ Timestamps = Annotated[
 )
 def run(
     *,
-    command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND", help="Runs through /bin/sh -c in /work.")
-    ],
-    directory: Annotated[
-        Path, typer.Option("--dir", "-C", help="The directory to push; it is /work in the job.")
-    ] = Path(),
-    no_files: Annotated[
-        bool, typer.Option("--no-files", help="Push nothing; /work is empty.")
-    ] = False,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", "-x", help="rsync pattern to leave out; repeatable."),
-    ] = None,
-    default_exclude: Annotated[
-        bool,
-        typer.Option(
-            "--default-exclude/--no-default-exclude",
-            help="Leave out .git, node_modules, target, __pycache__, .venv too (configurable).",
-        ),
-    ] = True,
-    image: Annotated[
-        str | None, typer.Option("--image", help="Container image; the host has a default.")
-    ] = None,
-    cpus: Annotated[int | None, typer.Option("--cpus", help="CPUs, whole ones.")] = None,
-    memory_gb: Annotated[int | None, typer.Option("--memory-gb", help="Memory in GB.")] = None,
-    timeout_minutes: Annotated[
-        int | None, typer.Option("--timeout-minutes", help="The job is ended after that.")
-    ] = None,
-    project: Annotated[
-        str | None,
-        typer.Option(
-            "--project",
-            help="The next push under this name sends only changes. Default: the directory.",
-        ),
-    ] = None,
-    artifacts: Annotated[
-        Path | None,
-        typer.Option(
-            "--artifacts", help="Where /artifacts comes home. Default: flashpods-artifacts/JOB."
-        ),
-    ] = None,
-    no_artifacts: Annotated[
-        bool, typer.Option("--no-artifacts", help="Leave the artifacts on the host.")
-    ] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Print the job's id and leave it running.")
-    ] = False,
-    detach_on_interrupt: Annotated[
-        bool,
-        typer.Option("--detach-on-interrupt", help="Ctrl-C leaves the job running."),
-    ] = False,
+    command: Command,
+    directory: Directory = Path(),
+    no_files: NoFiles = False,
+    exclude: Exclude = None,
+    default_exclude: DefaultExclude = True,
+    image: Image = None,
+    cpus: Cpus = None,
+    memory_gb: MemoryGb = None,
+    timeout_minutes: TimeoutMinutes = None,
+    project: Project = None,
+    artifacts: ArtifactsTo = None,
+    no_artifacts: NoArtifacts = False,
+    detach: Detach = False,
+    detach_on_interrupt: DetachOnInterrupt = False,
     timestamps: Timestamps = True,
     json: Json = False,
 ) -> None:
@@ -138,9 +151,7 @@ def run(
     Exits with the job's exit code. Ctrl-C cancels the job, a second one leaves at once; a closed
     terminal leaves the job running. With --json the job's output goes to stderr.
     """
-    from flashpods.cli.run import RunOptions, run_job  # noqa: PLC0415 - loads httpx
-    from flashpods.cli.session import EXIT_RUN_FAILED, EXIT_USAGE, execute  # noqa: PLC0415
-    from flashpods.client.errors import ClientError, ConfigError  # noqa: PLC0415
+    from flashpods.cli.run import RunOptions, execute_run  # noqa: PLC0415 - loads httpx
 
     options = RunOptions(
         command=command[0] if len(command) == 1 else shlex.join(command),
@@ -158,12 +169,7 @@ def run(
         detach_on_interrupt=detach_on_interrupt,
         timestamps=timestamps,
     )
-    code = execute(
-        lambda client, ui: run_job(client, ui, options),
-        as_json=json,
-        overrides={ConfigError: EXIT_USAGE, ClientError: EXIT_RUN_FAILED},
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(execute_run(options, as_json=json))
 
 
 @app.command(

@@ -23,14 +23,23 @@ from flashpods.cli.session import (
     EXIT_INTERRUPTED,
     EXIT_RUN_FAILED,
     EXIT_TIMED_OUT,
+    EXIT_USAGE,
     Ui,
+    execute,
 )
 from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client.client import FlashpodsClient
-from flashpods.client.errors import ClientError
+from flashpods.client.errors import ClientError, ConfigError
 from flashpods.client.models import CreatedJob, Job, Upload
 
-__all__ = ["ARTIFACTS_DIR", "RunOptions", "default_project", "exit_code", "run_job"]
+__all__ = [
+    "ARTIFACTS_DIR",
+    "RunOptions",
+    "default_project",
+    "execute_run",
+    "exit_code",
+    "run_job",
+]
 
 ARTIFACTS_DIR: Final = "flashpods-artifacts"
 LAST_REQUEST_SECONDS: Final = 5.0
@@ -101,6 +110,15 @@ def exit_code(job: Job) -> int:
     if job.status == "failed":
         return code or EXIT_RUN_FAILED  # no code, or 0 with an error: not the command's failure
     return 0 if code is None else code
+
+
+def execute_run(options: RunOptions, *, as_json: bool) -> int:
+    """Run the command against the configured host; return the process's exit code."""
+    return execute(
+        lambda client, ui: run_job(client, ui, options),
+        as_json=as_json,
+        overrides={ConfigError: EXIT_USAGE, ClientError: EXIT_RUN_FAILED},
+    )
 
 
 async def run_job(client: FlashpodsClient, ui: Ui, options: RunOptions) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -246,21 +246,15 @@ class FlashpodsClient:
         as_tree = extract and row.type == "directory"
         file_name = f"{name}.tar" if row.type == "directory" and not extract else name
         try:
-            target = downloads.open_target(dest, downloads.check_name(file_name))
-            try:
-                part = downloads.PartFile(target)
-                try:
-                    await downloads.download_to(
-                        self._http, f"{path}/artifacts", row, part, progress
-                    )
-                    if as_tree:
-                        await asyncio.to_thread(unpack, part, target, name, row.size_bytes)
-                    else:
-                        await asyncio.to_thread(part.keep, target.name)
-                finally:
-                    part.close()
-            finally:
-                target.close()
+            with (
+                closing(downloads.open_target(dest, downloads.check_name(file_name))) as target,
+                closing(downloads.PartFile(target)) as part,
+            ):
+                await downloads.download_to(self._http, f"{path}/artifacts", row, part, progress)
+                if as_tree:
+                    await asyncio.to_thread(unpack, part, target, name, row.size_bytes)
+                else:
+                    await asyncio.to_thread(part.keep, target.name)
         except OSError as error:
             raise DownloadError(
                 "invalid_target", f"cannot write to {dest}: {error.strerror}"

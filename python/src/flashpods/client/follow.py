@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,36 +107,17 @@ async def follow(
         ClientError: ``job_not_found``, ``logs_deleted``, …
         HostUnreachable: ten reconnects in a row brought nothing.
     """
-    cursor = since or 0
-    connected = False
+    stream = _Stream(http, path, since or 0)
     over = False  # the job has ended, so a log that is still missing will never come
-    retries = http.retries()
     clock = asyncio.get_running_loop().time
     while True:
         began = clock()
         try:
-            async with http.stream(
-                "GET",
-                f"{path}/output",
-                params={"follow": "true", "offset": cursor},
-                headers={"Accept": "text/event-stream", "Last-Event-ID": str(cursor)},
-                read_seconds=SILENCE_SECONDS,
-            ) as response:
-                if not connected:
-                    connected = True
-                    retries = http.retries(RECONNECTS)
-                parser = SseParser()
-                async for chunk in response.aiter_bytes():
-                    for event in parser.feed(chunk):
-                        if event.type == "end":
-                            return
-                        after = _cursor(event)
-                        if event.type not in _TEXT or after <= cursor:
-                            continue
-                        text = _text(event)
-                        cursor = after
-                        retries = http.retries(RECONNECTS)
-                        yield text, cursor
+            async with aclosing(stream.pieces()) as pieces:
+                async for piece in pieces:
+                    yield piece
+            if stream.ended:
+                return
             raise HostUnreachable("the host ended the log's stream before its end")
         except ClientError as error:
             if error.code == "logs_not_available":
@@ -144,8 +126,50 @@ async def follow(
                 over = await _await_start(http, path)
                 continue
             if clock() - began > LIVED_SECONDS:
-                retries = http.retries(RECONNECTS)
-            await http.pause(retries, error)
+                stream.forgive()
+            await http.pause(stream.retries, error)
+
+
+class _Stream:
+    """A log's stream over any number of connections: how far it got, and its patience."""
+
+    def __init__(self, http: Http, path: str, cursor: int) -> None:
+        self._http = http
+        self._path = path
+        self._cursor = cursor
+        self._connected = False
+        self.retries = http.retries()
+        self.ended = False
+
+    def forgive(self) -> None:
+        """Begin to count failures anew: there was news."""
+        self.retries = self._http.retries(RECONNECTS)
+
+    async def pieces(self) -> AsyncGenerator[tuple[str, int], None]:
+        """Connect once and yield ``(text, cursor)``; sets :attr:`ended` when all was sent."""
+        async with self._http.stream(
+            "GET",
+            f"{self._path}/output",
+            params={"follow": "true", "offset": self._cursor},
+            headers={"Accept": "text/event-stream", "Last-Event-ID": str(self._cursor)},
+            read_seconds=SILENCE_SECONDS,
+        ) as response:
+            if not self._connected:
+                self._connected = True
+                self.forgive()
+            parser = SseParser()
+            async for chunk in response.aiter_bytes():
+                for event in parser.feed(chunk):
+                    if event.type == "end":
+                        self.ended = True
+                        return
+                    after = _cursor(event)
+                    if event.type not in _TEXT or after <= self._cursor:
+                        continue
+                    text = _text(event)
+                    self._cursor = after
+                    self.forgive()
+                    yield text, self._cursor
 
 
 def _text(event: SseEvent) -> str:

@@ -25,7 +25,8 @@ IN_PROGRESS_SECONDS: Final = 15.0
 IN_PROGRESS_DELAY: Final = 0.05
 CLEAN_UP_SECONDS: Final = 5.0
 
-_UPLOAD_ID = re.compile(r"upload_[A-Za-z0-9_-]{12,200}\Z")
+# A copy of flashpods.jobs.names, which is the host's.
+_UPLOAD_ID = re.compile(r"upload_[A-Za-z0-9_-]{12,64}\Z")
 _BASE = re.compile(r"(/[A-Za-z0-9_.-]+)+\Z")
 
 

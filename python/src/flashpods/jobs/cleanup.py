@@ -12,8 +12,8 @@ import structlog
 from flashpods import failpoints
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import Job, UploadState
-from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
 from flashpods.jobs.names import UPLOAD_ID
+from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
 from flashpods.ports import (
     ArtifactStore,
     Clock,

@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from flashpods import failpoints
 from flashpods.errors import BadRequest, InsufficientStorage, NotFound, cut
@@ -20,6 +20,8 @@ MOST_COMMAND: Final = 10_000  # characters, at most 40 kB: an argument holds 128
 MOST_TEXT: Final = 100_000  # bytes of UTF-8: an environment variable holds 128 KiB (execve(2))
 MOST_BRANCH: Final = 255
 MOST_IMAGE: Final = 255
+
+Unit = Literal["bytes", "characters"]
 
 FIELDS: Final = frozenset(
     {
@@ -54,21 +56,32 @@ _NO_BRANCH = re.compile(
 )
 
 
-def _text(body: Mapping[str, Any], field: str, most: int, *, missing: str | None = None) -> str:
-    """Return a text field that Linux can pass to a process, or refuse it by name."""
+def _text(
+    body: Mapping[str, Any],
+    field: str,
+    most: int,
+    *,
+    unit: Unit = "bytes",
+    missing: str | None = None,
+) -> str:
+    """Return a text field that Linux can pass to a process, or refuse it by name.
+
+    ``most`` counts characters, or bytes of its UTF-8.
+    """
     value = body.get(field)
     if missing and (value is None or (isinstance(value, str) and not value.strip())):
         raise BadRequest(f"{field} is missing or empty; a {body['type']} needs it", code=missing)
     if not isinstance(value, str):
         raise BadRequest(f"{field} is {cut(value)}; give a string")
     try:
-        size = len(value.encode())
+        encoded = value.encode()
     except UnicodeEncodeError:
         raise BadRequest(f"{field} holds a lone surrogate; give valid Unicode") from None
     if "\0" in value:
         raise BadRequest(f"{field} is {cut(value)}; it must not hold a NUL character")
+    size = len(value) if unit == "characters" else len(encoded)
     if size > most:
-        raise BadRequest(f"{field} is {size} bytes long; at most {most} are allowed")
+        raise BadRequest(f"{field} is {size} {unit} long; at most {most} are allowed")
     return value
 
 
@@ -112,6 +125,43 @@ def _job_type(body: Mapping[str, Any]) -> JobType:
         ) from None
 
 
+def _check_fields(body: Mapping[str, Any], kind: JobType) -> None:
+    foreign = _OF_AGENT if kind is JobType.WORKER else _OF_WORKER
+    for field in body:
+        if field not in FIELDS:
+            raise BadRequest(f"unknown field {cut(field)}; allowed are {', '.join(sorted(FIELDS))}")
+        if field in foreign and body[field] is not None:
+            raise BadRequest(f"{field} does not belong to a {kind.value}; leave it out")
+
+
+class _Work(NamedTuple):
+    """What the job is to do: a worker's field, or an agent's."""
+
+    command: str | None = None
+    task: str | None = None
+    context: str | None = None
+    git_branch: str | None = None
+
+
+def _work(body: Mapping[str, Any], kind: JobType) -> _Work:
+    if kind is JobType.WORKER:
+        missing = "missing_command"
+        return _Work(_text(body, "command", MOST_COMMAND, unit="characters", missing=missing))
+    task = _text(body, "task", MOST_TEXT, missing="missing_task")
+    branch = _branch(body)
+    said = body.get("context") is not None
+    context = _text(body, "context", MOST_TEXT) if said else None
+    return _Work(task=task, context=context, git_branch=branch)
+
+
+def _files_id(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and UPLOAD_ID.match(value)):
+        raise NotFound(
+            f"files_id is {cut(value)}; no upload has such an id", code="upload_not_found"
+        )
+    return value
+
+
 def _fingerprint(body: Mapping[str, Any]) -> str:
     """Hash the request without its key, so that one key can't stand for two requests."""
     said = {k: v for k, v in body.items() if k != "client_job_id" and v is not None}
@@ -130,27 +180,11 @@ def parse(
     if not isinstance(body, dict):
         raise BadRequest(f"the body is {cut(body)}; send one JSON object")
     kind = _job_type(body)
-    foreign = _OF_AGENT if kind is JobType.WORKER else _OF_WORKER
-    for field in body:
-        if field not in FIELDS:
-            raise BadRequest(f"unknown field {cut(field)}; allowed are {', '.join(sorted(FIELDS))}")
-        if field in foreign and body[field] is not None:
-            raise BadRequest(f"{field} does not belong to a {kind.value}; leave it out")
-    command = task = context = branch = None
-    if kind is JobType.WORKER:
-        command = _text(body, "command", MOST_COMMAND, missing="missing_command")
-    else:
-        task = _text(body, "task", MOST_TEXT, missing="missing_task")
-        branch = _branch(body)
-        if body.get("context") is not None:
-            context = _text(body, "context", MOST_TEXT)
+    _check_fields(body, kind)
+    work = _work(body, kind)
     key = _client_job_id(body.get("client_job_id"))
     image = _image(body.get("image"), images[kind])
-    files_id = body.get("files_id")
-    if files_id is not None and not (isinstance(files_id, str) and UPLOAD_ID.match(files_id)):
-        raise NotFound(
-            f"files_id is {cut(files_id)}; no upload has such an id", code="upload_not_found"
-        )
+    files_id = _files_id(body.get("files_id"))
     granted, warnings = grant(
         cpus=body.get("cpus"),
         memory_gb=body.get("memory_gb"),
@@ -163,10 +197,10 @@ def parse(
         client_job_id=key,
         request_sha256=_fingerprint(body),
         type=kind,
-        command=command,
-        task=task,
-        context=context,
-        git_branch=branch,
+        command=work.command,
+        task=work.task,
+        context=work.context,
+        git_branch=work.git_branch,
         files_id=files_id,
         image=image,
         grant=granted,

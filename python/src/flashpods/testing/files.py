@@ -19,8 +19,7 @@ from flashpods.adapters.files.ids import is_job_id, is_upload_id
 from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.errors import NotFound
 from flashpods.jobs.model import Artifact, Collected
-from flashpods.jobs.names import job_id, valid_artifact_name
-from flashpods.jobs.names import UPLOAD_ID
+from flashpods.jobs.names import UPLOAD_ID, job_id, valid_artifact_name
 from flashpods.ports import TreeSize, TreeTooLarge
 
 __all__ = ["FakeArtifactStore", "FakeDiskGauge", "FakeWorkspaces"]

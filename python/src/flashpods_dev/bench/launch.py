@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flashpods_dev.bench.client import Api
 from flashpods_dev.bench.report import Result, p50
@@ -28,19 +29,10 @@ def measure(stack: MiniStack, rounds: int) -> list[Result]:
     rest: list[float] = []
     cli: list[float] = []
     for i in range(-2, rounds):  # two rounds warm up
-        began = time.perf_counter()
-        job_id = api.run(SLEEP)
-        job = api.until(job_id, "running")
-        mine = time.perf_counter() - began
-        if job["started_at"] is None:
-            raise RuntimeError(f"the job did not run: {job}")
-        api.until(job_id)
-        _settle()
         name = f"bench_{i + 2}"
-        began = time.perf_counter()
-        raw.create_and_start(name, ["/bin/sh", "-c", SLEEP], mounts)
-        theirs = time.perf_counter() - began
-        raw.remove(name)
+        mine = _post(api)
+        _settle()
+        theirs = _create_and_start(raw, name, mounts)
         _settle()
         shell = _podman_run(stack, f"{name}_cli")
         _settle()
@@ -48,8 +40,12 @@ def measure(stack: MiniStack, rounds: int) -> list[Result]:
             ours.append(mine)
             rest.append(theirs)
             cli.append(shell)
+    return _results(ours, rest, cli)
+
+
+def _results(ours: list[float], rest: list[float], cli: list[float]) -> list[Result]:
     mine_ms = p50(ours) * 1000
-    note = f"p50 of {rounds}, in turn"
+    note = f"p50 of {len(ours)}, in turn"
     return [
         Result(
             name="POST /jobs to running",
@@ -72,6 +68,27 @@ def measure(stack: MiniStack, rounds: int) -> list[Result]:
             note=note,
         ),
     ]
+
+
+def _post(api: Api) -> float:
+    """Return the seconds from the request to ``running``; the job has ended then."""
+    began = time.perf_counter()
+    job_id = api.run(SLEEP)
+    job = api.until(job_id, "running")
+    taken = time.perf_counter() - began
+    if job["started_at"] is None:
+        raise RuntimeError(f"the job did not run: {job}")
+    api.until(job_id)
+    return taken
+
+
+def _create_and_start(raw: RawPodman, name: str, mounts: list[dict[str, Any]]) -> float:
+    """Return the seconds of the engine's two calls; the container is gone then."""
+    began = time.perf_counter()
+    raw.create_and_start(name, ["/bin/sh", "-c", SLEEP], mounts)
+    taken = time.perf_counter() - began
+    raw.remove(name)
+    return taken
 
 
 def _settle() -> None:

@@ -1,4 +1,4 @@
-"""GET /jobs/{id}, beside a bare FastAPI app under the same server settings."""
+"""GET /jobs/{id}, beside a bare FastAPI app under the very server settings of the API."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from flashpods_dev.layout import free_port
 from flashpods_dev.stack import MiniStack
 
 BARE = """
-import sys, uvicorn
+import asyncio, socket, sys, uvicorn, uvloop
 from fastapi import FastAPI
+from flashpods.api.main import BACKLOG, configure
+from flashpods.config import Settings
 app = FastAPI()
 @app.get("/jobs/{job_id}")
 async def job(job_id: str):
     return {"id": job_id, "status": "completed"}
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), loop="uvloop", http="httptools",
-            access_log=False, log_level="error", server_header=False)
+sock = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=BACKLOG)
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(uvicorn.Server(configure(app, Settings())).serve(sockets=[sock]))
 """
 SECONDS = 4
 _RATE = re.compile(r"Requests/sec:\s+([0-9.]+)")

@@ -27,8 +27,7 @@ from flashpods.adapters.files.offload import (
 from flashpods.adapters.files.trees import ASIDE, SPARE, TooLarge
 from flashpods.config import ConfigError
 from flashpods.errors import Conflict, NotFound, cut
-from flashpods.jobs.names import PROJECT, job_id
-from flashpods.jobs.names import UPLOAD_ID
+from flashpods.jobs.names import PROJECT, UPLOAD_ID, job_id
 from flashpods.ports import TreeSize, TreeTooLarge
 
 DEFAULT_SECONDS = 120.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from flashpods.ports import Limits
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PROC: Final = Path("/proc")
 
+EMPTY_SECONDS, EMPTY_LOOK = 2.0, 0.02
 OCI_RUNTIMES = ("crun", "runc", "youki")  # as they name the process before they exec
 
 
@@ -65,11 +67,19 @@ def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
     """Remove the cgroup that was made for one container, best effort.
 
     A failed start, or a lost conmon, leaves the container's own cgroup in it. The kernel refuses
-    to remove one that holds a process, and rmdir takes nothing else away.
+    to remove one that holds a process, and rmdir takes nothing else away. Processes that were just
+    killed hold it a little longer: they get :data:`EMPTY_SECONDS`. Blocks that long at most.
     """
-    for directory, _, _ in os.walk(root / parent.lstrip("/"), topdown=False):
-        with contextlib.suppress(OSError):
-            Path(directory).rmdir()
+    top = root / parent.lstrip("/")
+    end = time.monotonic() + EMPTY_SECONDS
+    while top.exists():
+        for directory, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(directory).rmdir()
+        if time.monotonic() > end:
+            return
+        if top.exists():
+            time.sleep(EMPTY_LOOK)
 
 
 def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:

@@ -76,7 +76,7 @@ class PodmanRuntime:
         self._rest = RestClient(
             settings.socket, call_seconds=settings.call_seconds, calls=CALLS, waits=WAITS
         )
-        self._images = Images(self._rest, idle_seconds=settings.pull_seconds)
+        self._images = Images(self._rest, idle_seconds=settings.pull_idle_seconds)
         self._library = Library(settings)
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()

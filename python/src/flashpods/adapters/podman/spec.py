@@ -71,15 +71,8 @@ def create_request(
         "work_dir": spec.workdir,
         "create_working_dir": True,
         "labels": labels(spec),
-        # keep-id maps the engine's user to itself; an image's USER would run as another one.
-        "user": f"{engine.uid}:{engine.gid}",
-        "userns": {"nsmode": "keep-id"},
         "netns": {"nsmode": settings.network},
-        "cap_drop": ["ALL"],
-        "cap_add": [],
-        "privileged": False,
-        "no_new_privileges": True,
-        "seccomp_policy": "default",  # "image" would take the profile from an image's label
+        **_privileges(engine),
         "init": True,
         "systemd": "false",
         "stdin": False,
@@ -102,6 +95,19 @@ def create_request(
     if spec.enforce_limits:
         request["resource_limits"] = _resources(spec)
     return request
+
+
+def _privileges(engine: Engine) -> dict[str, Any]:
+    return {
+        # keep-id maps the engine's user to itself; an image's USER would run as another one.
+        "user": f"{engine.uid}:{engine.gid}",
+        "userns": {"nsmode": "keep-id"},
+        "cap_drop": ["ALL"],
+        "cap_add": [],
+        "privileged": False,
+        "no_new_privileges": True,
+        "seccomp_policy": "default",  # "image" would take the profile from an image's label
+    }
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

@@ -6,6 +6,9 @@ Podman's states (libpod/define/containerstate.go), and what they mean here:
   writes the exit status after it has drained the output, so that with a definite status the log
   is complete too.
 - ``exited``: the same after the clean-up, 50 to 200 ms later.
+- ``created`` with a pid: it was initialised, and the service was killed before it noted the start;
+  the clean-up then took it back to ``created``. It may have run, so for us it is dead, its status
+  lost: initialised again it would run its command a second time.
 - exit status -1: conmon killed it at its ``timeout`` (our backstop), or conmon is lost and nobody
   knows the status.
 """
@@ -48,10 +51,10 @@ def parse_time(text: str) -> datetime | None:
 def from_inspect(found: dict[str, Any]) -> ContainerState:
     """Map the answer of ``GET /libpod/containers/{name}/json``."""
     state, config = found["State"], found.get("Config") or {}
-    status = STATUS.get(state["Status"], "exited")
+    status, forgotten = _status(state["Status"], state["Pid"])
     dead = status == "exited"
     started, finished = parse_time(state["StartedAt"]), parse_time(state["FinishedAt"])
-    code: int | None = state["ExitCode"] if dead else None
+    code: int | None = state["ExitCode"] if dead and not forgotten else None
     backstop = False
     if code == NO_STATUS:
         ran = (finished - started).total_seconds() if started and finished else 0
@@ -74,11 +77,11 @@ def from_inspect(found: dict[str, Any]) -> ContainerState:
 def from_list(found: dict[str, Any]) -> ContainerState | None:
     """Map an item of ``GET /libpod/containers/json``; whole seconds, ``oom_killed`` unknown.
 
-    Returns None where only an inspection tells how it ended (exit status -1).
+    Returns None where only an inspection tells how it ended.
     """
-    status = STATUS.get(found["State"], "exited")
+    status, forgotten = _status(found["State"], found["Pid"])
     dead = status == "exited"
-    if dead and found["ExitCode"] == NO_STATUS:
+    if forgotten or (dead and found["ExitCode"] == NO_STATUS):
         return None
     begun = status in {"running", "exited"}
     return ContainerState(
@@ -93,6 +96,12 @@ def from_list(found: dict[str, Any]) -> ContainerState | None:
         started_at=_unix(found.get("StartedAt", 0)) if begun else None,
         finished_at=_unix(found.get("ExitedAt", 0)) if dead else None,
     )
+
+
+def _status(name: str, pid: int) -> tuple[str, bool]:
+    """Return our status, and whether it is one that the engine has forgotten."""
+    status = STATUS.get(name, "exited")
+    return ("exited", True) if status == "created" and pid else (status, False)
 
 
 def _unix(seconds: int) -> datetime | None:

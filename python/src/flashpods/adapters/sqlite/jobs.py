@@ -89,28 +89,7 @@ def submit(
         check_claim(rows.upload(row) if row else None, new.files_id, at)
     check_fits(new.grant, reserved(connection), capacity)
     now = to_text(at)
-    job = rows.job(
-        connection.execute(
-            _INSERT,
-            (
-                new.id,
-                new.client_job_id,
-                new.request_sha256,
-                new.type.value,
-                new.command,
-                new.task,
-                new.context,
-                new.git_branch,
-                new.files_id,
-                new.image,
-                new.grant.cpus,
-                new.grant.memory_gb,
-                new.grant.timeout_minutes,
-                now,
-                json.dumps(new.warnings) if new.warnings else "[]",
-            ),
-        ).fetchone()
-    )
+    job = rows.job(connection.execute(_INSERT, _values(new, now)).fetchone())
     connection.execute(_EVENT, (new.id, None, JobStatus.PENDING.value, now, ACCEPTED))
     if new.client_job_id is not None:
         connection.execute(
@@ -121,6 +100,27 @@ def submit(
     if new.files_id is not None:
         connection.execute("UPDATE uploads SET job_id = ? WHERE id = ?", (new.id, new.files_id))
     return job, True
+
+
+def _values(new: NewJob, now: str) -> tuple[str | int | None, ...]:
+    """Return what :data:`_INSERT` binds."""
+    return (
+        new.id,
+        new.client_job_id,
+        new.request_sha256,
+        new.type.value,
+        new.command,
+        new.task,
+        new.context,
+        new.git_branch,
+        new.files_id,
+        new.image,
+        new.grant.cpus,
+        new.grant.memory_gb,
+        new.grant.timeout_minutes,
+        now,
+        json.dumps(new.warnings) if new.warnings else "[]",
+    )
 
 
 def _replayed(connection: sqlite3.Connection, new: NewJob) -> Job | None:
