@@ -249,7 +249,7 @@ async def test_a_link_swapped_while_it_is_collected_never_shows_the_secret(
             rounds += 1
 
     for n in range(60):
-        job = f"job{n}"
+        job = f"{n:016x}"
         staging = await store.prepare(job)
         (staging / "f").write_text("mine")
         (staging / "d").mkdir()

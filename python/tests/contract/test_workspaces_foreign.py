@@ -352,12 +352,12 @@ FOREIGN = textwrap.dedent(
         (path / "written").touch()
         await spaces.keep_as_base("1111111111111111", "proj", keep=3)
         told["base"] = [await spaces.base("proj"), about(root / "transfers/.bases/proj")]
-        await spaces.claim(None, "job2")
-        await spaces.keep_as_base("job2", "proj", keep=3)
+        await spaces.claim(None, "2222222222222222")
+        await spaces.keep_as_base("2222222222222222", "proj", keep=3)
         told["second base"] = about(root / "transfers/.bases/proj")
         await spaces.discard_upload("upload_mnopqrstuvwx")
         told["left"] = [name for name, _ in await spaces.transferring()]
-        await spaces.claim(None, "job3")
+        await spaces.claim(None, "3333333333333333")
     asyncio.run(main())
     print(json.dumps(told))
     """

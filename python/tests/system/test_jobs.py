@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from inspection import ROOMY, containers, rows
-from support import ended, follow, output, run, submit, until
+from support import ended, follow, output, run, submit, true_soon, until
 
 from flashpods.adapters.podman import PodmanRuntime
 from flashpods.ports import ContainerSpec, ContainerState, Limits
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 async def client(stack: SharedStack) -> Any:
     async with stack.new_client() as client:
         yield client
+
+
+async def no_containers(api: RunningApi) -> None:
+    """Wait for it: a job's container goes just after its last state."""
+    await true_soon(lambda: containers(api) == [], "no container is left")
 
 
 # ------------------------------------------------------------------ how a job ends
@@ -99,7 +104,7 @@ async def test_without_leave_a_job_whose_limits_do_not_hold_is_not_run(api: ApiF
         return
     assert (job["status"], job["error"]) == ("failed", "limits_not_enforced")
     assert "it ran" not in await output(running.client, job["id"])
-    assert containers(running) == []
+    await no_containers(running)
 
 
 # ------------------------------------------------------------------ deadlines and cancelling
@@ -140,7 +145,7 @@ async def test_a_timeout_ends_it_whatever_it_does(
     assert (job["status"], job["exit_code"]) == ("timed_out", code)
     assert job["error"] == "Job exceeded timeout limit"
     assert job["actual_runtime_seconds"] >= 60
-    assert containers(quick) == []
+    await no_containers(quick)
 
 
 async def test_the_runtimes_own_backstop_ends_a_job_while_we_are_down(api: ApiFactory) -> None:
@@ -159,7 +164,7 @@ async def test_the_runtimes_own_backstop_ends_a_job_while_we_are_down(api: ApiFa
     job = await until(running.client, job_id, "timed_out")
     assert (job["exit_code"], job["error"]) == (137, "Job exceeded timeout limit")
     assert job["actual_runtime_seconds"] < 60
-    assert containers(running) == []
+    await no_containers(running)
 
 
 async def run_again(
@@ -218,7 +223,7 @@ async def test_cancel(quick: RunningApi, command: str, code: int) -> None:
     assert (job["status"], job["exit_code"]) == ("cancelled", code)
     again = await client.delete(f"/jobs/{job_id}")
     assert (again.status_code, again.json()["error"]) == (409, "job_already_terminal")
-    assert containers(quick) == []
+    await no_containers(quick)
     assert (await client.get("/capacity")).json()["reserved"]["cpus"] == 0
 
 
@@ -250,7 +255,7 @@ async def test_cancel_survives_a_crash_right_after_its_acknowledgement(quick: Ru
     quick.kill()
     quick.start()
     assert (await until(quick.client, job_id, "cancelled"))["status"] == "cancelled"
-    assert containers(quick) == []
+    await no_containers(quick)
 
 
 # ------------------------------------------------------------------ admission
@@ -332,7 +337,7 @@ async def test_a_stack_of_jobs_runs_to_its_end_and_leaves_nothing(api: ApiFactor
     ids = [await submit(running.client, f"echo {i}; exit {i % 2}") for i in range(20)]
     results = [await ended(running.client, job_id) for job_id in ids]
     assert [job["exit_code"] for job in results] == [i % 2 for i in range(20)]
-    assert containers(running) == []
+    await no_containers(running)
     assert list((running.stack.layout.trees / "work").iterdir()) == []
     assert (await running.client.get("/capacity")).json()["running_jobs"] == 0
 
