@@ -145,7 +145,7 @@ def _test(machine: Machine, rest: list[str]) -> int:
         MiniStack(state / "stack", machine) as stack,
     ):
         code = _call(
-            [sys.executable, "-m", "pytest", *(rest or ["tests"])],
+            [sys.executable, "-m", "pytest", *rest],
             machine,
             _test_variables(state, engine, stack),
         )

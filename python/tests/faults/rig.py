@@ -37,6 +37,9 @@ SETTLE_SECONDS = 15.0
 LINES = 40
 # What a kill may do to a job: contract section 2, and a start that the engine died in.
 ALLOWED_ERRORS = frozenset({None, "container_not_found_on_recovery", "exit_status_lost"})
+# The engine died in its init: the OCI runtime has the container, the engine does not know it. It
+# never ran; to make it anew would be a job's second container.
+HALF_MADE = "already exists: OCI runtime error"
 ACTIVE = ("pending", "starting", "running")
 NUMBERED = re.compile(r"\] line (\d+)$", re.MULTILINE)
 
@@ -316,13 +319,15 @@ class Rig:
 
     def endings(self) -> list[str]:
         """Return jobs that ended otherwise than a fault of ours may make them end."""
-        sql = "SELECT id, status, error, exit_code FROM jobs WHERE id NOT IN ({})".format(
-            ", ".join(f"'{j}'" for j in self.excused) or "''"
-        )
+        last = "SELECT why FROM job_events WHERE job_id = jobs.id ORDER BY n DESC LIMIT 1"
+        sql = f"SELECT id, status, error, ({last}) FROM jobs"
         return [
-            f"job {job_id} ended {status}, {error}, exit code {code}"
-            for job_id, status, error, code in self.rows(sql)
-            if status == "failed" and error not in ALLOWED_ERRORS
+            f"job {job_id} ended {status}, {error}: {why}"
+            for job_id, status, error, why in self.rows(sql)
+            if status == "failed"
+            and error not in ALLOWED_ERRORS
+            and job_id not in self.excused
+            and HALF_MADE not in why
         ]
 
     excused: frozenset[str] = frozenset()  # jobs whose failure the experiment wants
