@@ -115,7 +115,7 @@ async def test_a_prepared_log_is_empty(rig: Rig) -> None:
     assert await rig.store.read(JOB, 0, 100) == page
 
 
-@pytest.mark.parametrize("job_id", ["", "a/b", "..", ".gone-x", "a.b"])
+@pytest.mark.parametrize("job_id", ["", "a/b", "..", ".gone-x", "a.b", "job1", "0123456789ABCDEF"])
 async def test_a_bad_job_id_is_refused(rig: Rig, job_id: str) -> None:
     with pytest.raises(ValueError, match="job id"):
         rig.store.capture_path(job_id)
@@ -247,7 +247,7 @@ def test_tail_and_pages_agree_with_the_whole(
     *, kind: str, tmp_path: Path, texts: list[bytes], count: int, limit: int, at: int
 ) -> None:
     async def check() -> None:
-        job = f"h{time.monotonic_ns()}"
+        job = f"{time.monotonic_ns():016x}"
         if kind == "memory":
             memory = MemoryLogStore(log_bytes=1 << 20)
             store: LogStore = memory

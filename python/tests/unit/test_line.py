@@ -17,7 +17,7 @@ import pytest
 from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.line import Line, Policy
-from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, UploadState
+from flashpods.jobs.model import Capacity, FinalTree, Grant, Job, JobType, NewJob, Step, UploadState
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
 from flashpods.ports import ContainerSpec, Limits
@@ -357,14 +357,14 @@ async def test_an_upload_becomes_the_workspace_and_is_consumed(world: World) -> 
     (tree / "Makefile").write_text("all:")
     size = await world.workspaces.finalize(upload_id, max_bytes=1000)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id,
+    final = FinalTree(
         at=now,
         expires_at=now.replace(year=now.year + 1),
         size_bytes=size.size_bytes,
         file_count=size.file_count,
         total_quota_bytes=10**9,
     )
+    await world.store.complete_finalize(upload_id, final)
     job = await world.running(files_id=upload_id)
     work = {m.target: m.source for m in world.runtime.spec(job.container_name).mounts}["/work"]
     assert (work / "Makefile").read_text() == "all:"
@@ -423,9 +423,8 @@ async def test_recovery_none_pending_with_its_upload_gone(world: World) -> None:
     later = now.replace(year=now.year + 1)
     await world.store.adopt(upload_id, at=now, expires_at=later)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id, at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100
-    )
+    final = FinalTree(at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100)
+    await world.store.complete_finalize(upload_id, final)
     job = await world.accept(files_id=upload_id)
     await recovered(world)
     row = await world.ended(job)
@@ -439,7 +438,7 @@ async def starting(world: World, *, status: str | None) -> Job:
     """Leave a job as a crash in the middle of its launch does."""
     job = await world.accept()
     now = world.clock.now()
-    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, why="test", at=now)
+    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, Step(why="test", at=now))
     if status is not None:
         await world.workspaces.claim(None, job.id)
         await world.artifacts.prepare(job.id)
@@ -553,8 +552,8 @@ async def test_one_orphan_that_stays_keeps_no_other(
 ) -> None:
     jobs = [await starting(world, status="running") for _ in range(2)]
     for job in jobs:
-        now = world.clock.now()
-        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+        step = Step(why="test", at=world.clock.now())
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     stuck = await world.runtime.inspect(jobs[0].container_name)
     assert stuck is not None
     remove = world.runtime.remove
@@ -649,9 +648,8 @@ async def test_recovery_removes_what_no_row_explains(world: World) -> None:
 
 async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> None:
     job = await starting(world, status="running")
-    await world.store.advance(
-        job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=world.clock.now()
-    )
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     await recovered(world)
     assert world.runtime.removed == [job.container_name]
 
