@@ -130,6 +130,8 @@ def _up(machine: Machine, given: Path | None, port: int) -> int:
     with MiniStack(given, machine, port=port) as stack:
         steps.done("stack")
         print(stack.info.line(), flush=True)
+        if stack.layout.socket_is_hidden:
+            say("podman_socket is out of your reach: for that, choose a shorter --state")
         say("running; ctrl-C stops it")
         try:
             return _watch(stack)

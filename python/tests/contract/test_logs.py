@@ -44,7 +44,7 @@ class Rig:
 
     async def until(self, size: int, job_id: str = JOB) -> LogTail:
         """Wait, bounded, for a log of that many bytes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 page = await self.store.tail(job_id, 10)
                 if page is not None and page.total_bytes >= size:
@@ -187,7 +187,7 @@ async def test_changed_returns_for_news_the_end_and_time(rig: Rig) -> None:
     began = time.monotonic()
     await rig.store.changed(JOB, 0, 0.05)
     assert time.monotonic() - began >= 0.04
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         many = [asyncio.create_task(rig.store.changed(JOB, 0, 60)) for _ in range(50)]
         await asyncio.sleep(0)
         await rig.feed(JOB, raw("x"))
@@ -204,7 +204,7 @@ async def test_changed_returns_for_news_the_end_and_time(rig: Rig) -> None:
 
 
 async def test_changed_hears_our_own_lines_and_the_beginning(rig: Rig) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         waiting = asyncio.create_task(rig.store.changed(JOB, 0, 60))
         await asyncio.sleep(0)
         await rig.store.write(JOB, "pulling", at=AT)

@@ -225,7 +225,7 @@ async def test_bad_waits(rig: Rig, query: str) -> None:
 
 async def test_wait_answers_on_change(rig: Rig) -> None:
     job_id = await rig.job()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         moves: list[tuple[Callable[[], Awaitable[object]], tuple[str, str | None]]] = [
             (lambda: rig.move(job_id, Trigger.LAUNCH), ("starting", None)),
             (lambda: rig.store.note(job_id, Note(phase=Phase.PULLING)), ("starting", "pulling")),
@@ -243,7 +243,7 @@ async def test_wait_answers_on_change(rig: Rig) -> None:
 
 async def test_wait_sees_what_another_process_changed(rig: Rig) -> None:
     job_id = await rig.running()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         waiting = asyncio.create_task(client.get(f"/jobs/{job_id}?wait=60"))
         await waiting_in(rig)
         await rig.move(job_id, Trigger.SUCCEED, publish=False, outcome=Outcome(exit_code=0))
@@ -252,7 +252,7 @@ async def test_wait_sees_what_another_process_changed(rig: Rig) -> None:
 
 async def test_wait_ends_in_time_and_when_we_stop(rig: Rig) -> None:
     job_id = await rig.running()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         assert (await client.get(f"/jobs/{job_id}?wait=0.05")).json()["status"] == "running"
         waiting = asyncio.create_task(client.get(f"/jobs/{job_id}?wait=60"))
         await waiting_in(rig)
@@ -264,7 +264,7 @@ async def test_wait_ends_in_time_and_when_we_stop(rig: Rig) -> None:
 
 async def test_waiting_for_an_ended_job_answers_at_once(rig: Rig) -> None:
     job_id = await rig.in_state(JobStatus.FAILED)
-    async with rig.client() as client, asyncio.timeout(2):
+    async with rig.client() as client, asyncio.timeout(30):
         assert (await client.get(f"/jobs/{job_id}?wait=60")).json()["status"] == "failed"
 
 

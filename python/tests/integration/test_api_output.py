@@ -176,7 +176,7 @@ async def test_many_followers_read_a_chunk_once(rig: Rig, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(rig.logs, "read", counted)
     streams = [Stream(rig.app, f"/jobs/{job_id}/output", "follow=true") for _ in range(50)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for stream in streams:
             await stream.__aenter__()
             assert (await stream.event() or {})["data"] == f"{LINE}one"

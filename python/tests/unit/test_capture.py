@@ -459,7 +459,7 @@ async def test_a_flood_beyond_the_cap_keeps_the_disk_bounded(
     assert page.truncated
     assert page.output == "[..] [TRUNCATED - log exceeded 0.25 MB limit]\n"
     engine.write(flood)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while dict(await store.stored())[JOB] > limit + MB + store.capture_max_bytes // 8:
             await store.changed(JOB, page.total_bytes, 0.05)
             engine.write(raw("more"))

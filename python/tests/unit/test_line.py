@@ -92,13 +92,13 @@ class World:
         return await self.until(job, JobStatus.RUNNING)
 
     async def until(self, job: Job, status: JobStatus) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (row := await self.store.get(job.id)) is None or row.status is not status:
                 await self.changes.wait(job.id, 0.02)
             return row
 
     async def ended(self, job: Job) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.supervisor.idle()
         row = await self.store.get(job.id)
         assert row is not None
@@ -621,7 +621,7 @@ async def test_a_store_that_is_away_for_a_moment_is_asked_again(
 
     monkeypatch.setattr(world.store, "advance", flaky)
     world.runtime.exit(job.container_name, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while world.supervisor.has(job.id):
             await world.changes.wait(job.id, 0.02)
             world.clock.advance(1)
