@@ -26,8 +26,9 @@ from flashpods_dev.stack import MiniStack, answers
 
 IDLE_SECONDS = 1.5  # podman.pull_idle_seconds, where the registry stalls
 STALLS_AFTER = 100_000  # bytes
-# What the registry answers to GET of an unknown tag is in its own words; ours is the code.
 ABSENT = ("flashpods/base:absent", "nobody/has/this:1")
+
+pytestmark = pytest.mark.timeout(300)  # the first test pays for the push: 200 MB, compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ async def test_a_registry_that_stalls(client: httpx.AsyncClient, registry: Regis
     async with stalling(registry) as stalled:
         job_id = await support.submit(client, "true", image=image)
         await asyncio.wait_for(stalled.wait(), 30)
-        async with asyncio.timeout(10 * IDLE_SECONDS):
+        async with asyncio.timeout(20 * IDLE_SECONDS):  # far below jobs.starting_seconds
             row, _ = await watched(client, job_id)
     assert (row["status"], row["error"], row["started_at"]) == ("failed", "image_pull_failed", None)
     log = await support.output(client, job_id)
