@@ -58,13 +58,16 @@ def container_ids(api: RunningApi, job_id: str) -> str:
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 async def test_a_restart_in_the_middle_of_a_job(api: ApiFactory, how: str) -> None:
     running = api()
-    job_id = await submit(running.client, COUNTING)
+    # It ends when it is told to, however long the restart takes.
+    gate = "while [ ! -e /artifacts/go ]; do sleep 0.05; done; rm /artifacts/go"
+    job_id = await submit(running.client, f"{COUNTING}; {gate}")
     await until(running.client, job_id, "running")
     before = container_ids(running, job_id)
     assert before
     getattr(running, how)()
     running.start()
     assert container_ids(running, job_id) == before
+    (Path(running.settings.paths.artifacts) / ".staging" / job_id / "go").touch()
     job = await ended(running.client, job_id)
     assert job["status"] == "completed"
     assert [e["to"] for e in job["events"]] == ["pending", "starting", "running", "completed"]
