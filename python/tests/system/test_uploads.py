@@ -322,24 +322,6 @@ async def test_quotas(api: ApiFactory, reachable_path: Path) -> None:
     assert {(await upload_of(client, u))["state"] for u in (first, fourth)} == {"finalized"}
 
 
-async def test_the_quota_of_files(api: ApiFactory, reachable_path: Path) -> None:
-    """A tree of as many entries as are allowed is taken; one more, a directory even, is not."""
-    running = api({"uploads": {"max_files": 5000}})  # a transfer is ended above 5100 only
-    tree = reachable_path / "tree"
-    (tree / "sub").mkdir(parents=True)
-    for number in range(4999):
-        (tree / "sub" / str(number)).write_text("x")
-    await support.pushed(running, tree)
-    (tree / "empty").mkdir()
-    upload_id = await support.push(running, tree)
-    answer = await support.finalize(running.client, upload_id)
-    assert_refused(answer, 507, "insufficient_storage")
-    assert answer.json()["details"]["max_files"] == 5000
-    assert (await upload_of(running.client, upload_id))["state"] == "uploading"
-    assert (transfers(running, upload_id) / "sub" / "98").read_text() == "x"
-    assert not finalized(running, upload_id).exists()
-
-
 # ------------------------------------------------------------------ transfers and their end
 
 
