@@ -17,7 +17,7 @@ import socket
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,18 @@ def counting(lines: int = LINES, pause: float = 0, then: str = "") -> str:
 class Rig:
     """One stack, its clients, and what it has promised."""
 
-    def __init__(self, state: Path, machine: Machine, overrides: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        state: Path,
+        machine: Machine,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        parts: Sequence[str] = ("podman", "api"),
+    ) -> None:
         merged = {**SETTINGS, **(overrides or {})}
         for key, value in SETTINGS.items():
             merged[key] = {**value, **(overrides or {}).get(key, {})}
-        self.stack = MiniStack(state, machine, overrides=merged, parts=("podman", "api"))
+        self.stack = MiniStack(state, machine, overrides=merged, parts=parts)
         self.jobs: set[str] = set()
         self.uploads: set[str] = set()
         self.lines: dict[str, int] = {}  # job → numbered lines that it writes
@@ -144,6 +151,8 @@ class Rig:
             answer = await self.ask("GET", f"/jobs/{job_id}", params={"wait": 1} if row else {})
             if answer is not None and answer.status_code == 200:
                 row = answer.json()
+            else:
+                await asyncio.sleep(0.05)  # it is away
         return row
 
     async def ended(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
@@ -278,12 +287,22 @@ class Rig:
         for job_id in {*self.lines, *self.running}:
             if states.get(job_id) in ("pending", "cleaning", "cleaned", None):
                 continue
-            answer = await self.client.get(f"/jobs/{job_id}/output", params={"tail": 10000})
-            text = str(answer.json().get("output", "")) if answer.status_code == 200 else ""
-            numbers = [int(n) for n in NUMBERED.findall(text)]
-            whole = self.lines.get(job_id) if states[job_id] == "completed" else None
-            found[job_id] = Log(numbers, whole)
+            found[job_id] = await self.log_of(job_id, whole=states[job_id] == "completed")
         return found
+
+    async def log_of(self, job_id: str, *, whole: bool, seconds: float = 15) -> Log:
+        """Return a job's numbered lines; ``whole``: all that it was to write must be there."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = await self.ask("GET", f"/jobs/{job_id}/output", params={"tail": 10000})
+            if answer is not None and answer.status_code in (200, 404):
+                break
+            assert time.monotonic() < end, f"no log of {job_id}: {answer and answer.text}"
+            await asyncio.sleep(0.05)  # it is away
+        text = str(answer.json().get("output", ""))
+        return Log(
+            [int(n) for n in NUMBERED.findall(text)], self.lines.get(job_id) if whole else None
+        )
 
     async def evidence(self, recovery: float | None) -> Evidence:
         self.note_created()
@@ -319,15 +338,14 @@ class Rig:
 
     def endings(self) -> list[str]:
         """Return jobs that ended otherwise than a fault of ours may make them end."""
-        last = "SELECT why FROM job_events WHERE job_id = jobs.id ORDER BY n DESC LIMIT 1"
-        sql = f"SELECT id, status, error, ({last}) FROM jobs"
+        sql = (
+            "SELECT jobs.id, to_status, error, why FROM job_events JOIN jobs ON jobs.id = job_id"
+            " WHERE to_status IN ('failed', 'timed_out')"
+        )
         return [
             f"job {job_id} ended {status}, {error}: {why}"
             for job_id, status, error, why in self.rows(sql)
-            if status == "failed"
-            and error not in ALLOWED_ERRORS
-            and job_id not in self.excused
-            and HALF_MADE not in why
+            if error not in ALLOWED_ERRORS and job_id not in self.excused and HALF_MADE not in why
         ]
 
     excused: frozenset[str] = frozenset()  # jobs whose failure the experiment wants
