@@ -1,4 +1,4 @@
-"""The stack's user, written into copies of the account files that only the namespace sees."""
+"""The stack's user, written into a copy of ``/etc`` that only the namespace sees."""
 
 from __future__ import annotations
 
@@ -32,19 +32,29 @@ def render(passwd: str, group: str, home: Path) -> dict[str, str]:
     }
 
 
-def install(scratch: Path) -> None:
-    """Bind our copies over the machine's files, in this mount namespace only.
+def install(directory: Path, home: Path) -> None:
+    """Put a copy of ``/etc`` with our account over the machine's, in this mount namespace only.
 
-    The account's home must exist: conmon runs ``podman container cleanup`` without HOME, and a
-    container whose cleanup fails is never seen as exited.
+    The whole directory, because a bind over one file ends when the machine replaces that file, as
+    every package does that adds a user: all stacks would lose their account.
+
+    Args:
+        directory: where the copy goes; it does not exist, and only this namespace sees it.
+        home: the account's; made here. Conmon runs ``podman container cleanup`` without HOME, and
+            a container whose cleanup fails is never seen as exited.
     """
-    home = scratch / "home"
     home.mkdir(parents=True, exist_ok=True)
     os.chown(home, UID, UID)
-    files = render(Path("/etc/passwd").read_text(), Path("/etc/group").read_text(), home)
-    for name, text in files.items():
-        target = Path("/etc") / name
-        if not target.exists():
-            raise StackError(f"{target} is missing: apt-get install uidmap passwd")
-        (scratch / name).write_text(text)
-        subprocess.run(["mount", "--bind", str(scratch / name), str(target)], check=True)
+    _run(["cp", "--archive", "/etc", str(directory)])
+    passwd, group = ((directory / name).read_text() for name in ("passwd", "group"))
+    for name, text in render(passwd, group, home).items():
+        if not (directory / name).exists():
+            raise StackError(f"/etc/{name} is missing: apt-get install uidmap passwd")
+        (directory / name).write_text(text)
+    _run(["mount", "--bind", str(directory), "/etc"])
+
+
+def _run(argv: list[str]) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise StackError(f"{' '.join(argv)}: {done.stderr.strip()}")

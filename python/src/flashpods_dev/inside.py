@@ -73,7 +73,7 @@ def _enter(plan: dict[str, str], given: list[Path]) -> Machine:
     limits = limits and cgroups.enable(ours, cgroups.NEEDED)
     if not limits:
         say(f"limits are not enforced on this machine: {found.why}")
-    accounts.install(scratch / "etc")
+    accounts.install(volatiles / "etc", scratch / "home")
     _tun(scratch)
     _mount("--make-rshared", "/")  # rootless Podman wants its mounts to propagate
     machine = Machine(

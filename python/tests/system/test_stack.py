@@ -170,6 +170,24 @@ def test_up_refuses_a_port_that_is_taken(machine: Machine, stack: Any) -> None:
     assert f"port {port} on 127.0.0.1 is taken: choose another with --port" in done.stderr
 
 
+def test_the_account_outlives_changes_of_the_machines_account_files(machine: Machine) -> None:
+    shell = ["./dev", "shell", "sh", "-c", "echo ready; read _; getent passwd flashpods newcomer"]
+    with subprocess.Popen(
+        shell, cwd=machine.checkout, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as inner:
+        assert inner.stdout is not None
+        assert inner.stdout.readline() == "ready\n"
+        # As useradd does, for which this test's own namespace is the machine.
+        old = Path("/etc/passwd").read_text()
+        Path("/etc/passwd.new").write_text(old + "newcomer:x:64890:64890::/:/bin/false\n")
+        Path("/etc/passwd.new").rename("/etc/passwd")
+        try:
+            out, _ = inner.communicate("go\n", timeout=30)
+        finally:
+            Path("/etc/passwd").write_text(old)
+    assert [line.split(":")[0] for line in out.splitlines()] == ["flashpods"]
+
+
 def test_one_state_directory_one_stack(machine: Machine, reachable_path: Path) -> None:
     with (
         MiniStack(reachable_path / "s", machine, parts=["podman"]),
