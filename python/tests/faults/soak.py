@@ -66,6 +66,12 @@ class Course:
     back: float = 0.0  # the longest time from the start of a killed API to its answer
     checks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
+    def note(self, lines: list[str]) -> None:
+        """Keep what is wrong, and say it at once: the end is far."""
+        self.broken += lines
+        for line in lines:
+            print(f"soak: {line}", file=sys.stderr, flush=True)  # noqa: T201 - its progress
+
 
 def usage(name: str, pid: int) -> dict[str, float]:
     """Return memory in MiB, threads and descriptors of a process."""
@@ -120,9 +126,9 @@ async def check(rig: Rig, course: Course) -> None:
             row = await rig.ended(job_id, seconds=90)
             course.ends[f"{row['status']} {row.get('error') or ''}".strip()] += 1
             log = await rig.log_of(job_id, whole=row["status"] == "completed")
-            course.broken += violations(Evidence(capacity=(0, 0), logs={job_id: log}))
+            course.note(violations(Evidence(capacity=(0, 0), logs={job_id: log})))
         except AssertionError as e:
-            course.broken.append(str(e)[:300])
+            course.note([str(e)[:300]])
         finally:
             rig.lines.pop(job_id, None)
             course.checks.task_done()

@@ -8,6 +8,7 @@ import pytest
 from flashpods.adapters.podman.cgroups import (
     belongs,
     cgroup_of,
+    children,
     controllers_below,
     open_process,
     read_limits,
@@ -144,16 +145,19 @@ def test_controllers_of_the_nearest_that_exists(tmp_path: Path) -> None:
     assert controllers_below("/elsewhere", root=tmp_path) == frozenset()
 
 
-def test_removing_a_parent_is_best_effort(tmp_path: Path) -> None:
+def test_a_parent_that_holds_a_process_stays_and_is_told(tmp_path: Path) -> None:
     (tmp_path / "fp/job_x/child").mkdir(parents=True)
     busy = tmp_path / "fp/job_x/busy"
     tree(tmp_path, "/fp/job_x/busy", {"process": "here"})
-    remove_parent("/fp/job_x", root=tmp_path)
+    assert not remove_parent("/fp/job_x", root=tmp_path)
     assert busy.exists()
+    assert children("/fp", root=tmp_path) == ["job_x"]
     assert not (tmp_path / "fp/job_x/child").exists()
     (busy / "process").unlink()
-    remove_parent("/fp/job_x", root=tmp_path)
-    remove_parent("/fp/job_x", root=tmp_path)
+    assert remove_parent("/fp/job_x", root=tmp_path)
+    assert remove_parent("/fp/job_x", root=tmp_path)
+    assert children("/fp", root=tmp_path) == []
+    assert children("/nowhere", root=tmp_path) == []
     assert not (tmp_path / "fp/job_x").exists()
     assert (tmp_path / "fp").exists()
 

@@ -141,7 +141,14 @@ class ContainerRuntime(Protocol):
         ...
 
     async def remove(self, name_or_id: str) -> None:
-        """Kill and remove; absent is fine."""
+        """Kill and remove, with what there is of it beside the engine; absent is fine."""
+        ...
+
+    async def remnants(self) -> list[str]:
+        """Return names of containers, present or not, that have something beside the engine.
+
+        A removal that was cut short leaves it; :meth:`remove` by that name takes it away.
+        """
         ...
 
     async def containers(self) -> list[ContainerState]:

@@ -63,8 +63,15 @@ def controllers_below(parent: str, *, root: Path = CGROUPS) -> frozenset[str]:
     return frozenset()
 
 
-def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
-    """Remove the cgroup that was made for one container, best effort.
+def children(parent: str, *, root: Path = CGROUPS) -> list[str]:
+    """Return the names of the cgroups below ``parent``; none if it does not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        return [p.name for p in (root / parent.lstrip("/")).iterdir() if p.is_dir()]
+    return []
+
+
+def remove_parent(parent: str, *, root: Path = CGROUPS) -> bool:
+    """Remove the cgroup that was made for one container; return whether it is gone.
 
     A failed start, or a lost conmon, leaves the container's own cgroup in it. The kernel refuses
     to remove one that holds a process, and rmdir takes nothing else away. Processes that were just
@@ -77,9 +84,10 @@ def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
             with contextlib.suppress(OSError):
                 Path(directory).rmdir()
         if time.monotonic() > end:
-            return
+            return not top.exists()
         if top.exists():
             time.sleep(EMPTY_LOOK)
+    return True
 
 
 def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:

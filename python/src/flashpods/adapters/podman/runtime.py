@@ -13,6 +13,7 @@ from flashpods.adapters.podman.cgroups import (
     PROC,
     belongs,
     cgroup_of,
+    children,
     read_limits,
     remove_parent,
     waits_for_start,
@@ -216,8 +217,15 @@ class PodmanRuntime:
         if not answer.ok and answer.status != 404:
             raise Unavailable(f"Podman cannot remove {name_or_id}: {answer.message}")
         name = state.name if state else name_or_id
-        if parent := cgroup_parent(self._settings, name):
-            await asyncio.to_thread(remove_parent, parent, root=self._cgroups)
+        if (parent := cgroup_parent(self._settings, name)) and not await asyncio.to_thread(
+            remove_parent, parent, root=self._cgroups
+        ):
+            raise Unavailable(f"the cgroup {parent} still holds processes")
+
+    async def remnants(self) -> list[str]:
+        """Return the names of the cgroup parents that are there."""
+        parent = self._settings.cgroup_parent
+        return await asyncio.to_thread(children, parent, root=self._cgroups) if parent else []
 
     async def containers(self) -> list[ContainerState]:
         """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""
