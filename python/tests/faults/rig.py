@@ -243,12 +243,12 @@ class Rig:
 
     def note_created(self) -> None:
         """Take in the engine's record of containers created (podman-events(1), kept as a file)."""
-        for file in self.stack.layout.run.rglob("events.log"):
-            for line in file.read_text().splitlines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if event.get("Status") == "create" and event.get("Type") == "container":
-                        self.created[event["Name"]].add(event["ID"])
+        file = self.stack.layout.run / "libpod" / "tmp" / "events" / "events.log"
+        for line in file.read_text().splitlines() if file.exists() else ():
+            with suppress(ValueError):  # the last one, while it is being written
+                event = json.loads(line)
+                if event.get("Status") == "create" and event.get("Type") == "container":
+                    self.created[event["Name"]].add(event["ID"])
 
     def leftovers(self) -> list[str]:
         """Return directories, cgroups and mounts that no job meant to run explains."""
