@@ -108,7 +108,9 @@ class ContainerRuntime(Protocol):
     async def create(self, spec: ContainerSpec) -> str:
         """Create and initialise the container (its cgroup exists, its command does not run yet).
 
-        Repeated: the container of that name and job is returned, whatever its state.
+        Repeated: the container of that name and job is returned, whatever its state; but one that
+        an engine killed meanwhile left half made, so that its command can't have run, is removed
+        and Unavailable raised, and the next call makes it anew.
         Raises ContainerError; Unavailable also when the image has just gone: have it again.
         """
         ...

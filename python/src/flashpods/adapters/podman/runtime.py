@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
+    all_wait,
     belongs,
     cgroup_of,
     children,
@@ -136,8 +137,30 @@ class PodmanRuntime:
                 f"the name {spec.name} belongs to a container of another job: {found.id[:12]}"
             )
         if found.status == "created":
-            await self._initialise(found.id)
+            await self._initialise_found(found)
         return found.id
+
+    async def _initialise_found(self, found: ContainerState) -> None:
+        """Initialise a container that an earlier call created; make way if it is half made.
+
+        A service that was killed within "init" leaves a container that the OCI runtime has and the
+        engine does not know of: it can be neither initialised nor started. The engine notes a
+        process before it lets anybody start it, so without one the command has not run.
+        """
+        try:
+            await self._initialise(found.id)
+        except ContainerError as e:
+            if found.started_at is not None or not await self._all_wait(found.name):
+                raise
+            await self.remove(found.id)
+            raise Unavailable(f"{found.name} was left half made; it is made anew: {e}") from e
+
+    async def _all_wait(self, name: str) -> bool:
+        """Whether no process of the container has gone beyond the OCI runtime."""
+        parent = cgroup_parent(self._settings, name)
+        if parent is None:
+            return True
+        return await asyncio.to_thread(all_wait, parent, root=self._cgroups, proc=self._proc)
 
     async def limits(self, container_id: str) -> Limits | None:
         """Read the limits back from the cgroup; see the port."""
