@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @dataclass
+class Trial:
+    """One try."""
+
+    passed: bool = False
+
+
+@dataclass
 class Score:
     """A line of the scoreboard. Times in seconds."""
 
@@ -58,6 +65,7 @@ class Score:
     passed: int = 0
     recovery_seconds: float | None = None
     read_p99_seconds: float | None = None
+    stretched: float = 1.0  # by which the bounds on time were stretched, as the machine was busy
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -65,19 +73,20 @@ class Score:
     mark: int = 0  # where the lines of the test at work begin in ``broken``
 
     @contextmanager
-    def trial(self, what: str = "") -> Iterator[None]:
+    def trial(self, what: str = "") -> Iterator[Trial]:
         """Count a try; a failed assertion is kept, and the next try goes on."""
         begun = time.monotonic()
         self.tries += 1
-        before = len(self.broken)
+        trial = Trial()
         try:
-            yield
+            yield trial
         except (AssertionError, ExceptionGroup, OSError, sqlite3.Error, StackError) as e:
             causes = e.exceptions if isinstance(e, ExceptionGroup) else [e]
             self.broken += [
                 f"{what}: {(str(c).splitlines() or [repr(c)])[0][:300]}" for c in causes
             ]
-        if len(self.broken) == before:
+        else:
+            trial.passed = True
             self.passed += 1
         self.seconds += time.monotonic() - begun
 
@@ -90,6 +99,8 @@ class Score:
         if rig is not None and rig.reads:
             p99 = round(percentile(rig.reads, 0.99), 4)
             self.read_p99_seconds = max(self.read_p99_seconds or 0.0, p99)
+        if rig is not None and (stretched := round(rig.patience, 1)) > 1:
+            self.stretched = max(self.stretched, stretched)
         assert not broken, "; ".join(broken[:5])
 
     def settle(self) -> None:
@@ -157,7 +168,7 @@ async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
             state = Path(tempfile.mkdtemp(prefix="f-", dir=os.environ["FLASHPODS_TEST_TMP"]))
             state.chmod(0o755)  # noqa: ASYNC240 - one system call
             cleanup.callback(shutil.rmtree, state, ignore_errors=True)
-            rig = Rig(state, machine, overrides)
+            rig = Rig(state, machine, overrides, strict=ALL)
             if before is not None:
                 before(rig)
             cleanup.push_async_callback(asyncio.to_thread, rig.stack.stop)

@@ -155,7 +155,7 @@ async def watch(rig: Rig, course: Course) -> None:
     """Take samples, once they are of one life; and the engine's record before it is cut."""
     while time.monotonic() < course.end:
         await asyncio.sleep(2)
-        await asyncio.to_thread(rig.note_created)
+        await asyncio.to_thread(rig.see.note_created)
         if time.monotonic() > course.calm + 30:  # caches fill first
             course.series.append(await asyncio.to_thread(sample, rig))
 
@@ -207,7 +207,7 @@ def tables(database: Path, jobs: int) -> dict[str, int]:
 def figures(rig: Rig, course: Course, recovery: float) -> dict[str, Any]:
     """Return what the report has."""
     series = course.series
-    rows = dict(rig.rows("SELECT status, count(*) FROM jobs GROUP BY status"))
+    rows = dict(rig.see.rows("SELECT status, count(*) FROM jobs GROUP BY status"))
     first, second = (bytes_per_job(part) for part in halves(series))
     return {
         "jobs": len(rig.jobs),

@@ -45,12 +45,14 @@ async def back_to_normal(rig: Rig, score: Score, since: float) -> None:
 async def at_create(rig: Rig) -> None:
     """Return in the middle of a launch: its row is starting, there is no started container."""
     await rig.must(await rig.count())
-    await soon(lambda: bool(rig.rows("SELECT 1 FROM jobs WHERE status = 'starting'")), "starting")
+    await soon(
+        lambda: bool(rig.see.rows("SELECT 1 FROM jobs WHERE status = 'starting'")), "starting"
+    )
 
 
 async def at_start(rig: Rig) -> None:
     job_id = await rig.must(await rig.count())
-    await soon(lambda: f"job_{job_id}" in rig.containers(), "container")
+    await soon(lambda: f"job_{job_id}" in rig.see.containers(), "container")
 
 
 async def at_wait(rig: Rig) -> None:
@@ -152,7 +154,7 @@ async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
 
 def conmon_of(rig: Rig, job_id: str) -> int:
     """Return the pid of the container's conmon."""
-    container = rig.engine(f"/containers/job_{job_id}/json")["Id"]
+    container = rig.see.engine(f"/containers/job_{job_id}/json")["Id"]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")

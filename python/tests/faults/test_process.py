@@ -84,7 +84,9 @@ async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
             for lines in await asyncio.gather(*readers):
                 assert lines == list(range(150)), "a follower lost or doubled a line"
             assert (await rig.ended(job_id))["status"] == "completed"
-            assert rig.rows(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == [(4,)]
+            assert rig.see.rows(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == [
+                (4,)
+            ]
             score.judge(await rig.verdict(), await rig.recovered(begun), rig)
     score.settle()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+from flashpods import failpoints
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
@@ -124,6 +125,7 @@ class PodmanRuntime:
             answer = await self._rest.call("POST", "/containers/create", body=request)
         if answer.ok:
             container_id: str = answer.json()["Id"]
+            failpoints.hit("engine.before_init")
             await self._initialise(container_id)
             self._remember(container_id, spec.name)
             return container_id
@@ -239,6 +241,7 @@ class PodmanRuntime:
             answer = await self._delete(name_or_id)
         if not answer.ok and answer.status != 404:
             raise Unavailable(f"Podman cannot remove {name_or_id}: {answer.message}")
+        failpoints.hit("engine.after_delete")
         name = state.name if state else name_or_id
         if (parent := cgroup_parent(self._settings, name)) and not await asyncio.to_thread(
             remove_parent, parent, root=self._cgroups
