@@ -244,12 +244,13 @@ class Rig:
             await asyncio.sleep(0.01)
         return not self.stack.api.alive
 
-    async def recovered(self, since: float, seconds: float = 3 * SETTLE_SECONDS) -> float:
+    async def recovered(self, since: float, seconds: float | None = None) -> float:
         """Return how long it took since ``since`` until only what is meant to run is there.
 
         Raises:
-            AssertionError: it is not so within ``seconds``.
+            AssertionError: it is not so within ``seconds``, by default far more than is allowed.
         """
+        seconds = seconds or (45 if self._strict else 100)
         end = time.monotonic() + seconds
         while left := await asyncio.to_thread(self.unsettled):
             self._pressure.append(pressure())
