@@ -89,6 +89,7 @@ class Score:
             trial.passed = True
             self.passed += 1
         self.seconds += time.monotonic() - begun
+        write_board()
 
     def judge(
         self, broken: list[str], recovery: float | None = None, rig: Rig | None = None
@@ -119,6 +120,11 @@ def score_of(number: int, name: str) -> Score:
 
 
 def pytest_sessionfinish() -> None:
+    write_board()
+
+
+def write_board() -> None:
+    """Write the scoreboard as it is now: a long run can be looked at, and may be cut short."""
     if path := os.environ.get("FLASHPODS_FAULTS_BOARD"):
         rows = sorted(_BOARD.values(), key=lambda row: (row.number, row.name))
         Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -131,6 +137,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     score = getattr(item, "score", None)
     if call.excinfo is not None and score is not None and len(score.broken) == score.mark:
         score.broken.append(f"{call.when}: {str(call.excinfo.value).splitlines()[0][:300]}")
+    if call.excinfo is not None:
+        for rig in getattr(item, "rigs", []):
+            report.sections.append(("the API's log", rig.stack.api.tail(60)))
     return report
 
 
@@ -156,8 +165,9 @@ def machine() -> Machine:
 
 
 @pytest.fixture
-async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
+async def rig_of(machine: Machine, request: pytest.FixtureRequest) -> AsyncIterator[RigFactory]:
     """Return ``await rig_of(settings, before=function of the layout)``, which starts a rig."""
+    rigs = request.node.rigs = []
     async with AsyncExitStack() as cleanup:
 
         async def start(
@@ -169,6 +179,7 @@ async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
             state.chmod(0o755)  # noqa: ASYNC240 - one system call
             cleanup.callback(shutil.rmtree, state, ignore_errors=True)
             rig = Rig(state, machine, overrides, strict=ALL)
+            rigs.append(rig)
             if before is not None:
                 before(rig)
             cleanup.push_async_callback(asyncio.to_thread, rig.stack.stop)

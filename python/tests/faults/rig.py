@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from checker import RECOVERY_SECONDS, Event, Evidence, Log, Row, violations
-from witness import ACTIVE, Witness, pressure
+from witness import ACTIVE, Witness, pressure, timed_read
 
 from flashpods.failpoints import VARIABLE
 from flashpods_dev.machine import RSYNC_UID, Machine
@@ -89,7 +88,8 @@ class Rig:
         self._strict = strict
         self._pressure: list[float] = []
         self._switch = state / "failpoint"
-        self.stack.use_api(env={VARIABLE: f"@{self._switch}"})
+        self.armed = {VARIABLE: f"@{self._switch}"}
+        self.stack.use_api(env=self.armed)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -219,9 +219,17 @@ class Rig:
 
     # ------------------------------------------------------------------ life and death
 
-    async def start(self, *wrap: str, env: Mapping[str, str] | None = None) -> None:
-        """Start the API, which must be dead, with these variables; return when it answers."""
-        self.stack.use_api(*wrap, env={VARIABLE: f"@{self._switch}", **(env or {})})
+    async def start(
+        self, *wrap: str, env: Mapping[str, str] | None = None, fork: bool = False
+    ) -> None:
+        """Start the API, which must be dead, with these variables; return when it answers.
+
+        ``fork``: without the start of an interpreter (:mod:`flashpods_dev.zygote`).
+        """
+        if fork:
+            self.stack.fork_api(self.armed)
+        else:
+            self.stack.use_api(*wrap, env={**self.armed, **(env or {})})
         await asyncio.to_thread(self.stack.api.start)
 
     def arm(self, place: str) -> None:
@@ -375,32 +383,10 @@ class Rig:
     async def _read(self, client: httpx.AsyncClient) -> None:
         while True:
             for path in ("/jobs?limit=5", "/capacity"):
-                begun = time.monotonic()
-                try:
-                    answer = await client.get(path)
-                except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
-                    pass  # it is dead or dying: how long that lasts is the recovery's figure
-                except httpx.TimeoutException:
-                    self.reads.append(5.0)
-                else:
-                    assert answer.status_code in (200, 503), answer.text
-                    self.reads.append(time.monotonic() - begun)
+                if (took := await timed_read(client, path)) is not None:
+                    self.reads.append(took)
                     self._pressure.append(pressure())
                 await asyncio.sleep(0.05)
 
 
-def new_key() -> str:
-    """Return a client_job_id, UUIDv4."""
-    h = secrets.token_hex(16)
-    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-8{h[17:20]}-{h[20:]}"
-
-
-async def soon(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
-    """Wait for what has no event."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
-
-
-__all__ = ["RECOVERY_SECONDS", "Rig", "counting", "new_key", "soon"]
+__all__ = ["RECOVERY_SECONDS", "Rig", "counting"]

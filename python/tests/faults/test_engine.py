@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from rig import LINES, Rig, new_key, soon
+from rig import LINES, Rig
+from witness import new_key, soon
 
 from conftest import ALL, FULL, RigFactory, Score
 from flashpods_dev.service import twins

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import LINES, NOT_FOUND, Rig, new_key
+from rig import LINES, NOT_FOUND, Rig
+from witness import new_key
 
 import flashpods
 from conftest import ALL, FULL, RigFactory, Score
@@ -159,8 +160,11 @@ STIMULI: dict[str, Callable[[Rig], Awaitable[None]]] = {
 }
 
 
-async def kill_api_at(rig: Rig, place: str, nth: int) -> tuple[float, int]:
+async def kill_api_at(rig: Rig, place: str, nth: int, *, first: bool) -> tuple[float, int]:
     """Have the API killed there with jobs in flight, start it again.
+
+    ``first``: two more jobs are on their way instead of one, and it is started as a whole; the
+    other starts spare themselves the imports.
 
     Returns:
         How long the recovery took, and how many jobs were active when it died.
@@ -168,7 +172,7 @@ async def kill_api_at(rig: Rig, place: str, nth: int) -> tuple[float, int]:
     kind = place.split(".", maxsplit=1)[0]
     stimulus = STIMULI.get(place) or STIMULI.get(kind) or whole_way
     rig.arm(f"{place}:{nth}")
-    tasks = [asyncio.create_task(stimulus(rig)) for _ in range(2)]
+    tasks = [asyncio.create_task(stimulus(rig)) for _ in range(2 if first else 1)]
     try:
         dead = await rig.died()
     finally:
@@ -180,7 +184,7 @@ async def kill_api_at(rig: Rig, place: str, nth: int) -> tuple[float, int]:
     active = "SELECT count(*) FROM jobs WHERE status IN ('pending', 'starting', 'running')"
     ((in_flight,),) = rig.see.rows(active)
     begun = time.monotonic()
-    await rig.start()
+    await rig.start(fork=not first)
     await go_on(rig)
     took = await rig.recovered(begun)
     await rig.post_again()
@@ -201,7 +205,7 @@ async def go_on(rig: Rig) -> None:
 # ------------------------------------------------------------------ the reaper
 
 
-async def kill_reaper_at(rig: Rig, place: str, _nth: int) -> tuple[float, int]:
+async def kill_reaper_at(rig: Rig, place: str, *, fork: bool) -> tuple[float, int]:
     """Have the reaper killed there, let another one do its work; as :func:`kill_api_at`."""
     job_id = await rig.must(await rig.count())
     await rig.ended(job_id)
@@ -217,10 +221,12 @@ async def kill_reaper_at(rig: Rig, place: str, _nth: int) -> tuple[float, int]:
     more: dict[str, Any] = {"output": {"log_retention_seconds": 0.001}}
     if place.startswith("cleanup.after_log"):
         more = {"output": {"logs_total_bytes": 1, "log_bytes": 1}}
-    code, text = await reap(rig, more, {VARIABLE: place})
+    rig.arm(place)
+    code, text = await reap(rig, more, fork=fork)
+    rig.disarm()
     assert code in (-9, 137), f"{place} was not reached: {code} {text}"
     begun = time.monotonic()
-    code, text = await reap(rig, more, {})
+    code, text = await reap(rig, more, fork=fork)
     assert code == 0, f"the second round failed: {code} {text}"
     if "logs_total_bytes" not in more["output"]:
         ((left,),) = rig.see.rows(
@@ -233,11 +239,14 @@ async def kill_reaper_at(rig: Rig, place: str, _nth: int) -> tuple[float, int]:
     return took, len(rig.running)
 
 
-async def reap(rig: Rig, more: dict[str, Any], env: dict[str, str]) -> tuple[int, str]:
+async def reap(rig: Rig, more: dict[str, Any], *, fork: bool) -> tuple[int, str]:
     path = rig.stack.layout.root / "cleanup.json"
     write_for_user(path, dump(merge(merge(rig.stack.settings, SHORT_LIVES), more)))
+    arguments = ("--config", str(path), "--once")
+    if fork:
+        return await asyncio.to_thread(rig.stack.fork_cleanup, *arguments, env=rig.armed)
     done = await asyncio.to_thread(
-        rig.stack.run_python, "flashpods.cleanup_main", "--config", str(path), "--once", env=env
+        rig.stack.run_python, "flashpods.cleanup_main", *arguments, env=rig.armed
     )
     return done.returncode, done.stderr[-500:]
 
@@ -249,17 +258,19 @@ async def visit(rig: Rig, place: str, score: Score) -> bool:
     """Kill at one place until it has had its tries; return whether the rig is still whole."""
     found = {"tries": 0, "passed": 0, "recovery_seconds": 0.0, "fewest_in_flight": 99}
     mine = score.detail.setdefault(place, found)
-    kill = kill_reaper_at if place.startswith("cleanup.") else kill_api_at
     chance = random.Random(place)
     for number in range(mine["tries"] + 1, TRIES + 1):
         with score.trial(place) as trial:
             mine["tries"] += 1
-            if not rig.running:
+            while len(rig.running) < 2:
                 await rig.bystander()
             rig.reads.clear()
             async with rig.readers(1):
-                nth = chance.randint(1, PASSES.get(place, 2))
-                took, in_flight = await kill(rig, place, nth)
+                if place.startswith("cleanup."):
+                    took, in_flight = await kill_reaper_at(rig, place, fork=number > 1)
+                else:
+                    nth = chance.randint(1, PASSES.get(place, 2 if number == 1 else 1))
+                    took, in_flight = await kill_api_at(rig, place, nth, first=number == 1)
             mine["recovery_seconds"] = max(mine["recovery_seconds"], round(took, 3))
             mine["fewest_in_flight"] = min(mine["fewest_in_flight"], in_flight)
             assert in_flight, "no job was in flight"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
+import secrets
 import socket
 import sqlite3
+import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from flashpods_dev.service import twins
 from flashpods_dev.stack import MiniStack
@@ -109,9 +114,39 @@ class Witness:
         return []
 
 
+async def timed_read(client: httpx.AsyncClient, path: str) -> float | None:
+    """GET and return how long it took; None if the API was dead or dying.
+
+    How long it is dead is the recovery's figure; an answer that never comes counts as five seconds.
+    """
+    begun = time.monotonic()
+    try:
+        answer = await client.get(path)
+    except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+        return None
+    except httpx.TimeoutException:
+        return 5.0
+    assert answer.status_code in (200, 503), answer.text
+    return time.monotonic() - begun
+
+
 def pressure() -> float:
     """Return how many processes want a core now, for each core; at least 1."""
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith("procs_running"):
             return max(1.0, int(line.split()[1]) / CORES)
     return 1.0
+
+
+def new_key() -> str:
+    """Return a client_job_id, UUIDv4."""
+    h = secrets.token_hex(16)
+    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-8{h[17:20]}-{h[20:]}"
+
+
+async def soon(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    """Wait for what has no event."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)

@@ -133,6 +133,9 @@ class PodmanRuntime:
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
         found = await self.inspect(spec.name)
         if found is None:
+            if "in use" in answer.message and (await self._delete(spec.name)).ok:
+                # A service that was killed within "create" left a name in its storage, no container.
+                raise Unavailable(f"{spec.name} was left half made; it is made anew")
             raise _refusal(answer, f"cannot create {spec.name}")
         if found.job_id != spec.job_id or found.name != spec.name:
             raise ContainerError(
@@ -152,6 +155,9 @@ class PodmanRuntime:
         try:
             await self._initialise(found.id)
         except ContainerError as e:
+            later = await self.inspect(found.id)
+            if later is not None and later.status != "created":
+                return  # an earlier call, whose answer nobody waited for, has got there
             if found.started_at is not None or not await self._all_wait(found.name):
                 raise
             await self.remove(found.id)
