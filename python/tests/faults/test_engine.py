@@ -141,7 +141,7 @@ async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
 @pytest.mark.experiment(5, "Podman stopped with SIGSTOP, every call bounded")
 @pytest.mark.timeout(600)
 async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
-    rig = await rig_of({"podman": {"call_seconds": 2}})
+    rig = await rig_of({"podman": {"call_seconds": 4}})
     with score.trial():
         await rig.bystander()
         running = await rig.must(await rig.count(pause=0.1))
@@ -152,7 +152,7 @@ async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
                 os.kill(pid, signal.SIGSTOP)
             try:
                 await until_health(rig, 503)
-                end = time.monotonic() + (60 if FULL else 6)
+                end = time.monotonic() + (60 if FULL else 8)
                 waiting = await rig.must(await rig.count())
                 doomed = await rig.must(await rig.post("sleep 600"))
                 answer = await rig.client.delete(f"/jobs/{doomed}", timeout=BOUND)
@@ -175,9 +175,8 @@ async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
 # ------------------------------------------------------------------ 6, 7
 
 
-def conmon_of(rig: Rig, job_id: str) -> int:
+def conmon_of(container: str) -> int:
     """Return the pid of the container's conmon."""
-    container = rig.see.engine(f"/containers/job_{job_id}/json")["Id"]
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
@@ -185,14 +184,18 @@ def conmon_of(rig: Rig, job_id: str) -> int:
             continue
         if words[0].endswith(b"conmon") and container.encode() in words:
             return int(path.parent.name)
-    raise AssertionError(f"no conmon of {job_id}")
+    raise AssertionError(f"no conmon of {container}")
 
 
 @pytest.mark.faults_full
 @pytest.mark.experiment(6, "SIGKILL of conmon")
 @pytest.mark.timeout(900)
 async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
-    """Its job ends, as failed, soon; its siblings don't notice."""
+    """Its job ends, as failed, soon; its siblings don't notice.
+
+    Podman has crun forget a container only with conmon's help, so crun's record of it, 20 kB in the
+    engine's volatile directory, stays until the next boot; no process, mount or cgroup does.
+    """
     await rig.bystander()
     for _ in range(10 if FULL else 1):
         with score.trial():
@@ -202,7 +205,9 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
             rig.reads.clear()
             async with rig.readers():
                 begun = time.monotonic()
-                os.kill(conmon_of(rig, job_id), signal.SIGKILL)
+                container = rig.see.containers()[f"job_{job_id}"]
+                rig.see.forgiven.add(container)
+                os.kill(conmon_of(container), signal.SIGKILL)
                 row = await rig.ended(job_id)
                 assert row["status"] == "failed", row
                 await back_to_normal(rig, score, begun)

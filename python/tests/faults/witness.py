@@ -32,6 +32,7 @@ class Witness:
         self.stack = stack
         self.created: dict[str, set[str]] = defaultdict(set)  # container name → ids
         self.started: dict[str, set[str]] = defaultdict(set)
+        self.forgiven: set[str] = set()  # containers whose state the OCI runtime may keep
 
     def rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
         uri = f"{self.stack.layout.database.as_uri()}?mode=ro"
@@ -85,7 +86,7 @@ class Witness:
         # What the OCI runtime and conmon keep of a container goes with it.
         for place in (layout.run / "crun", layout.run / "containers" / "overlay-containers"):
             kept = [p for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
-            left += [str(p) for p in kept if p.name not in containers]
+            left += [str(p) for p in kept if p.name not in {*containers, *self.forgiven}]
         left += self._trees()
         mounts = self.mounts()
         if len(mounts) > len(running):

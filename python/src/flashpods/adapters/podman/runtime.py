@@ -134,7 +134,7 @@ class PodmanRuntime:
         found = await self.inspect(spec.name)
         if found is None:
             if "in use" in answer.message and (await self._delete(spec.name)).ok:
-                # A service that was killed within "create" left a name in its storage, no container.
+                # A service killed within "create" left the name in its storage, no container.
                 raise Unavailable(f"{spec.name} was left half made; it is made anew")
             raise _refusal(answer, f"cannot create {spec.name}")
         if found.job_id != spec.job_id or found.name != spec.name:
