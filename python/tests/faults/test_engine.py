@@ -197,10 +197,12 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
     engine's volatile directory, stays until the next boot; no process, mount or cgroup does.
     """
     await rig.bystander()
-    for _ in range(10 if FULL else 1):
-        with score.trial():
+    for number in range(10 if FULL else 2):
+        with score.trial(f"number {number}, the API {'dead' if number % 2 else 'alive'}"):
             job_id = await rig.must(await rig.post("while :; do echo x; sleep 0.1; done"))
             await rig.until(job_id, "running")
+            if number % 2:
+                await asyncio.to_thread(rig.stack.api.kill)
             rig.excused |= {job_id}
             rig.reads.clear()
             async with rig.readers():
@@ -208,6 +210,8 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
                 container = rig.see.containers()[f"job_{job_id}"]
                 rig.see.forgiven.add(container)
                 os.kill(conmon_of(container), signal.SIGKILL)
+                if number % 2:
+                    await rig.start()
                 row = await rig.ended(job_id)
                 assert row["status"] == "failed", row
                 await back_to_normal(rig, score, begun)

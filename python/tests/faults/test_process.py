@@ -200,7 +200,7 @@ async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.sock
         await soon(beaten, "beats")
         assert states[0] == "READY=1", states
         assert states.count("READY=1") == 1
-        job_id = await rig.must(await rig.count(200, 0.05))
+        job_id = await rig.must(await rig.count(60, 0.05))
         await rig.until(job_id, "running")
         os.kill(rig.stack.api.pid, signal.SIGSTOP)
         heard(sock)

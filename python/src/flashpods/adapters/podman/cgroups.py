@@ -130,6 +130,15 @@ def waits_for_start(pid: int, container_id: str, *, proc: Path = PROC) -> bool |
     return name.startswith(OCI_RUNTIMES) if belongs(pid, container_id, proc=proc) else None
 
 
+def emptied(parent: str, *, root: Path = CGROUPS) -> bool:
+    """Whether the cgroup is there and holds no process, itself or below."""
+    try:
+        events = (root / parent.lstrip("/") / "cgroup.events").read_text()
+    except OSError:
+        return False
+    return "populated 0" in events.splitlines()
+
+
 def all_wait(parent: str, *, root: Path = CGROUPS, proc: Path = PROC) -> bool:
     """Whether every process below the cgroup is the OCI runtime still, or there is none."""
     for file in (root / parent.lstrip("/")).rglob("cgroup.procs"):

@@ -16,6 +16,7 @@ from flashpods.adapters.podman.cgroups import (
     belongs,
     cgroup_of,
     children,
+    emptied,
     read_limits,
     remove_parent,
     waits_for_start,
@@ -224,7 +225,12 @@ class PodmanRuntime:
 
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; see the port."""
-        return await DeathWatch(self._rest, container_id, proc=self._proc).run()
+        watch = DeathWatch(self._rest, container_id, proc=self._proc, emptied=self._emptied)
+        return await watch.run()
+
+    def _emptied(self, state: ContainerState) -> bool:
+        parent = cgroup_parent(self._settings, state.name)
+        return parent is not None and emptied(parent, root=self._cgroups)
 
     async def kill(self, container_id: str, signal: str) -> None:
         """Send the signal to PID 1, whose death by SIGKILL ends its whole pid namespace."""
