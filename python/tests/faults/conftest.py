@@ -33,6 +33,11 @@ FULL = os.environ.get("FLASHPODS_FAULTS_FULL") == "1"
 ALL = "FLASHPODS_FAULTS_FULL" in os.environ
 
 
+def extent(full: int, usual: int, quick: int) -> int:
+    """Return how often, or for how many seconds: ``--full``, ``./dev faults``, ``./dev test``."""
+    return full if FULL else usual if ALL else quick
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "faults_full: left to ./dev faults, too long for ./dev test")
     config.addinivalue_line("markers", "experiment(number, name): its line on the scoreboard")

@@ -341,6 +341,10 @@ class Rig:
             return 1.0
         return min(MOST_PATIENCE, statistics.fmean(self._pressure))
 
+    def slack(self, seconds: float) -> float:
+        """Return a bound as it holds on this machine now."""
+        return seconds if self._strict else seconds * min(MOST_PATIENCE, pressure() + 1)
+
     async def verdict(self, recovery: float | None = None, *, again: bool = True) -> list[str]:
         """Return the broken invariants that are still broken after :data:`SETTLE_SECONDS`.
 

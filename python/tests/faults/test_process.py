@@ -22,7 +22,7 @@ from support import follow
 from test_storage import shim  # noqa: F401 - a fixture
 from witness import soon
 
-from conftest import FULL, Score
+from conftest import Score, extent
 
 HOUR, YEAR = 3600, 365 * 86400
 
@@ -67,7 +67,7 @@ async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None
 
 @pytest.mark.experiment(16, "SIGTERM with open streams")
 async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
-    for _ in range(5 if FULL else 1):
+    for _ in range(extent(5, 1, 1)):
         with score.trial():
             job_id = await rig.must(await rig.count(150, 0.05))
             await rig.until(job_id, "running")
@@ -119,7 +119,6 @@ async def follower(rig: Rig, job_id: str) -> list[int]:
 # ------------------------------------------------------------------ 17
 
 
-@pytest.mark.faults_full
 @pytest.mark.experiment(17, "ulimit -n 64 under 200 connections")
 async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
     await rig.restart("prlimit", "--nofile=64:64")

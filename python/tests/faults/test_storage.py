@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from rig import Rig
 
-from conftest import FULL, RigFactory, Score
+from conftest import RigFactory, Score, extent
 from flashpods_dev.machine import UID
 from flashpods_dev.stack import StackError
 
@@ -120,8 +120,13 @@ async def test_database_on_a_full_disk(
 # ------------------------------------------------------------------ 9, 10
 
 
-@pytest.mark.parametrize("part", ["joblogs", "capture", "artifacts"])
-@pytest.mark.faults_full
+@pytest.mark.parametrize(
+    "part",
+    [
+        "artifacts",
+        *(pytest.param(p, marks=pytest.mark.faults_full) for p in ("joblogs", "capture")),
+    ],
+)
 @pytest.mark.experiment(9, "logs and artifacts on a full file system")
 async def test_output_on_a_full_disk(
     rig_of: RigFactory, score: Score, mounts: Callable[..., None], part: str
@@ -130,8 +135,16 @@ async def test_output_on_a_full_disk(
     await starve(rig_of, score, mounts, part, "size=4m", fill)
 
 
-@pytest.mark.parametrize("part", ["joblogs", "capture", "artifacts", "trees/work"])
-@pytest.mark.faults_full
+@pytest.mark.parametrize(
+    "part",
+    [
+        "trees/work",
+        *(
+            pytest.param(p, marks=pytest.mark.faults_full)
+            for p in ("joblogs", "capture", "artifacts")
+        ),
+    ],
+)
 @pytest.mark.experiment(10, "out of inodes")
 async def test_out_of_inodes(
     rig_of: RigFactory, score: Score, mounts: Callable[..., None], part: str
@@ -210,7 +223,7 @@ async def test_eio_on_fsync(rig: Rig, score: Score, shim: Path) -> None:
     env = {"LD_PRELOAD": str(shim), "SHIM_PATH": "/db/flashpods.db", "SHIM_EIO": str(flag)}
     await rig.restart(env=env)
     await rig.bystander()
-    for _ in range(10 if FULL else 2):
+    for _ in range(extent(10, 2, 1)):
         with score.trial():
             running = await rig.must(await rig.count(pause=0.02))
             async with rig.readers():
@@ -252,7 +265,7 @@ async def test_power_cut(rig: Rig, score: Score, shim: Path) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(post())
-        for number in range(100 if FULL else 12):
+        for number in range(extent(100, 12, 6)):
             await asyncio.sleep(chance.uniform(0.05, 0.4))
             with score.trial(f"cut {number}"):
                 jobs, uploads = set(rig.jobs), set(rig.uploads)
@@ -289,8 +302,7 @@ def revive(copy: Path) -> tuple[set[str], set[str], str]:
 # ------------------------------------------------------------------ 13
 
 
-@pytest.mark.faults_full
-@pytest.mark.experiment(13, "a foreign write lock for 30 s (7 s when quick)")
+@pytest.mark.experiment(13, "a foreign write lock for 30 s (less unless --full)")
 async def test_foreign_write_lock(rig: Rig, score: Score) -> None:
     with score.trial():
         await rig.bystander()
@@ -300,7 +312,7 @@ async def test_foreign_write_lock(rig: Rig, score: Score) -> None:
         async with rig.readers():
             with closing(lock):
                 lock.execute("BEGIN IMMEDIATE")
-                end = time.monotonic() + (30 if FULL else 7)
+                end = time.monotonic() + extent(30, 7, 2)
                 while time.monotonic() < end:
                     begun = time.monotonic()
                     (status,) = await post_some(rig, 1)
