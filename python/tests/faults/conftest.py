@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -200,3 +201,15 @@ async def rig(rig_of: RigFactory) -> Rig:
     """A rig with the usual settings."""
     started: Rig = await rig_of()
     return started
+
+
+@pytest.fixture(scope="session")
+def shim() -> Path:
+    """The preloaded library, where the stack's user can read it."""
+    path = Path(os.environ["FLASHPODS_TEST_TMP"]) / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), str(source)]
+    done = subprocess.run([*command, "-ldl"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    path.chmod(0o755)
+    return path

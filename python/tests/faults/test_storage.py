@@ -79,7 +79,7 @@ async def healed(rig: Rig, score: Score, *, ended: bool = True) -> None:
     """Once the fault is gone: a job runs through, within the contract's time all is in order."""
     begun = time.monotonic()
     answer = None
-    while answer is None and time.monotonic() - begun < 10:
+    while answer is None and time.monotonic() - begun < rig.slack(10):
         answer = await rig.count()
         await asyncio.sleep(0.05)
     job_id = await rig.must(answer)
@@ -196,21 +196,9 @@ async def starve(  # noqa: PLR0917 - called twice, just above
 # ------------------------------------------------------------------ 11, 12
 
 
-@pytest.fixture(scope="module")
-def shim() -> Path:
-    """The preloaded library, where the stack's user can read it."""
-    path = Path(os.environ["FLASHPODS_TEST_TMP"]) / "shim.so"
-    source = Path(__file__).with_name("shim.c")
-    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), str(source)]
-    done = subprocess.run([*command, "-ldl"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    path.chmod(0o755)
-    return path
-
-
 async def unhealthy(rig: Rig, seconds: float = 4) -> None:
     """Return once health names the database; a look is shared for a second."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + rig.slack(seconds)
     while (answer := await rig.client.get("/health")).status_code != 503:
         assert time.monotonic() < end, f"health does not know: {answer.text[:100]}"
         await asyncio.sleep(0.1)
@@ -318,10 +306,10 @@ async def test_foreign_write_lock(rig: Rig, score: Score) -> None:
                     (status,) = await post_some(rig, 1)
                     took = time.monotonic() - begun
                     assert status == 503, status
-                    assert took < 16, f"a refusal took {took:.1f} s"
+                    assert took < rig.slack(16), f"a refusal took {took:.1f} s"
                 lock.execute("ROLLBACK")
             begun = time.monotonic()
-            assert (await rig.ended(running, 10))["status"] == "completed"
+            assert (await rig.ended(running, rig.slack(10)))["status"] == "completed"
             took = await rig.recovered(begun)
             score.judge(await rig.verdict(took), took, rig)
         await rig.dismiss()
