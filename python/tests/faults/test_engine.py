@@ -17,6 +17,8 @@ from witness import new_key, soon
 from conftest import RigFactory, Score, extent
 from flashpods_dev.service import twins
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
+
 BOUND = 5.0  # seconds; what any answer of the API may take while the engine is away
 
 
@@ -113,7 +115,6 @@ def count_endings(rig: Rig, score: Score, name: str) -> None:
 
 
 @pytest.mark.experiment(4, "Podman's socket gone for 60 s (less unless --full)")
-@pytest.mark.timeout(600)
 async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
     with score.trial():
         await rig.bystander()
@@ -137,7 +138,6 @@ async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
 
 
 @pytest.mark.experiment(5, "Podman stopped with SIGSTOP, every call bounded")
-@pytest.mark.timeout(600)
 async def test_podman_stopped(rig_of: RigFactory, score: Score) -> None:
     rig = await rig_of({"podman": {"call_seconds": 4}})
     with score.trial():
@@ -186,7 +186,6 @@ def conmon_of(container: str) -> int:
 
 
 @pytest.mark.experiment(6, "SIGKILL of conmon")
-@pytest.mark.timeout(900)
 async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
     """Its job ends, as failed, soon; its siblings don't notice.
 
@@ -217,7 +216,6 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
 
 
 @pytest.mark.experiment(7, "podman rm -f from outside")
-@pytest.mark.timeout(900)
 async def test_removal_from_outside(rig: Rig, score: Score) -> None:
     await rig.bystander()
     for _ in range(extent(10, 2, 1)):

@@ -23,6 +23,8 @@ from witness import soon
 
 from conftest import Score, extent
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
+
 HOUR, YEAR = 3600, 365 * 86400
 
 # ------------------------------------------------------------------ 15
@@ -68,26 +70,28 @@ async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None
 async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
     for _ in range(extent(5, 1, 1)):
         with score.trial():
-            job_id = await rig.must(await rig.count(150, 0.05))
+            job_id = await rig.must(await rig.count(100, 0.05))
             await rig.until(job_id, "running")
-            readers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
+            followers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
             waiting = asyncio.create_task(rig.ask("GET", f"/jobs/{job_id}", params={"wait": 60}))
-            await asyncio.sleep(1.5)
-            begun = time.monotonic()
-            code = await asyncio.to_thread(rig.stack.api.terminate, 15)
-            took = time.monotonic() - begun
-            assert took < 10, f"it took {took:.1f} s to exit"
-            assert code == 0, f"exit code {code}"
-            await waiting
-            begun = time.monotonic()
-            await rig.start()
-            for lines in await asyncio.gather(*readers):
-                assert lines == list(range(150)), "a follower lost or doubled a line"
+            rig.reads.clear()
+            async with rig.readers(1):
+                await asyncio.sleep(1.5)
+                begun = time.monotonic()
+                code = await asyncio.to_thread(rig.stack.api.terminate, 60)
+                took = time.monotonic() - begun
+                assert code == 0, f"exit code {code}"
+                assert took < rig.slack(10), f"it took {took:.1f} s to exit"
+                await waiting
+                begun = time.monotonic()
+                await rig.start()
+                for lines in await asyncio.gather(*followers):
+                    assert lines == list(range(100)), "a follower lost or doubled a line"
             assert (await rig.ended(job_id))["status"] == "completed"
-            assert rig.see.rows(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == [
-                (4,)
-            ]
-            score.judge(await rig.verdict(), await rig.recovered(begun), rig)
+            events = rig.see.rows("SELECT count(*) FROM job_events WHERE job_id = ?", job_id)
+            assert events == [(4,)], "the job noticed"
+            took = await rig.recovered(begun)
+            score.judge(await rig.verdict(took), took, rig)
     score.settle()
 
 

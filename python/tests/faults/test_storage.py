@@ -22,6 +22,8 @@ from conftest import RigFactory, Score, extent
 from flashpods_dev.machine import UID
 from flashpods_dev.stack import StackError
 
+pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
+
 MIB = 1024**2
 
 
@@ -230,7 +232,6 @@ async def test_eio_on_fsync(rig: Rig, score: Score, shim: Path) -> None:
 
 
 @pytest.mark.experiment(12, "power cut: only what was synced survives")
-@pytest.mark.timeout(900)
 async def test_power_cut(rig: Rig, score: Score, shim: Path) -> None:
     """What was acknowledged before the cut is in what fsync had put on the disk until then."""
     kept = rig.stack.layout.root / "kept"
