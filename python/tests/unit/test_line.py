@@ -17,7 +17,17 @@ import pytest
 from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.line import Line, Policy
-from flashpods.jobs.model import Capacity, FinalTree, Grant, Job, JobType, NewJob, Step, UploadState
+from flashpods.jobs.model import (
+    Capacity,
+    FinalTree,
+    Grant,
+    Job,
+    JobType,
+    NewJob,
+    Step,
+    UploadState,
+    container_name,
+)
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
 from flashpods.ports import ContainerSpec, Limits
@@ -566,6 +576,19 @@ async def test_one_orphan_that_stays_keeps_no_other(
     monkeypatch.setattr(world.runtime, "remove", fails)
     await recovered(world)
     assert world.runtime.removed == [jobs[1].container_name]
+
+
+async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:
+    active = await starting(world, status="running")
+    ended = await starting(world, status="running")
+    now = world.clock.now()
+    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+    await world.runtime.remove(ended.container_name)
+    lost = container_name("f" * 16)  # of no row at all
+    world.runtime.left |= {ended.container_name, lost, "of-somebody-else"}
+    await recovered(world)
+    assert world.runtime.left == {"of-somebody-else"}
+    assert active.container_name not in world.runtime.removed
 
 
 @pytest.mark.parametrize(

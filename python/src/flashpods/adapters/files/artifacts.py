@@ -28,6 +28,7 @@ from typing import BinaryIO, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from flashpods import failpoints
 from flashpods.adapters.files import tree_tool
 from flashpods.adapters.files.collect import (
     DISK,
@@ -216,7 +217,9 @@ class FileArtifactStore:
             _sync(target, check)
             self._write_manifest(job, collected)
             os.fsync(target)
+            failpoints.hit("artifacts.before_rename")
             building.rename(self._root / job)
+            failpoints.hit("artifacts.after_rename")
             _sync_directory(self._root)
         return collected
 
