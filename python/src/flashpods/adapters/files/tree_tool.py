@@ -17,6 +17,7 @@ import stat
 import sys
 from pathlib import Path
 
+from flashpods.adapters.files import disk_tool
 from flashpods.adapters.files.trees import (
     Guard,
     Spare,
@@ -233,8 +234,10 @@ def main(arguments: list[str]) -> int:
                 keep(work, job, transfers, project, bases=int(bases), most=int(most))
             case ["discard", parent, name]:
                 discard(parent, name)
+            case ["meter"]:
+                return disk_tool.serve()
             case _:
-                sys.stderr.write("usage: finalize|keep|discard ARGUMENT…\n")
+                sys.stderr.write("usage: finalize|keep|discard|meter ARGUMENT…\n")
                 return 2
     except TooLarge:
         answer = {"error": "too_large"}
