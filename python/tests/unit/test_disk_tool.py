@@ -111,8 +111,8 @@ def test_a_directory_that_moves_meanwhile_stops_nothing(
 
 def test_requests_are_answered_in_turn_and_a_failure_is_an_answer(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * MB)
-    good = json.dumps({"places": [str(tmp_path), str(tmp_path / "no")], "most": 10})
-    long = json.dumps({"places": [str(tmp_path / ("x" * 300))], "most": 10})
+    good = json.dumps({"measure": [str(tmp_path), str(tmp_path / "no")], "most": 10})
+    long = json.dumps({"measure": [str(tmp_path / ("x" * 300))], "most": 10})
     (found, none) = json.loads(disk_tool.answer(good))["ok"]
     assert (found[1:], none) == ([allocated(tmp_path / "f"), 1], [0, 0, 0])
     assert json.loads(disk_tool.answer(long)) == {"error": "File name too long"}
@@ -121,9 +121,45 @@ def test_requests_are_answered_in_turn_and_a_failure_is_an_answer(tmp_path: Path
 def test_the_helper_lives_on_when_a_walk_dies(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     with answers.open("w") as file:
-        good = json.dumps({"places": [str(tmp_path)], "most": 10})
+        good = json.dumps({"measure": [str(tmp_path)], "most": 10})
         assert disk_tool.serve(["no json\n", good + "\n"], file) == 0
     first, second = map(json.loads, answers.read_text().splitlines())
     assert first == {"error": "the walk was ended"}
     assert second["ok"][0][2] == 1
     assert disk_tool.serve([], io.StringIO()) == 0
+
+
+# ------------------------------------------------------------------ easing
+
+
+def test_a_small_tree_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    assert disk_tool.ease(str(tmp_path)) is False
+    assert (tmp_path / "d" / "e").is_dir()
+    assert disk_tool.ease(str(tmp_path / "no")) is False
+
+
+def test_a_deep_tree_is_emptied_from_within(tmp_path: Path) -> None:
+    top = tmp_path / "layer"
+    top.mkdir()
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(2000):
+        os.mkdir("d", dir_fd=fd)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = deeper
+    os.close(fd)
+    (top / "f").touch()
+    assert disk_tool.ease(str(top)) is True
+    assert list(top.iterdir()) == []
+
+
+def test_a_large_tree_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_tool, "EASY_ENTRIES", 100)
+    (tmp_path / "d").mkdir()
+    for number in range(101):
+        (tmp_path / "d" / f"f{number}").touch()
+    request = json.dumps({"ease": str(tmp_path)})
+    assert json.loads(disk_tool.answer(request)) == {"ok": True}
+    assert list(tmp_path.iterdir()) == []
+    assert json.loads(disk_tool.answer(request)) == {"ok": False}

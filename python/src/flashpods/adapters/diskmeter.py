@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import signal
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from flashpods.adapters.files import tree_tool
+from flashpods.adapters.files.tree_helper import TreeHelper
 from flashpods.adapters.podman.unlinked import unlinked_bytes
-from flashpods.errors import Unavailable
 from flashpods.jobs.model import Job, JobType
 from flashpods.ports import ContainerState, DiskFill, DiskUse
 
@@ -32,16 +29,11 @@ class SystemDiskMeter:
         self._staging = staging
         self._work = work
         self._layers: Path | None = None  # where the engine keeps them, once one was seen
-        self._helper: asyncio.subprocess.Process | None = None
-        self._one = asyncio.Lock()
+        self._helper = TreeHelper()
 
     async def close(self) -> None:
         """End the helper."""
-        if self._helper is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._helper.pid, signal.SIGKILL)  # with the walk that it has forked
-            await self._helper.wait()
-            self._helper = None
+        await self._helper.close()
 
     def fills(self) -> dict[int, DiskFill]:
         """See :meth:`flashpods.ports.DiskMeter.fills`."""
@@ -81,42 +73,6 @@ class SystemDiskMeter:
         return DiskUse(where=where, entries=entries)
 
     async def _walk(self, places: list[Path], most: int) -> list[tuple[int, int, int]]:
-        request = json.dumps({"places": [str(place) for place in places], "most": most})
-        async with self._one:
-            try:
-                async with asyncio.timeout(WALK_SECONDS):
-                    reply = await self._ask(request)
-            except (TimeoutError, OSError, ValueError) as e:
-                raise Unavailable(f"cannot measure what a job holds on disk: {e!r}") from e
-            finally:
-                if self._helper is not None and self._helper.returncode is not None:
-                    self._helper = None
-        match reply:
-            case {"ok": list(found)}:
-                return [(int(d), int(b), int(n)) for d, b, n in found]
-            case _:
-                raise Unavailable(f"cannot measure what a job holds on disk: {reply}")
-
-    async def _ask(self, request: str) -> Any:
-        if self._helper is None:
-            self._helper = await asyncio.create_subprocess_exec(
-                *tree_tool.command("meter"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-                env={"PATH": os.environ.get("PATH", os.defpath)},  # newuidmap; nothing else of ours
-            )
-        helper = self._helper
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        answered = False
-        try:
-            helper.stdin.write(request.encode() + b"\n")
-            await helper.stdin.drain()
-            line = await helper.stdout.readline()
-            answered = line.endswith(b"\n")
-        finally:
-            if not answered:  # its next line would answer this request, not the next
-                await self.close()
-        return json.loads(line)
+        request = {"measure": [str(place) for place in places], "most": most}
+        found = await self._helper.ask(request, seconds=WALK_SECONDS)
+        return [(int(device), int(size), int(count)) for device, size, count in found]

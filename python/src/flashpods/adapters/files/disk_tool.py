@@ -1,10 +1,14 @@
-"""What a job holds on the disks: a walk over the trees that it writes to. Standard library only.
+"""Work on the trees that jobs write to: what they hold, and emptying what is large or deep.
 
-It runs as a program within the user namespace of :mod:`flashpods.adapters.files.tree_tool`: a job
-may shut its directories to us, and an image's belong to subordinate ids. Each line of standard
-input is a request, ``{"places": [PATH…], "most": ENTRIES}``, each answered by one line,
-``{"ok": [[DEVICE, BYTES, ENTRIES]…]}`` in the order of the places. A process is forked for each
-request, so that what a job piles up is never in ours for longer than that.
+Standard library only. It runs as a program within the user namespace of
+:mod:`flashpods.adapters.files.tree_tool`: a job may shut its directories to us, and an image's
+belong to subordinate ids. Each line of standard input is a request, each answered by one line,
+``{"ok": RESULT}`` or ``{"error": MESSAGE}``:
+
+- ``{"measure": [PATH…], "most": ENTRIES}``: ``[[DEVICE, BYTES, ENTRIES]…]``, see :func:`measure`
+- ``{"ease": PATH}``: whether it was emptied, see :func:`ease`
+
+A process is forked for each request, so that what a job piles up is never in ours for longer.
 """
 
 from __future__ import annotations
@@ -18,7 +22,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
+from flashpods.adapters.files.trees import BATCH, remove, scan
+
 BLOCK: Final = 512  # what st_blocks counts, stat(2)
+EASY_ENTRIES, EASY_DEPTH = 10_000, 100  # what the engine deletes without harm to others
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -28,14 +35,16 @@ class Tally:
     """What was counted so far, each file once however many names it has."""
 
     most: int
+    deepest: int = sys.maxsize
     bytes: int = 0
     entries: int = 0
+    depth: int = 0
     _twins: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def full(self) -> bool:
-        """Whether more entries were met than the caller wants to hear of."""
-        return self.entries > self.most
+        """Whether there is more, or it is deeper, than the caller wants to hear of."""
+        return self.entries > self.most or self.depth > self.deepest
 
     def take(self, directory: int) -> list[str]:
         """Count what is in an open directory; return the names of its directories."""
@@ -86,20 +95,52 @@ def measure(path: str, most: int) -> tuple[int, int, int]:
         root = os.open(path, _DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return 0, 0, 0
-    tally = Tally(most)
+    try:
+        tally = _walked(root, Tally(most))
+        return os.fstat(root).st_dev, tally.bytes, tally.entries
+    finally:
+        os.close(root)
+
+
+def ease(path: str) -> bool:
+    """Empty a directory whose tree is deep or large; return whether it was. Absent: it was not.
+
+    The engine deletes a container's layer with a descriptor for each level, so that a deep one
+    fails, and each later mount with it; and under the lock of its store, so that a large one keeps
+    every other job waiting.
+
+    Raises:
+        OSError: something in it can't be deleted; the rest may be gone.
+    """
+    try:
+        root = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        if not _walked(root, Tally(EASY_ENTRIES, EASY_DEPTH)).full:
+            return False
+        while names := [entry.name for entry in scan(root, BATCH)]:
+            for name in names:
+                remove(root, name)
+        return True
+    finally:
+        os.close(root)
+
+
+def _walked(root: int, tally: Tally) -> Tally:
     fd = os.dup(root)
     try:
         levels = [_Level("", _which(fd), tally.take(fd))]
         while levels and not tally.full:
+            tally.depth = max(tally.depth, len(levels))
             if levels[-1].left:
                 fd = _down(fd, levels, tally)
             else:
                 levels.pop()
                 fd = _up(fd, root, levels)
-        return os.fstat(root).st_dev, tally.bytes, tally.entries
+        return tally
     finally:
         os.close(fd)
-        os.close(root)
 
 
 def _which(fd: int) -> tuple[int, int]:
@@ -148,7 +189,12 @@ def answer(request: str) -> str:
     """Return the answer to one line."""
     try:
         asked = json.loads(request)
-        return json.dumps({"ok": [measure(place, asked["most"]) for place in asked["places"]]})
+        result: object
+        if "ease" in asked:
+            result = ease(asked["ease"])
+        else:
+            result = [measure(place, asked["most"]) for place in asked["measure"]]
+        return json.dumps({"ok": result})
     except OSError as e:
         return json.dumps({"error": e.strerror or type(e).__name__})
 

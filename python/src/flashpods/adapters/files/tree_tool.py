@@ -234,10 +234,10 @@ def main(arguments: list[str]) -> int:
                 keep(work, job, transfers, project, bases=int(bases), most=int(most))
             case ["discard", parent, name]:
                 discard(parent, name)
-            case ["meter"]:
+            case ["serve"]:
                 return disk_tool.serve()
             case _:
-                sys.stderr.write("usage: finalize|keep|discard|meter ARGUMENT…\n")
+                sys.stderr.write("usage: finalize|keep|discard|serve ARGUMENT…\n")
                 return 2
     except TooLarge:
         answer = {"error": "too_large"}
