@@ -54,8 +54,10 @@ class TreeHelper:
     async def _reply(self, line: str) -> Any:
         process = self._process
         if process is None or process.returncode is not None:
+            # A namespace gives root nothing that it lacks.
+            command = tree_tool.command if os.geteuid() else tree_tool.program
             process = self._process = await asyncio.create_subprocess_exec(
-                *tree_tool.command("serve"),
+                *command("serve"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
