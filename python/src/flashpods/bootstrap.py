@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from flashpods.adapters.clock import SystemClock
+from flashpods.adapters.diskmeter import SystemDiskMeter
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
@@ -22,6 +23,7 @@ from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
+from flashpods.jobs.disk import Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
@@ -114,6 +116,7 @@ class Adapters:
     workspaces: FileWorkspaces
     runtime: PodmanRuntime
     disk: StatvfsGauge
+    meter: SystemDiskMeter
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -152,12 +155,14 @@ class Adapters:
             workspaces=workspaces,
             runtime=PodmanRuntime(settings.podman, log_max_bytes=logs.capture_max_bytes),
             disk=StatvfsGauge((paths.work, paths.artifacts, paths.logs)),
+            meter=SystemDiskMeter(staging=artifacts.staging, work=paths.work),
         )
 
     async def close(self) -> None:
         """Close everything."""
         await self.logs.close()
         await self.artifacts.close()
+        await self.meter.close()
         await self.runtime.close()
         await self.store.close()
 
@@ -172,6 +177,16 @@ def _line(settings: Settings, adapters: Adapters, changes: InProcessChanges) -> 
         workspaces=adapters.workspaces,
         clock=adapters.clock,
         changes=changes,
+        disk=DiskWatch(
+            adapters.meter,
+            adapters.runtime,
+            adapters.clock,
+            Budget(
+                bytes=settings.jobs.disk_bytes,
+                entries=settings.jobs.disk_files,
+                guard=settings.disk.guard_percent / 100,
+            ),
+        ),
         policy=_policy(settings),
     )
 
@@ -223,6 +238,7 @@ async def build(settings: Settings) -> Services:
 
     async def start() -> None:
         background.append(asyncio.create_task(recovery.run(), name="recovery"))
+        background.append(asyncio.create_task(line.disk.run(), name="disk watch"))
 
     async def stop() -> None:
         for task in background:

@@ -127,6 +127,10 @@ class Jobs(Section):
     starting_seconds: Seconds = 300
     backstop_slack_seconds: Seconds = 30
     recovery_seconds: Seconds = 60
+    # What one job may hold on disk while it runs: /artifacts, its container's layer, an agent's
+    # /work. Beyond it the job is ended.
+    disk_bytes: Bytes = 20 * GB
+    disk_files: int = Field(1_000_000, ge=1_000, le=10_000_000)  # files, links, directories
 
 
 class Uploads(Section):
@@ -168,7 +172,8 @@ class Disk(Section):
     """Thresholds on each tree's file system, in percent used."""
 
     warn_percent: int = Field(70, ge=1, le=100)
-    critical_percent: int = Field(85, ge=1, le=100)
+    critical_percent: int = Field(85, ge=1, le=100)  # no new jobs
+    guard_percent: int = Field(92, ge=1, le=100)  # the job that holds most is ended
 
 
 class Development(Section):
@@ -223,6 +228,8 @@ class Settings(BaseSettings):
                     )
         if self.disk.warn_percent > self.disk.critical_percent:
             raise ValueError("disk.warn_percent is above disk.critical_percent: swap them")
+        if self.disk.critical_percent > self.disk.guard_percent:
+            raise ValueError("disk.critical_percent is above disk.guard_percent: swap them")
         return self
 
 
@@ -279,6 +286,7 @@ def _check_environment() -> None:
 _ORDERS: Final = (
     ("output.log_bytes", "output.logs_total_bytes"),
     ("output.artifact_file_bytes", "output.artifact_job_bytes"),
+    ("output.artifact_job_bytes", "jobs.disk_bytes"),
     ("uploads.max_bytes", "uploads.total_bytes"),
 )
 

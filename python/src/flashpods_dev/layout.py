@@ -136,7 +136,7 @@ class Layout:
             "jobs": {"worker": {"image": IMAGE}},
             "uploads": {"rsync_url": f"rsync://127.0.0.1:{rsync_port}/uploads"},
             # A development machine is often nearly full; a host's thresholds would refuse all jobs.
-            "disk": {"warn_percent": 95, "critical_percent": 98},
+            "disk": {"warn_percent": 95, "critical_percent": 98, "guard_percent": 99},
             "development": {"allow_unenforced_limits": not limits_enforced},
         }
 

@@ -16,6 +16,7 @@ import pytest
 
 from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
+from flashpods.jobs.disk import FIRST_SECONDS, Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import (
     Capacity,
@@ -30,9 +31,9 @@ from flashpods.jobs.model import (
 )
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.ports import ContainerSpec, Limits
+from flashpods.ports import ContainerSpec, DiskUse, Limits
 from flashpods.testing.clock import ManualClock
-from flashpods.testing.files import FakeArtifactStore, FakeWorkspaces
+from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
 from flashpods.testing.runtime import IMAGE, MemoryRuntime, Script
 from flashpods.testing.stores import MemoryStore
@@ -52,12 +53,15 @@ class World:
         self.workspaces = FakeWorkspaces(root)
         self.policy = Policy()
         self.changes = InProcessChanges()
+        self.meter = FakeDiskMeter()
         self.supervisor: Supervisor
         self.recovery: Recovery
         self.boot()
 
     def boot(self) -> None:
         """Start a process of ours: new use cases over what is there."""
+        budget = Budget(bytes=2**30, entries=1000, guard=1)
+        self.disk = DiskWatch(self.meter, self.runtime, self.clock, budget)
         line = Line(
             store=self.store,
             uploads=self.store,
@@ -67,6 +71,7 @@ class World:
             workspaces=self.workspaces,
             clock=self.clock,
             changes=self.changes,
+            disk=self.disk,
             policy=self.policy,
         )
         self.supervisor = Supervisor(line)
@@ -711,3 +716,54 @@ async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     await world.recovery.run_once()
     await world.supervisor.idle()
     assert (await row_of(world, job)).status is JobStatus.COMPLETED
+
+
+# ------------------------------------------------------------------ disk
+
+
+async def over_its_budget(world: World, job: Job) -> None:
+    world.meter.uses[job.id] = DiskUse(where={1: 2**30 + 1}, entries=1)
+    async with asyncio.timeout(5):
+        while not world.disk.has(job.id):
+            await world.changes.wait(job.id, 0.02)
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    await world.disk.look()
+
+
+async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) -> None:
+    world.runtime.default = Script(ignores_sigterm=True)
+    neighbour = await world.running()
+    job = await world.running()
+    await over_its_budget(world, job)
+    await world.runtime.until(job.container_name, None)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    (warning,) = row.warnings
+    assert "the limit is 1.00 GiB" in warning
+    row = await world.until(neighbour, JobStatus.RUNNING)
+    assert world.runtime.signals(neighbour.container_name) == []
+    world.runtime.exit(neighbour.container_name, 0)
+    assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:
+    job = await world.running()
+    await world.supervisor.close()
+    noted = "disk_limit_exceeded: it holds 3.00 GiB on disk, the limit is 1.00 GiB"
+    await world.store.note(job.id, warnings=[noted])
+    world.runtime.exit(job.container_name, 137)
+    world.boot()
+    await world.recovery.run_once()
+    row = await world.ended(job)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
+async def test_a_cancellation_wins_over_the_disk(world: World) -> None:
+    job = await world.running()
+    await world.supervisor.close()
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    await world.store.note(job.id, warnings=["disk_limit_exceeded: x"])
+    world.runtime.exit(job.container_name, 137)
+    world.boot()
+    await world.recovery.run_once()
+    assert (await world.ended(job)).status is JobStatus.CANCELLED

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from flashpods.errors import StaleState, Unavailable
+from flashpods.jobs.disk import DiskWatch
 from flashpods.jobs.model import Artifact, Job, Note, Outcome, Phase, Step
 from flashpods.jobs.states import Trigger
 from flashpods.jobs.states import advance as next_status
@@ -72,6 +73,7 @@ class Line:
     workspaces: Workspaces
     clock: Clock
     changes: Changes
+    disk: DiskWatch
     policy: Policy
 
     async def advance(

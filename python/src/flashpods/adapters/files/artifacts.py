@@ -91,6 +91,11 @@ class FileArtifactStore:
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, "collect")
         self._at_work: dict[str, tuple[Budget, asyncio.Future[Collected]]] = {}
 
+    @property
+    def staging(self) -> Path:
+        """Holds what each job sees as ``/artifacts`` while it runs, by the job's id."""
+        return self._root / STAGING
+
     def check(self) -> None:
         """Make the directories and prove that they can be used.
 

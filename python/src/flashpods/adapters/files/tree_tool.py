@@ -17,6 +17,7 @@ import stat
 import sys
 from pathlib import Path
 
+from flashpods.adapters.files import disk_tool
 from flashpods.adapters.files.trees import (
     Guard,
     Spare,
@@ -57,12 +58,20 @@ def command(*arguments: str) -> list[str]:
     Raises:
         PermissionError: we have no subordinate ids.
     """
-    packages = str(Path(__file__).parents[3])
-    python = [sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(t.main(sys.argv[1:]))"]
     users = f"--map-users={_subordinate(SUBUID)}"
     groups = f"--map-groups={_subordinate(SUBGID)}"
     unshare = ["unshare", "--map-root-user", users, groups, "--"]
-    return [*unshare, *python, packages, *arguments]
+    return [*unshare, *program(*arguments)]
+
+
+def program(*arguments: str) -> list[str]:
+    """Return the command line that runs a verb where we are.
+
+    ``-I -S`` keeps the start short and the environment out.
+    """
+    packages = str(Path(__file__).parents[3])
+    code = f"{_START}; sys.exit(t.main(sys.argv[1:]))"
+    return [sys.executable, "-I", "-S", "-c", code, packages, *arguments]
 
 
 def _subordinate(file: Path) -> str:
@@ -238,8 +247,10 @@ def main(arguments: list[str]) -> int:
                 keep(work, job, transfers, project, bases=int(bases), most=int(most))
             case ["discard", parent, name]:
                 discard(parent, name)
+            case ["serve"]:
+                return disk_tool.serve()
             case _:
-                sys.stderr.write("usage: finalize|keep|discard ARGUMENT…\n")
+                sys.stderr.write("usage: finalize|keep|discard|serve ARGUMENT…\n")
                 return 2
     except TooLarge:
         answer = {"error": "too_large"}
