@@ -13,7 +13,7 @@
     └── StaleState              internal: the row moved on; never leaves the process
 
 Each carries its code (the ``error`` field of the answer) and its HTTP status.
-:mod:`flashpods.api.problems` is the one place that turns them into responses. Codes are the
+:mod:`flashpods.web.problems` is the one place that turns them into responses. Codes are the
 contract's (section 5).
 """
 
