@@ -86,7 +86,7 @@ class SecretsFile:
             self.fill()
         except ConfigError as e:
             self._metrics.reloaded(ok=False)
-            log.error("secrets not reloaded, the old ones stay", why=str(e))
+            log.warning("secrets not reloaded, the old ones stay", why=str(e))
         else:
             self._metrics.reloaded(ok=True)
             log.info("secrets reloaded")
@@ -225,9 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     join_stdlib_logging()
     try:
         settings = load(options.config)
-        with contextlib.closing(sdlisten.unix_listener(UNIT)) as sock:
-            with asyncio.Runner(loop_factory=web.loop) as runner:
-                runner.run(serve(settings, sock))
+        with (
+            contextlib.closing(sdlisten.unix_listener(UNIT)) as sock,
+            asyncio.Runner(loop_factory=web.loop) as runner,
+        ):
+            runner.run(serve(settings, sock))
     except (ConfigError, Unavailable) as e:
         sys.stderr.write(f"flashpods-token-service: {e}\n")
         sys.exit(EX_CONFIG if isinstance(e, ConfigError) else EX_TEMPFAIL)
