@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# A process's own pid is known only in it, so a shell sets LISTEN_PID, and becomes the service.
-_SCRIPT = 'LISTEN_PID=$$ LISTEN_FDS=1; export LISTEN_PID LISTEN_FDS; n=$1; shift; exec "$@" 3<&$n'
+# A process's own pid is known only in it, so this sets LISTEN_PID, and becomes the service.
+_SCRIPT = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def listen(path: Path, *, mode: int = 0o660, uid: int = -1, gid: int = -1) -> socket.socket:
@@ -31,4 +37,4 @@ def command(sock: socket.socket, argv: Sequence[str]) -> list[str]:
 
     Start it with ``pass_fds=[sock.fileno()]``.
     """
-    return ["/bin/sh", "-c", _SCRIPT, "sh", str(sock.fileno()), *argv]
+    return [sys.executable, "-I", "-S", "-c", _SCRIPT, str(sock.fileno()), *argv]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,10 @@ async def service() -> AsyncIterator[Service]:
         await asyncio.to_thread(up.agent.stop)
 
 
+def own_cgroup() -> str:
+    return Path("/proc/self/cgroup").read_text().split("0::")[1].split("\n")[0].rstrip("/")
+
+
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A directory of the v2 hierarchy, wherever it is mounted, with a job's container in it."""
@@ -144,11 +149,14 @@ def cgroup() -> Iterator[Path]:
     else:
         mounted = root = Path(tempfile.mkdtemp(prefix="fp-cgroup-"))
         subprocess.run(["mount", "-t", "cgroup2", "none", root], check=True, timeout=30)
-    own = Path("/proc/self/cgroup").read_text().split("0::")[1].split("\n")[0]
-    top = root / own.lstrip("/") / f"fp-test-{os.getpid()}"
+    top = root / own_cgroup().lstrip("/") / f"fp-test-{os.getpid()}"
     container = top / f"job_{JOB}" / f"libpod-{JOB * 4}"
     container.mkdir(parents=True)
     yield container
+    (top / "cgroup.kill").write_text("1")
+    until = time.monotonic() + 10
+    while "populated 1" in (top / "cgroup.events").read_text():
+        assert time.monotonic() < until, "a process in the test's cgroup does not die"
     for directory in (container, container.parent, top):
         directory.rmdir()
     if mounted is not None:
@@ -164,9 +172,7 @@ def secret_free(service: Service, *tokens: str) -> None:
 
 async def test_a_real_caller_in_a_real_cgroup(service: Service, cgroup: Path) -> None:
     """The kernel's word for it: the same request from in the container, and from outside of it."""
-    named = "/" + str(cgroup.parent.parent).split("/fp-test-")[1]
-    own = Path("/proc/self/cgroup").read_text().split("0::")[1].split("\n")[0].rstrip("/")
-    service.parent = f"{own}/fp-test-{named.lstrip('/')}"
+    service.parent = own_cgroup() + f"/{cgroup.parent.parent.name}"
     service.podman.add(JOB, "agent")
     await service.start()
     token = service.key.sign(claims(AGENT))
@@ -195,8 +201,7 @@ async def test_a_real_caller_in_a_real_cgroup(service: Service, cgroup: Path) ->
 
 async def test_a_peer_that_has_died_is_nobody(service: Service, cgroup: Path) -> None:
     """Its child goes on with the socket, from the same container; its pid may be another's."""
-    own = Path("/proc/self/cgroup").read_text().split("0::")[1].split("\n")[0].rstrip("/")
-    service.parent = f"{own}/{cgroup.parent.parent.name}"
+    service.parent = own_cgroup() + f"/{cgroup.parent.parent.name}"
     service.podman.add(JOB, "agent")
     await service.start()
     script = (
