@@ -78,6 +78,15 @@ def claims(sub: object = AGENT, **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in made.items() if value is not None}
 
 
+async def eventually(true: Callable[[], bool]) -> None:
+    """Return once that is so; within a bound."""
+    async with asyncio.timeout(15):
+        while True:
+            if true():
+                return
+            await asyncio.sleep(0.002)
+
+
 def raw_token(header: dict[str, Any], payload: bytes, signature: bytes = b"") -> str:
     parts = (json.dumps(header).encode(), payload, signature)
     return ".".join(base64.urlsafe_b64encode(p).rstrip(b"=").decode() for p in parts)
@@ -177,7 +186,10 @@ class FakePodman:
         return f"{PARENT}/job_{job_id}/libpod-{container}/container"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(asyncio.IncompleteReadError, ConnectionError),
+        ):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 target = head.split(" ", 2)[1]
@@ -187,7 +199,6 @@ class FakePodman:
                 writer.write(
                     f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
                 )
-        writer.close()
 
     def _answer(self, target: str) -> tuple[int, bytes]:
         if self.status != 200:
