@@ -230,6 +230,25 @@ def test_a_start_without_a_socket(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+async def test_junk_does_not_fill_the_journal(service: Service) -> None:
+    await service.start(rate_per_second=0.01, rate_burst=5)
+    for n in range(60):
+        reader, writer = await asyncio.open_unix_connection(str(service.path))
+        if n % 2:
+            writer.write(b"SSH-2.0-x\r\n\r\n")
+        else:
+            writer.write(b"GET /tokens HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert await reader.read(9) == b"HTTP/1.1 "
+        writer.close()
+    assert await service.stop() == 0
+    assert service.other == []
+    events = [line["event"] for line in service.lines]
+    assert events.count("token exchange") <= 5
+    assert events.count("token exchanges refused") == 1
+    assert len(events) <= 5 + 1 + 1  # and the trust bundle
+
+
 async def test_metrics_have_a_listener_of_their_own(service: Service) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

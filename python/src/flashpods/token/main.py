@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -216,6 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines are no JSON
     configure_logging()
     join_stdlib_logging()
+    # It has a line for each request that is no HTTP, with which a job could flood the journal until
+    # the audit's lines are dropped.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         settings = load(options.config)
         with (
