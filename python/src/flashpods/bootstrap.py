@@ -19,7 +19,8 @@ from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
+from flashpods.config import GB, Settings, Worker, read_tokens
+from flashpods.config_base import ConfigError
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention

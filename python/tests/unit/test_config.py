@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import ConfigError, load, read_tokens
+from flashpods.config import load, read_tokens
+from flashpods.config_base import ConfigError
 
 
 def write(tmp_path: Path, data: object) -> Path:

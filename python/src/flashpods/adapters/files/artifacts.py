@@ -44,7 +44,7 @@ from flashpods.adapters.files.offload import DISK_FULL, Budget, Stopped, discard
 from flashpods.adapters.files.openat2 import open_beneath
 from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.adapters.files.trees import ASIDE, open_dir, open_path
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import NotFound, Unavailable, cut
 from flashpods.jobs.model import Collected
 from flashpods.jobs.names import JOB_ID, job_id, valid_artifact_name
