@@ -29,6 +29,7 @@ type Workload struct {
 	Fatal    codes.Code    // if set, the answer to every call
 	Token    string        // if set, the answer instead of a JWT
 	Hang     chan struct{} // if set, calls wait until it is closed
+	Arrived  chan struct{} // if set, gets a word from each call, as far as there is room
 
 	Calls atomic.Int64
 	Asked atomic.Value // the audience of the last call, []string
@@ -51,6 +52,10 @@ func (w *Workload) FetchJWTSVID(ctx context.Context, request *workload.JWTSVIDRe
 	w.Asked.Store(request.Audience)
 	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get("workload.spiffe.io")) == 0 {
 		return nil, status.Error(codes.InvalidArgument, "security header missing from request")
+	}
+	select {
+	case w.Arrived <- struct{}{}:
+	default:
 	}
 	if w.Hang != nil {
 		select {
