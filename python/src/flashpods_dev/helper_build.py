@@ -1,4 +1,4 @@
-"""The helper mounted into jobs, and its test programs: built once for each state of their source."""
+"""The helper mounted into jobs and its test programs, built once for each state of the source."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _key(source: Path) -> str:
 
 def _build(dev: Path, source: Path, home: Path) -> None:
     toolchain = go.find(dev)
-    say("building the helper flashpods-token once (half a minute; its Go modules come from the net)")
+    say("building the helper flashpods-token once: half a minute or more")
     steps = Steps()
     with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
         out = Path(scratch) / "out"

@@ -121,7 +121,8 @@ def test_an_agents_exit_code_names_its_error(code: int, error: str) -> None:
 def test_the_errors_of_agents_are_those_of_the_entrypoint() -> None:
     checkout = Path(__file__).resolve().parents[3]
     script = (checkout / "pkgs" / "agent-image" / "entrypoint.sh").read_text()
-    documented = {int(c): e for c, e in re.findall(r"\b(20\d) ([a-z_]+)", script.split("set -uf")[0])}
+    header = script.split("set -uf")[0]
+    documented = {int(c): e for c, e in re.findall(r"\b(20\d) ([a-z_]+)", header)}
     assert documented == ENTRYPOINT_ERRORS
     used = {int(c): e for c, e in re.findall(r"\bfail (20\d) ([a-z_]+)", script)}
     used |= {int(c): e for e, c in re.findall(r"finish ([a-z_]+) .* (20\d)$", script, re.MULTILINE)}

@@ -1,9 +1,10 @@
 """What the exit code of an agent's container says: the errors of its entrypoint.
 
-The entrypoint (``pkgs/agent-image/entrypoint.sh``) ends with the code of the agent's command, or with
-one of these when it fails itself. An exit code is in the container's state, so it needs no file that
-a job could garble, and recovery reads it like the life before. These lie above every code that a
-shell gives to a signal (128 + 64), and the entrypoint never passes one of them on from a command.
+The entrypoint (``pkgs/agent-image/entrypoint.sh``) ends with the code of the agent's command, or
+with one of these when it fails itself. An exit code is in the container's state, so it needs no
+file that a job could garble, and recovery reads it like the life before. These lie above every
+code that a shell gives to a signal (128 + 64), and the entrypoint never passes one of them on from
+a command.
 """
 
 from __future__ import annotations

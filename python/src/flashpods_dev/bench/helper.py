@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from flashpods_dev import helper_build
 from flashpods_dev.bench.report import Result, p50
+from flashpods_dev.fake_identity import fake_identity
 
-EXTRA_MS = 30.0  # what the exchange may take beside the bare fetch, the start of the program included
+EXTRA_MS = 30.0  # what the exchange may take more than the bare fetch
 
 
 def measure(checkout: Path, rounds: int, sockets: Path | None = None) -> list[Result]:
@@ -26,16 +26,8 @@ def measure(checkout: Path, rounds: int, sockets: Path | None = None) -> list[Re
     programs = helper_build.ensure(checkout)
     if sockets is not None:
         return _measure(programs, rounds, sockets)
-    with tempfile.TemporaryDirectory(prefix="fpb") as directory:
-        command = [programs.fakes, "-directory", directory]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as fakes:
-            try:
-                assert fakes.stdout is not None
-                if fakes.stdout.readline() != b"ready\n":
-                    raise RuntimeError("the fake identity does not start")
-                return _measure(programs, rounds, Path(directory))
-            finally:
-                fakes.kill()
+    with fake_identity(programs, {"GITHUB_TOKEN": "token"}) as directory:
+        return _measure(programs, rounds, directory)
 
 
 def _measure(programs: helper_build.Programs, rounds: int, sockets: Path) -> list[Result]:
