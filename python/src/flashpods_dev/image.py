@@ -18,8 +18,10 @@ from flashpods_dev.machine import AGENT_IMAGE, IMAGE, SUBIDS_START, UID, Machine
 from flashpods_dev.report import Steps, say
 from flashpods_dev.stack import MiniStack
 
-PACKAGES = ("python3", "python3-hatchling", "python3-pip", "python3-pytest")
-PACKAGES += ("ca-certificates", "git")
+PACKAGES = (
+    *("python3", "python3-hatchling", "python3-pip", "python3-pytest"),
+    *("ca-certificates", "git"),
+)
 RECIPE = "2"  # raise it when the way of building changes
 ENTRYPOINT = Path("pkgs") / "agent-image" / "entrypoint.sh"
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
