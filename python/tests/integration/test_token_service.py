@@ -63,10 +63,14 @@ def secret_free(service: Service, *tokens: str) -> None:
         assert secret not in text
 
 
-async def test_a_real_caller_in_a_real_cgroup(service: Service, cgroup: Path) -> None:
+@pytest.mark.parametrize("user", [None, 64_123])
+async def test_a_real_caller_in_a_real_cgroup(
+    service: Service, cgroup: Path, user: int | None
+) -> None:
     """The kernel's word for it: the same request from in the container, and from outside of it."""
     service.parent = own_cgroup() + f"/{cgroup.parent.parent.name}"
     service.podman.add(JOB, "agent")
+    service.user = user
     await service.start()
     token = service.key.sign(claims(AGENT))
     status, body = await service.ask(token)
