@@ -102,7 +102,7 @@ def test_a_file_arms_it_while_it_runs(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ what leads to each place
 
-TRAPPING = "trap '' TERM; i=0; while [ $i -lt 600 ]; do i=$((i+1)); sleep 0.1; done"
+TRAPPING = "trap '' TERM; echo trapped; i=0; while [ $i -lt 600 ]; do i=$((i+1)); sleep 0.1; done"
 NO_IMAGE = "localhost/none/none:1"
 SHORT_LIVES = {
     "uploads": {"finalize_within_seconds": 0.001},
@@ -124,10 +124,22 @@ async def writing(rig: Rig) -> None:
     await rig.count(100, 0.01)
 
 
+async def written(rig: Rig, job_id: str, text: str) -> None:
+    """Wait for text in a job's log."""
+    end = time.monotonic() + 60
+    while True:
+        answer = await rig.ask("GET", f"/jobs/{job_id}/output")
+        if answer is not None and answer.status_code == 200 and text in answer.text:
+            return
+        assert time.monotonic() < end, f"no {text!r} in the log of {job_id}"
+        await asyncio.sleep(0.02)
+
+
 async def cancelling(rig: Rig) -> None:
     job_id = await rig.post(TRAPPING)
     if job_id is not None:
         await rig.until(job_id, "running")
+        await written(rig, job_id, "trapped")  # before that SIGTERM would end it
         await rig.ask("DELETE", f"/jobs/{job_id}")
 
 
