@@ -12,6 +12,7 @@ import os
 import re
 import statistics
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -86,7 +87,7 @@ class Rig:
         self.see = Witness(self.stack)
         self._seen: set[str] = set()  # ended jobs whose logs were read, and are read at the end
         self._strict = strict
-        self._pressure: list[float] = []
+        self._pressure: deque[float] = deque(maxlen=200)
         self._switch = state / "failpoint"
         self.armed = {VARIABLE: f"@{self._switch}"}
         self.stack.use_api(env=self.armed)
@@ -335,11 +336,14 @@ class Rig:
         )
 
     @property
+    def load(self) -> float:
+        """How much the machine has had to do for each core, lately."""
+        return statistics.fmean(self._pressure) if self._pressure else 1.0
+
+    @property
     def patience(self) -> float:
-        """By how much the machine is busier than it has cores; 1 if the bounds are strict."""
-        if self._strict or not self._pressure:
-            return 1.0
-        return min(MOST_PATIENCE, statistics.fmean(self._pressure))
+        """By how much the bounds on time are stretched; 1 if they are strict."""
+        return 1.0 if self._strict else min(MOST_PATIENCE, self.load)
 
     def slack(self, seconds: float) -> float:
         """Return a bound as it holds on this machine now."""
