@@ -17,6 +17,7 @@ from flashpods_dev.machine import UID, Machine
 
 BOARD = "faults.json"
 KILLS = "tests/faults/test_failpoints.py"
+WIDTH = 110  # of the scoreboard, also into a file
 NOTHING_CHOSEN = 5  # pytest's exit code when --only leaves a run without a test
 
 
@@ -65,7 +66,9 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        Console().print(table(rows))
+        console = Console()
+        console.width = max(console.width, WIDTH)
+        console.print(table(rows))
     return max(codes, default=0)
 
 
