@@ -81,6 +81,7 @@ class Rig:
         self.unanswered: list[dict[str, Any]] = []  # bodies with a key, to be posted again
         self.allowed: set[str] = set()  # errors that the experiment may cause
         self.excused: set[str] = set()  # jobs whose failure the experiment wants
+        self.kills = 0
         self.anew = False  # whether a container that never ran may be made once more
         self.reads: list[float] = []
         self.client: httpx.AsyncClient
@@ -345,8 +346,7 @@ class Rig:
         """By how much the bounds on time are stretched; 1 if they are strict."""
         return 1.0 if self._strict else min(MOST_PATIENCE, self.load)
 
-    def slack(self, seconds: float) -> float:
-        """Return a bound as it holds on this machine now."""
+    def slack(self, seconds: float) -> float:  # a bound as it holds on this machine now
         return seconds if self._strict else seconds * min(MOST_PATIENCE, pressure() + 1)
 
     async def verdict(self, recovery: float | None = None, *, again: bool = True) -> list[str]:
