@@ -71,7 +71,8 @@ class Score:
     passed: int = 0
     recovery_seconds: float | None = None
     read_p99_seconds: float | None = None
-    stretched: float = 1.0  # by which the bounds on time were stretched, as the machine was busy
+    load: float = 1.0  # the most that the machine had to do for each core, as a mean of a try
+    stretched: float = 1.0  # by how much the bounds on time were stretched for that
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -106,8 +107,9 @@ class Score:
         if rig is not None and rig.reads:
             p99 = round(percentile(rig.reads, 0.99), 4)
             self.read_p99_seconds = max(self.read_p99_seconds or 0.0, p99)
-        if rig is not None and (stretched := round(rig.patience, 1)) > 1:
-            self.stretched = max(self.stretched, stretched)
+        if rig is not None:
+            self.load = max(self.load, round(rig.load, 1))
+            self.stretched = max(self.stretched, round(rig.patience, 1))
         assert not broken, "; ".join(broken[:5])
 
     def settle(self) -> None:
