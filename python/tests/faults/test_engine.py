@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from faultboard import RigFactory, Score, extent
 from rig import LINES, Rig
 from witness import new_key, soon
 
-from conftest import RigFactory, Score, extent
 from flashpods_dev.service import twins
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
