@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flashpods.bootstrap import Adapters, build_cleaner
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.logs_setup import configure_logging
 
 EX_CONFIG = 78  # sysexits.h

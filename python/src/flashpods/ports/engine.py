@@ -59,6 +59,7 @@ class ContainerState:
     backstop_hit: bool
     started_at: datetime | None
     finished_at: datetime | None
+    layer: Path | None = None  # the host's directory of what it has written to its own root
 
     @property
     def running(self) -> bool:

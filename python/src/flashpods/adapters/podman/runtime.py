@@ -9,6 +9,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from flashpods import failpoints
+from flashpods.adapters.files.tree_helper import TreeHelper
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
@@ -35,6 +36,7 @@ from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limit
 CALLS: Final = 16
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
 """Seconds that the engine gets to notice a death, and between looks."""
+EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 WAITS: Final = 256
@@ -83,6 +85,7 @@ class PodmanRuntime:
         )
         self._images = Images(self._rest, idle_seconds=settings.pull_idle_seconds)
         self._library = Library(settings)
+        self._trees = TreeHelper()
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
@@ -96,6 +99,7 @@ class PodmanRuntime:
         await self._images.close()
         await self._rest.close()
         self._library.close()
+        await self._trees.close()
 
     async def ping(self) -> None:
         """Return when the engine answers; the first time it is also asked what it can do."""
@@ -247,7 +251,11 @@ class PodmanRuntime:
 
     async def remove(self, name_or_id: str) -> None:
         """Kill and remove, and its cgroup parent; see the port."""
-        state = await self.inspect(name_or_id) if self._settings.cgroup_parent else None
+        state = await self.inspect(name_or_id)
+        if state is not None and state.layer is not None:
+            if state.running:
+                await self._killed(state)
+            await self._trees.ask({"ease": str(state.layer)}, seconds=EASE_SECONDS)
         answer = await self._delete(name_or_id)
         if not answer.ok and answer.status != 404:
             # With conmon lost the first try only finds out that the container is dead.
@@ -265,6 +273,15 @@ class PodmanRuntime:
         """Return the names of the cgroup parents that are there."""
         parent = self._settings.cgroup_parent
         return await asyncio.to_thread(children, parent, root=self._cgroups) if parent else []
+
+    async def _killed(self, state: ContainerState) -> None:
+        """Return once a running container is dead, or is said to be in vain for a while."""
+        await self.kill(state.id, "SIGKILL")
+        for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
+            later = await self.inspect(state.id)
+            if later is None or not later.running:
+                return
+            await asyncio.sleep(NOTICE_LOOK)
 
     async def containers(self) -> list[ContainerState]:
         """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""
