@@ -118,7 +118,8 @@ def count_endings(rig: Rig, score: Score, name: str) -> None:
 async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
     with score.trial():
         await rig.bystander()
-        await rig.must(await rig.count(pause=0.05))
+        running = await rig.must(await rig.count(pause=0.05))
+        await rig.until(running, "running")
         async with rig.readers():
             await asyncio.to_thread(rig.stack.podman.kill)
             rig.stack.layout.socket.unlink(missing_ok=True)
