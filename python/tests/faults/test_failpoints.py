@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faultboard import ALL, FULL, RigFactory, Score
 from rig import LINES, NOT_FOUND, Rig
 from witness import new_key
 
 import flashpods
-from conftest import ALL, FULL, RigFactory, Score
 from flashpods import failpoints
 from flashpods.failpoints import PLACES, VARIABLE
 from flashpods_dev.layout import dump, merge, write_for_user
