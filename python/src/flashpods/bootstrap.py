@@ -128,7 +128,12 @@ class Adapters:
         """
         _check_directories(settings)
         paths, output = settings.paths, settings.output
-        workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
+        workspaces = FileWorkspaces(
+            paths.transfers,
+            paths.finalized,
+            paths.work,
+            most_entries=settings.uploads.max_files,
+        )
         workspaces.check()
         artifacts = FileArtifactStore(
             paths.artifacts,
@@ -210,6 +215,7 @@ def _uploads(settings: Settings, adapters: Adapters) -> Uploads:
         clock=adapters.clock,
         max_bytes=uploads.max_bytes,
         total_bytes=uploads.total_bytes,
+        max_files=uploads.max_files,
         finalize_within=timedelta(seconds=uploads.finalize_within_seconds),
         use_within=timedelta(seconds=uploads.use_within_seconds),
     )

@@ -15,13 +15,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
+
+from flashpods.jobs.names import valid_image
 
 MB = 1024**2
 GB = 1024**3
@@ -30,6 +32,16 @@ ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
+
+
+def _image(reference: str) -> str:
+    """Hold the defaults to the rule of requests."""
+    if not valid_image(reference):
+        raise ValueError("give an image reference, without a transport")
+    return reference
+
+
+Image = Annotated[str, AfterValidator(_image)]
 
 
 class ConfigError(Exception):
@@ -86,7 +98,7 @@ class Podman(Section):
 class Worker(Section):
     """The bounds of one type of job."""
 
-    image: str = "ubuntu:22.04"
+    image: Image = "ubuntu:22.04"
     cpus: int = Field(2, ge=1)
     memory_gb: int = Field(4, ge=1)
     timeout_minutes: int = Field(30, ge=1)
@@ -98,7 +110,7 @@ class Worker(Section):
 class Agent(Worker):
     """Agents: smaller at most, longer by default."""
 
-    image: str = "flashpods/agent:latest"
+    image: Image = "flashpods/agent:latest"
     timeout_minutes: int = Field(60, ge=1)
     max_cpus: int = Field(4, ge=1)
     max_memory_gb: int = Field(8, ge=1)

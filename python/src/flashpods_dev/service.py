@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from flashpods_dev.machine import UID, StackError
@@ -127,13 +128,17 @@ class Service:
         return "\n".join(text.splitlines()[-lines:])
 
     def kill(self) -> None:
-        """SIGKILL, and reap. Dead: nothing happens."""
-        self._signal(signal.SIGKILL)
-        self.wait(10)
+        """SIGKILL, and return when all of it is dead. Dead: nothing happens."""
+        with ExitStack() as handles:
+            dying = self._signal(signal.SIGKILL, handles)
+            self.wait(10)
+            for handle in dying:  # a twin that dies later would still serve
+                select.select([handle], [], [], 10)
 
     def terminate(self, seconds: float = 10) -> int:
         """SIGTERM, then SIGKILL after that time; return the exit code (-9: it was needed)."""
-        self._signal(signal.SIGTERM)
+        with ExitStack() as handles:
+            self._signal(signal.SIGTERM, handles)
         try:
             return self.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -153,20 +158,34 @@ class Service:
         """
         return 0 if self._process is None else self._process.wait(timeout=seconds)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals, handles: ExitStack) -> list[int]:
+        """Signal all of it; return pidfds of those that were there, which ``handles`` closes."""
+        reached: list[int] = []
         if self.alive:
             for pid in [self.pid, *(twins(self.pid) if self._twins else [])]:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    handle = os.pidfd_open(pid)
+                    handles.callback(os.close, handle)
+                    signal.pidfd_send_signal(handle, number)
+                    reached.append(handle)
+        return reached
 
 
 def twins(pid: int) -> list[int]:
     """Return the children of a process, and theirs, that run the same program."""
-    try:
-        program = Path(f"/proc/{pid}/exe").readlink()
-        threads = Path(f"/proc/{pid}/task").iterdir()  # a child belongs to the thread that forked
-        children = [c for t in threads for c in (t / "children").read_text().split()]
-        same = [int(c) for c in children if Path(f"/proc/{c}/exe").readlink() == program]
-    except OSError:  # one of them just ended
-        return []
+    program = _program(pid)
+    same: list[int] = []
+    with suppress(OSError):  # it just ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():  # a child belongs to one that forked it
+            with suppress(OSError):  # this thread did: the others' children are still there
+                children = map(int, (thread / "children").read_text().split())
+                same += [c for c in children if program and _program(c) == program]
     return [*same, *(far for near in same for far in twins(near))]
+
+
+def _program(pid: int) -> Path | None:
+    """Return what a process executes; None if it just ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return None

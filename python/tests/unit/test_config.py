@@ -35,6 +35,8 @@ def test_an_empty_object_is_the_contracts_defaults(tmp_path: Path) -> None:
         ({"jobs": {"worker": {"cpus": 9}}}, "jobs.worker.max_cpus"),
         ({"disk": {"warn_percent": 90}}, "disk.warn_percent"),
         ({"podman": {"network": "host"}}, "podman.network"),
+        ({"jobs": {"worker": {"image": "dir:/etc"}}}, "jobs.worker.image"),
+        ({"jobs": {"agent": {"image": ""}}}, "jobs.agent.image"),
     ],
 )
 def test_refusals_name_the_key(tmp_path: Path, data: object, says: str) -> None:

@@ -18,7 +18,7 @@ from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.disk import FIRST_SECONDS, Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
-from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, UploadState
+from flashpods.jobs.model import Capacity, FinalTree, Grant, Job, JobType, NewJob, Step, UploadState
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
 from flashpods.ports import ContainerSpec, DiskUse, Limits
@@ -97,13 +97,13 @@ class World:
         return await self.until(job, JobStatus.RUNNING)
 
     async def until(self, job: Job, status: JobStatus) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (row := await self.store.get(job.id)) is None or row.status is not status:
                 await self.changes.wait(job.id, 0.02)
             return row
 
     async def ended(self, job: Job) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.supervisor.idle()
         row = await self.store.get(job.id)
         assert row is not None
@@ -362,14 +362,14 @@ async def test_an_upload_becomes_the_workspace_and_is_consumed(world: World) -> 
     (tree / "Makefile").write_text("all:")
     size = await world.workspaces.finalize(upload_id, max_bytes=1000)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id,
+    final = FinalTree(
         at=now,
         expires_at=now.replace(year=now.year + 1),
         size_bytes=size.size_bytes,
         file_count=size.file_count,
         total_quota_bytes=10**9,
     )
+    await world.store.complete_finalize(upload_id, final)
     job = await world.running(files_id=upload_id)
     work = {m.target: m.source for m in world.runtime.spec(job.container_name).mounts}["/work"]
     assert (work / "Makefile").read_text() == "all:"
@@ -428,9 +428,8 @@ async def test_recovery_none_pending_with_its_upload_gone(world: World) -> None:
     later = now.replace(year=now.year + 1)
     await world.store.adopt(upload_id, at=now, expires_at=later)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id, at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100
-    )
+    final = FinalTree(at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100)
+    await world.store.complete_finalize(upload_id, final)
     job = await world.accept(files_id=upload_id)
     await recovered(world)
     row = await world.ended(job)
@@ -444,7 +443,7 @@ async def starting(world: World, *, status: str | None) -> Job:
     """Leave a job as a crash in the middle of its launch does."""
     job = await world.accept()
     now = world.clock.now()
-    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, why="test", at=now)
+    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, Step(why="test", at=now))
     if status is not None:
         await world.workspaces.claim(None, job.id)
         await world.artifacts.prepare(job.id)
@@ -558,8 +557,8 @@ async def test_one_orphan_that_stays_keeps_no_other(
 ) -> None:
     jobs = [await starting(world, status="running") for _ in range(2)]
     for job in jobs:
-        now = world.clock.now()
-        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+        step = Step(why="test", at=world.clock.now())
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     stuck = await world.runtime.inspect(jobs[0].container_name)
     assert stuck is not None
     remove = world.runtime.remove
@@ -627,7 +626,7 @@ async def test_a_store_that_is_away_for_a_moment_is_asked_again(
 
     monkeypatch.setattr(world.store, "advance", flaky)
     world.runtime.exit(job.container_name, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while world.supervisor.has(job.id):
             await world.changes.wait(job.id, 0.02)
             world.clock.advance(1)
@@ -654,9 +653,8 @@ async def test_recovery_removes_what_no_row_explains(world: World) -> None:
 
 async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> None:
     job = await starting(world, status="running")
-    await world.store.advance(
-        job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=world.clock.now()
-    )
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     await recovered(world)
     assert world.runtime.removed == [job.container_name]
 

@@ -129,6 +129,28 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What changes together with a job's state; the times and the why go to its event too."""
+
+    why: str
+    at: datetime
+    outcome: Outcome | None = None
+    phase: Phase | None = None  # replaces the phase; None clears it
+    container_id: str | None = None
+    artifacts: tuple[Artifact, ...] | None = None  # None leaves the rows as they are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What changes in a job's row beside its state; None leaves a field as it is."""
+
+    phase: Phase | None = None
+    warnings: tuple[str, ...] = ()  # appended, each once
+    log_deleted_at: datetime | None = None
+    artifacts_deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """What the host offers to jobs, after the configured reserve. Memory in GiB."""
 
@@ -178,6 +200,17 @@ class Upload:
     size_bytes: int | None
     file_count: int | None
     job_id: str | None  # the job that has claimed it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalTree:
+    """What is known of an upload's tree once it is closed, and what all trees may hold."""
+
+    at: datetime
+    expires_at: datetime
+    size_bytes: int
+    file_count: int
+    total_quota_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,16 +23,18 @@ def measure(stack: MiniStack, count: int = COUNT) -> list[Result]:
     more only queue on Podman's storage lock.
     """
     posts, mine = _ours(stack, count)
-    theirs = _raw(stack, count)
-    posts.sort()
+    # Ours, theirs, theirs, ours: a machine that gets slower meanwhile favours nobody.
+    theirs = _raw(stack, count) + _raw(stack, count)
+    more, again = _ours(stack, count)
+    posts, mine = sorted(posts + more), mine + again
     p99 = posts[int(0.99 * (len(posts) - 1))]
     return [
         Result(
             name=f"burst of {count} posts, to running",
             unit="jobs/s",
-            ours=count / mine,
+            ours=2 * count / mine,
             peer_name="REST create+start",
-            peer=count / theirs,
+            peer=2 * count / theirs,
             goal=0.9,
             at_most=False,
             note=f"the posts themselves: p50 {p50(posts) * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms",

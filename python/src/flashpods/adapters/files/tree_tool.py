@@ -198,11 +198,7 @@ def keep(
 
         source, module = opened(open_path(work)), opened(open_path(transfers))
         owner = os.fstat(module).st_uid
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(BASES, 0o700, dir_fd=module)
-            os.chown(BASES, owner, os.getegid(), dir_fd=module, follow_symlinks=False)
-            grant(module, BASES, 0o770)
-        shelf = opened(open_dir(module, BASES))
+        shelf = opened(_shelf(module, owner))
         try:
             root = opened(open_dir(source, job))
         except (FileNotFoundError, NotADirectoryError):
@@ -217,6 +213,15 @@ def keep(
             os.rename(job, project, src_dir_fd=source, dst_dir_fd=shelf)
             os.fchown(root, owner, -1)
         _trim(shelf, bases, guard)
+
+
+def _shelf(module: int, owner: int) -> int:
+    """Open the directory of the bases, made if it is not there."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(BASES, 0o700, dir_fd=module)
+        os.chown(BASES, owner, os.getegid(), dir_fd=module, follow_symlinks=False)
+        grant(module, BASES, 0o770)
+    return open_dir(module, BASES)
 
 
 def _trim(shelf: int, most: int, guard: Guard) -> None:
