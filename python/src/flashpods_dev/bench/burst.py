@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,8 @@ def measure(stack: MiniStack, count: int = COUNT) -> list[Result]:
     """Take ours, then theirs, on an engine that holds no other container.
 
     The peer runs as many calls at once as we launch containers at once (``podman.launch_slots``):
-    more only queue on Podman's storage lock.
+    more only queue on Podman's storage lock. Its creates take turns as ours do, because two at once
+    with keep-id fail, or crash Podman's service.
     """
     posts, mine = _ours(stack, count)
     # Ours, theirs, theirs, ours: a machine that gets slower meanwhile favours nobody.
@@ -82,9 +84,14 @@ def _raw(stack: MiniStack, count: int) -> float:
         for _ in range(slots)
     ]
 
+    turn = threading.Lock()
+
     def some(slot: int) -> None:
         for number in range(slot, count, slots):
-            engines[slot].create_and_start(f"burst_{number}", ["/bin/sh", "-c", COMMAND], mounts)
+            name = f"burst_{number}"
+            with turn:
+                engines[slot].create(name, ["/bin/sh", "-c", COMMAND], mounts)
+            engines[slot].start(name)
 
     began = time.perf_counter()
     with ThreadPoolExecutor(slots) as pool:
