@@ -91,6 +91,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = keep
+    # What the token must have left no trace in is all that the others did.
+    items.sort(
+        key=lambda item: ((mark := item.get_closest_marker("attack")) and mark.args[0]) == 10
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -109,14 +113,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             row.tries = max(row.tries, 1)
             row.passed = min(row.passed, row.tries - 1)
             row.note(str(report.longrepr).splitlines()[-1][:200])
+        write_board()
     return report  # type: ignore[return-value] # likewise
 
 
 KEY = pytest.StashKey[Score]()
 
 
-def pytest_sessionfinish() -> None:
-    """Write the rows where ./dev attacks reads them."""
+def write_board() -> None:
+    """Write the rows where ./dev attacks reads them, also those of a run that is cut off."""
     if path := os.environ.get("FLASHPODS_SCOREBOARD"):
         rows = [{k: v for k, v in asdict(row).items() if k != "_shares"} for row in ROWS]
         Path(path).write_text(json.dumps(rows))

@@ -15,6 +15,7 @@ from attacker import Answer, bystander, get, memory_mb, read_answer, token_of
 from support import Connected
 
 from conftest import FULL, Score
+from flashpods_dev.bench import burst
 from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
@@ -162,3 +163,15 @@ async def test_many_jobs(machine: Machine, score: Score) -> None:
                 for job_id in ids:
                     row = await support.ended(host.client, job_id, seconds=300)
                     assert row["status"] == "cancelled"
+
+
+@pytest.mark.attack(12, "a burst of 100 posts beside raw REST")
+@pytest.mark.attacks_full
+async def test_burst(machine: Machine, score: Score) -> None:
+    """Until all run, at 0.9 of the pace of the engine's own REST interface at least."""
+    roomy = {"development": {"pretend_cpus": 200, "pretend_memory_gb": 400}}
+    with support.stack_of(machine, roomy) as stack:
+        (result,) = await asyncio.to_thread(burst.measure, stack)
+    with score.attempt():
+        score.note(f"{result.ours:.1f} against {result.peer:.1f} jobs/s; {result.note}")
+        score.figure("raw REST's pace over ours", result.peer / result.ours, 1 / 0.9, "")
