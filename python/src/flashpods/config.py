@@ -15,7 +15,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +23,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from flashpods.config_base import ConfigError, Seconds, Section
+from flashpods.config_tokens import Tokens, token_contradictions
 from flashpods.jobs.names import valid_image
 
 MB = 1024**2
@@ -30,7 +32,6 @@ GB = 1024**3
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
 ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
 
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
 
@@ -42,16 +43,6 @@ def _image(reference: str) -> str:
 
 
 Image = Annotated[str, AfterValidator(_image)]
-
-
-class ConfigError(Exception):
-    """The configuration can't be used; the message is one line for a person."""
-
-
-class Section(BaseModel):
-    """A part of the settings; frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Http(Section):
@@ -111,6 +102,10 @@ class Agent(Worker):
     """Agents: smaller at most, longer by default."""
 
     image: Image = "flashpods/agent:latest"
+    # What the entrypoint runs, split at blanks; the image's own default when None.
+    command: str | None = Field(None, pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)
+    # What it clones for a tree that brings no repository of its own.
+    git_url: str | None = Field(None, pattern=r"^https?://[^\s@/]+/\S+$", max_length=2048)
     timeout_minutes: int = Field(60, ge=1)
     max_cpus: int = Field(4, ge=1)
     max_memory_gb: int = Field(8, ge=1)
@@ -202,6 +197,7 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
+    tokens: Tokens = Tokens()
     development: Development = Development()
 
     @classmethod
@@ -311,6 +307,11 @@ def contradictions(settings: Settings) -> Iterator[str]:
             yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
     if not settings.uploads.rsync_url.startswith("rsync://"):
         yield f"uploads.rsync_url is {settings.uploads.rsync_url!r}: must begin with rsync://"
+    yield from token_contradictions(settings.tokens)
+    http, tokens = settings.http, settings.tokens
+    same = (http.metrics_host, http.metrics_port) == (tokens.metrics_host, tokens.metrics_port)
+    if same and http.metrics_host is not None and http.metrics_port:
+        yield f"tokens.metrics_port is {tokens.metrics_port}, as is http.metrics_port: change one"
 
 
 def _value(settings: Settings, key: str) -> int:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from flashpods_dev.machine import UID, StackError
+from flashpods_dev.zygote import Child
 
 # The shell writes its own pid, which the command keeps: no window in which it is elsewhere.
 JOIN = 'echo $$ >"$0" && exec "$@"'
@@ -52,6 +53,7 @@ class Service:
         ready: Callable[[], bool],
         cwd: Path,
         twins: bool = False,
+        fork: Callable[[Path], Child] | None = None,
     ) -> None:
         """Keep the recipe; nothing starts yet.
 
@@ -63,6 +65,7 @@ class Service:
             cwd: where it runs.
             twins: whether children that run the same program are part of it. Rootless Podman
                 starts itself again in the user namespace, and that child is the one that serves.
+            fork: starts it instead of ``argv``, given the log.
         """
         self.name = name
         self.log = log
@@ -70,7 +73,8 @@ class Service:
         self._ready = ready
         self._cwd = cwd
         self._twins = twins
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fork = fork
+        self._process: subprocess.Popen[bytes] | Child | None = None
 
     @property
     def pid(self) -> int:
@@ -93,8 +97,16 @@ class Service:
         if self.alive:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._process = self._spawn()
+        if wait:
+            self.wait_ready()
+
+    def _spawn(self) -> subprocess.Popen[bytes] | Child:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            if self._fork is not None:
+                os.chown(self.log, UID, UID)
+                return self._fork(self.log)
+            return subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -102,8 +114,6 @@ class Service:
                 cwd=self._cwd,
                 start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
             )
-        if wait:
-            self.wait_ready()
 
     def wait_ready(self, seconds: float = 30) -> None:
         """Return when it answers.

@@ -22,7 +22,7 @@ from namespace_lab import place, run_as_flashpods
 from flashpods.adapters.files import artifacts as artifacts_module
 from flashpods.adapters.files import collect as rules
 from flashpods.adapters.files.artifacts import FileArtifactStore
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import Unavailable
 from flashpods.jobs.model import Collected
 

@@ -16,7 +16,7 @@ from namespace_lab import RSYNC_UID, UID, place, run_as_flashpods
 
 from flashpods.adapters.files import tree_tool, trees
 from flashpods.adapters.files.workspaces import FileWorkspaces
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import Conflict, InsufficientStorage, NotFound, Unavailable
 from flashpods.ports import TreeSize, TreeTooLarge
 

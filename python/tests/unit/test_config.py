@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import ConfigError, load, read_tokens
+from flashpods.config import load, read_tokens
+from flashpods.config_base import ConfigError
 
 
 def write(tmp_path: Path, data: object) -> Path:
@@ -37,6 +38,11 @@ def test_an_empty_object_is_the_contracts_defaults(tmp_path: Path) -> None:
         ({"podman": {"network": "host"}}, "podman.network"),
         ({"jobs": {"worker": {"image": "dir:/etc"}}}, "jobs.worker.image"),
         ({"jobs": {"agent": {"image": ""}}}, "jobs.agent.image"),
+        ({"jobs": {"agent": {"command": ""}}}, "jobs.agent.command"),
+        ({"jobs": {"agent": {"command": "a\nb"}}}, "jobs.agent.command"),
+        ({"jobs": {"agent": {"git_url": "git@github.com:me/x"}}}, "jobs.agent.git_url"),
+        ({"jobs": {"agent": {"git_url": "https://me:token@github.com/x"}}}, "jobs.agent.git_url"),
+        ({"jobs": {"worker": {"git_url": "https://github.com/x"}}}, "jobs.worker.git_url"),
     ],
 )
 def test_refusals_name_the_key(tmp_path: Path, data: object, says: str) -> None:

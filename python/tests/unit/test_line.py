@@ -18,7 +18,17 @@ from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.disk import FIRST_SECONDS, Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
-from flashpods.jobs.model import Capacity, FinalTree, Grant, Job, JobType, NewJob, Step, UploadState
+from flashpods.jobs.model import (
+    Capacity,
+    FinalTree,
+    Grant,
+    Job,
+    JobType,
+    NewJob,
+    Step,
+    UploadState,
+    container_name,
+)
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
 from flashpods.ports import ContainerSpec, DiskUse, Limits
@@ -166,6 +176,23 @@ async def test_an_agent_gets_its_task_by_environment_and_may_write_its_work(worl
         "FLASHPODS_GIT_BRANCH": "b",
     }
     assert {m.target: m.read_only for m in spec.mounts}["/work"] is False
+
+
+async def test_agents_and_only_they_get_what_the_host_tells_them(world: World) -> None:
+    world.policy = Policy(agent_env={"FLASHPODS_GIT_URL": "u", "FLASHPODS_TASK": "the host's"})
+    world.boot()
+    worker = await world.running()
+    assert "FLASHPODS_GIT_URL" not in world.runtime.spec(worker.container_name).env
+    agent = await world.running(type=JobType.AGENT, command=None, task="do", git_branch="b")
+    env = world.runtime.spec(agent.container_name).env
+    assert (env["FLASHPODS_GIT_URL"], env["FLASHPODS_TASK"]) == ("u", "do")
+
+
+async def test_an_agents_entrypoint_gives_its_job_an_error(world: World) -> None:
+    job = await world.running(type=JobType.AGENT, command=None, task="do", git_branch="b")
+    world.runtime.exit(job.container_name, 205)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code, row.error) == (JobStatus.FAILED, 205, "git_push_failed")
 
 
 @pytest.mark.parametrize("code", [1, 126, 127, 137, 255])
@@ -571,6 +598,19 @@ async def test_one_orphan_that_stays_keeps_no_other(
     monkeypatch.setattr(world.runtime, "remove", fails)
     await recovered(world)
     assert world.runtime.removed == [jobs[1].container_name]
+
+
+async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:
+    active = await starting(world, status="running")
+    ended = await starting(world, status="running")
+    now = world.clock.now()
+    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+    await world.runtime.remove(ended.container_name)
+    lost = container_name("f" * 16)  # of no row at all
+    world.runtime.left |= {ended.container_name, lost, "of-somebody-else"}
+    await recovered(world)
+    assert world.runtime.left == {"of-somebody-else"}
+    assert active.container_name not in world.runtime.removed
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import re
 from typing import Any, Final
 
 from flashpods.jobs import names
+from flashpods.jobs.agent import COMMAND_FAILED, ENTRYPOINT_ERRORS
 from flashpods.jobs.model import JobType, Phase, UploadState
 from flashpods.jobs.names import MOST_IMAGE
 from flashpods.jobs.states import JobStatus
@@ -97,6 +98,7 @@ _ASK: Final[dict[str, Schema]] = {
     "timeout_minutes": nullable(whole("above the maximum is clamped", 1)),
 }
 
+_AGENT_ERRORS = ", ".join((COMMAND_FAILED, *ENTRYPOINT_ERRORS.values()))
 _JOB_ROW: Final[dict[str, Schema]] = {
     "id": text(pattern=JOB_ID),
     "type": text(enum=[t.value for t in JobType]),
@@ -118,7 +120,7 @@ _JOB_ROW: Final[dict[str, Schema]] = {
     "completed_at": nullable(TIME),
     "cancel_requested": {**FLAG, "description": "a DELETE is recorded"},
     "exit_code": nullable({"type": "integer"}),
-    "error": nullable(text()),
+    "error": nullable(text(f"why it failed; of an agent also {_AGENT_ERRORS}")),
     "warnings": WARNINGS,
 }
 _JOB_TIMES: Final[dict[str, Schema]] = {

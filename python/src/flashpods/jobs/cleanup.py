@@ -139,7 +139,11 @@ class Cleaner:
         for upload_id, since in await self._workspaces.transferring():
             if UPLOAD_ID.match(upload_id) and await self._uploads.get_upload(upload_id) is None:
                 expires = since + self._keep.uploads
-                yield upload_id, self._uploads.adopt(upload_id, at=since, expires_at=expires)
+                yield upload_id, self._adopt(upload_id, since, expires)
+
+    async def _adopt(self, upload_id: str, since: datetime, expires: datetime) -> None:
+        await self._uploads.adopt(upload_id, at=since, expires_at=expires)
+        failpoints.hit("cleanup.after_adopt")
 
     async def _expire_uploads(self, now: datetime) -> Items:
         for upload in await self._uploads.uploads(UploadState.UPLOADING, UploadState.FINALIZED):

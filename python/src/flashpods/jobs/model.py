@@ -104,9 +104,17 @@ class Job:
         return container_name(self.id)
 
 
+_CONTAINER = "job_"
+
+
 def container_name(job_id: str) -> str:
     """Return the name of the job's container."""
-    return f"job_{job_id}"
+    return f"{_CONTAINER}{job_id}"
+
+
+def job_of(name: str) -> str | None:
+    """Return the id of the job whose container bears the name; None if no job's could."""
+    return name.removeprefix(_CONTAINER) if name.startswith(_CONTAINER) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from flashpods.ports import Clock, DiskGauge, JobStore
 
 MOST_COMMAND: Final = 10_000  # characters, at most 40 kB: an argument holds 128 KiB (execve(2))
 MOST_TEXT: Final = 100_000  # bytes of UTF-8: an environment variable holds 128 KiB (execve(2))
-MOST_BRANCH: Final = 255
+MOST_BRANCH: Final = 250  # bytes: git keeps it as a file, and locks it as that name and .lock
 
 Unit = Literal["bytes", "characters"]
 
@@ -45,7 +45,7 @@ _UUID4 = re.compile(
 )
 # git-check-ref-format(1), for a branch name.
 _NO_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|^[-/.]|[/.]\Z|^@\Z"
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|^[-/.]|[/.]\Z|^@\Z|^HEAD\Z"
 )
 
 
