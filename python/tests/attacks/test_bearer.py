@@ -7,9 +7,8 @@ import time
 
 import pytest
 from attacker import get, raw, token_of
+from scoring import Score
 from support import Connected
-
-from conftest import Score
 
 MISSING, MALFORMED, INVALID = "missing_authorization", "malformed_authorization", "invalid_token"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import support
 from attacker import token_of
+from scoring import FULL, Score
 from support import Connected
 
-from conftest import FULL, Score
 from flashpods_dev.machine import IMAGE
 
 EVIL = [

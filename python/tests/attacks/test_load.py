@@ -12,9 +12,9 @@ from contextlib import closing
 import pytest
 import support
 from attacker import Answer, bystander, get, memory_mb, read_answer, token_of
+from scoring import FULL, Score
 from support import Connected
 
-from conftest import FULL, Score
 from flashpods_dev.bench import burst
 from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack

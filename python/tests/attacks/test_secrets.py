@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import support
 from attacker import get, raw, token_of
+from scoring import MB, Score
 from support import Connected
 
-from conftest import MB, Score
 from flashpods_dev.machine import UID
 
 

@@ -68,6 +68,8 @@ def _ours(stack: MiniStack, count: int) -> tuple[list[float], float]:
         apis[0].call("DELETE", f"/jobs/{job_id}")
     for job_id, _ in posted:
         apis[0].until(job_id)
+    for api in apis:
+        api.close()
     return [seconds for _, seconds in posted], taken
 
 
@@ -99,4 +101,6 @@ def _raw(stack: MiniStack, count: int) -> float:
     taken = time.perf_counter() - began
     for number in range(count):
         engines[0].remove(f"burst_{number}")
+    for engine in engines:
+        engine.close()
     return taken

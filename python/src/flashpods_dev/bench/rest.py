@@ -62,6 +62,10 @@ class RawPodman:
         """Start it."""
         self.call("POST", f"/containers/{name}/start")
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def remove(self, name: str) -> None:
         """Kill and remove."""
         self.call("DELETE", f"/containers/{name}?force=true&timeout=0")
