@@ -311,9 +311,12 @@ class Watch:
             self._most_bytes = min(over(quota.max_bytes), left + quota.total_bytes // 100)
 
     def _end(self) -> None:
-        for pid in family(self._writer[0]):
+        # rsync tells its client, and deletes what is half; but it acts on SIGTERM at its next turn
+        # to the network, before which it makes all directories and links of a directory.
+        number = signal.SIGTERM if self._files <= self._most_files else signal.SIGKILL
+        for pid in reversed(family(self._writer[0])):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)  # rsync tells its client, and deletes what is half
+                os.kill(pid, number)
 
     def _finish(self) -> None:
         end = time.monotonic() + END_SECONDS
