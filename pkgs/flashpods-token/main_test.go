@@ -171,6 +171,18 @@ func TestExecSetsTheVariablesAndBecomesTheCommand(t *testing.T) {
 	}
 }
 
+func TestTheEnvironmentDivertsNothing(t *testing.T) {
+	world(t, &fake.Workload{ID: agentID}, &fake.Tokens{Body: both})
+	nowhere := "=http://127.0.0.1:1"
+	environment := []string{"GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99"}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"} {
+		environment = append(environment, name+nowhere)
+	}
+	if got := child(t, environment, "get", "GITHUB_TOKEN"); got != (result{0, "token\n", ""}) {
+		t.Fatalf("%+v", got)
+	}
+}
+
 func TestExecNeedsNeitherPathNorHome(t *testing.T) {
 	world(t, &fake.Workload{ID: agentID}, &fake.Tokens{Body: both})
 	if got := child(t, nil, "exec", "--", "true"); got != (result{0, "", ""}) {
