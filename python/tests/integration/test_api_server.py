@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from api_rig import TOKEN, Rig, make_rig, waiting_in
 
-from flashpods.api import main, metrics_server, protocol
-from flashpods.config import ConfigError, Settings
+from flashpods.api import main
+from flashpods.config import Settings
+from flashpods.config_base import ConfigError
+from flashpods.web import protocol
 
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
 
@@ -29,7 +31,7 @@ class Connection:
         self.reader, self.writer = reader, writer
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {}
             for line in head[1:-2]:
@@ -44,7 +46,7 @@ class Connection:
         return await self.answer()
 
     async def closed(self) -> bool:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             try:
                 return await self.reader.read(1) == b""
             except ConnectionResetError:
@@ -87,7 +89,7 @@ async def running(root: Path, **http: Any) -> AsyncIterator[Running]:
     finally:
         await up.close()
         server.should_exit = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
         assert rig.stopped.is_set()
 
@@ -189,7 +191,7 @@ async def test_an_endless_head_is_refused(tmp_path: Path) -> None:
 async def test_a_late_head_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(protocol.Protocol, "head_seconds", 0.05)
     async with running(tmp_path) as up:
         c = await up.connect()
         c.writer.write(begun)
@@ -197,7 +199,7 @@ async def test_a_late_head_is_cut(
 
 
 async def test_a_client_that_leaves_ends_its_stream(tmp_path: Path) -> None:
-    async with running(tmp_path) as up, asyncio.timeout(5):
+    async with running(tmp_path) as up, asyncio.timeout(30):
         job_id = await up.rig.running()
         c = await up.connect()
         c.writer.write(f"GET /jobs/{job_id}/output?follow=true HTTP/1.1\r\n{HEAD}\r\n".encode())
@@ -244,7 +246,7 @@ async def test_stopping_ends_streams_cleanly_and_soon(tmp_path: Path) -> None:
 async def get_metrics(port: int, path: str = "/metrics") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -254,7 +256,7 @@ async def get_metrics(port: int, path: str = "/metrics") -> bytes:
 async def test_metrics_listener(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, metrics_port=0)
     await rig.running()
-    server = await metrics_server.listen(rig.app.context)
+    server = await main.listen_metrics(rig.app.context)
     assert server is not None
     port = server.sockets[0].getsockname()[1]
     answer = await get_metrics(port)
@@ -266,14 +268,14 @@ async def test_metrics_listener(tmp_path: Path) -> None:
     assert (await get_metrics(port, "/")).startswith(b"HTTP/1.1 404 ")
     taken = make_rig(tmp_path / "2", metrics_port=port)
     with pytest.raises(ConfigError, match=f"metrics_port {port}"):
-        await metrics_server.listen(taken.app.context)
+        await main.listen_metrics(taken.app.context)
     server.close()
     await server.wait_closed()
 
 
 async def test_metrics_can_be_off(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, metrics_host=None)
-    assert await metrics_server.listen(rig.app.context) is None
+    assert await main.listen_metrics(rig.app.context) is None
 
 
 def test_a_taken_port_is_one_line() -> None:

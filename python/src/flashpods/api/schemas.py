@@ -12,8 +12,9 @@ from typing import Any, Final
 from flashpods.jobs import names
 from flashpods.jobs.agent import COMMAND_FAILED, ENTRYPOINT_ERRORS
 from flashpods.jobs.model import JobType, Phase, UploadState
+from flashpods.jobs.names import MOST_IMAGE
 from flashpods.jobs.states import JobStatus
-from flashpods.jobs.submit import MOST_BRANCH, MOST_COMMAND, MOST_IMAGE, MOST_TEXT
+from flashpods.jobs.submit import MOST_BRANCH, MOST_COMMAND, MOST_TEXT
 
 Schema = dict[str, Any]
 
