@@ -48,6 +48,11 @@ def lock_faults(lock: str, pyproject: str) -> list[str]:
     return faults
 
 
+def scripts(checkout: Path) -> list[Path]:
+    """Return the shell scripts of the checkout."""
+    return [checkout / name for name in ("dev", ".ci/run", "lab/init", "lab/oci-runtime")]
+
+
 def run(checkout: Path) -> int:
     """Run every check, the later ones also when an earlier one fails; return 0 or 1."""
     python = checkout / "python"
@@ -59,7 +64,7 @@ def run(checkout: Path) -> int:
         "import rules": [tools / "lint-imports", "--no-logo"],
     }
     if linter := shutil.which("shellcheck"):
-        commands["shellcheck"] = [Path(linter), checkout / "dev", checkout / ".ci" / "run"]
+        commands["shellcheck"] = [Path(linter), *scripts(checkout)]
     steps, failed = Steps(), []
     for name, command in commands.items():
         done = subprocess.run(

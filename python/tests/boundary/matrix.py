@@ -11,7 +11,7 @@ rules, and which counter must take each packet with them:
     P  private networks              internet           job_to_private
     I  the internet                  internet           reached, with rules as well
     .  the container itself, or no way out of it: nobody answers, nothing is counted, ever
-    h  l  as H and L, but the helper tries and loses the answer: nobody answers without rules either
+    ~  pasta of 2023 answers or does not: nobody answers with rules, nothing else is compared
 
 The ports of the API and of rsync are job_to_service in all of them but the last.
 """
@@ -56,7 +56,7 @@ MATRIX: Final = {
     "198.51.100.11":  "H   H   H     H   H     H   H",
     "10.88.0.1":      "H   H   H     H   H     H   H",
     "127.0.0.1":      "H   H   .     .   .     .   H",
-    "127.0.0.53":     "H   H   .     .   .     .   H",
+    "127.0.0.53":     "H   H   .     .   .     .   .",
     "::1":            "H   H   .     .   .     .   H",
     "10.0.2.2":       "P   P   .     H   P     P   P",
     "10.0.2.3":       "P   P   .     .   P     P   P",
@@ -65,8 +65,8 @@ MATRIX: Final = {
     GATEWAY6:         "I   I   I     I   I     H   H",
     **dict.fromkeys(LAPTOP, "W   W   W     W   W     W   W"),
     "169.254.1.2":    "L   L   L     L   L     L   L",
-    "fe80::1%eth0":   "L   L   .     .   l     l   l",
-    "fe80::10%eth0":  "H   H   .     .   h     h   h",
+    "fe80::1%eth0":   "L   L   .     .   ~     ~   ~",
+    "fe80::10%eth0":  "H   H   .     .   ~     ~   ~",
     **dict.fromkeys(METADATA, "M   M   M     M   M     M   M"),
     **dict.fromkeys(PRIVATE[:8], "P   P   P     P   P     P   P"),
     WEB4:             "I   I   I     I   I     I   I",

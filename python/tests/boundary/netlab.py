@@ -10,25 +10,22 @@ namespaces have no names. ``wg0`` is a veth here; WireGuard itself is in ``./dev
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from flashpods.boundary import Boundary, render
 from flashpods_dev.machine import SUBIDS_COUNT, SUBIDS_START, UID
+from flashpods_dev.netns import SECONDS, Namespace, Process
 
 HERE: Final = Path(__file__).parent
 CHECKOUT: Final = HERE.parents[2]
 TEMPLATE: Final = CHECKOUT / "modules" / "network" / "ruleset.nft"
-CLONE_NEWNET: Final = 0x40000000
-SECONDS: Final = 20  # for anything here to start
 
 SERVICES: Final = (8080, 873)
 OTHERS: Final = (8081, 22, 9464, 7777)  # SPIRE's server, ssh, metrics, a free port as control
@@ -66,78 +63,8 @@ def ruleset(**parameters: Any) -> str:
     return render(TEMPLATE.read_text(), Boundary(**{**BOUNDARY, **parameters}))
 
 
-class Process:
-    """A child that says a line when it is up, takes lines and answers each with one."""
-
-    def __init__(self, argv: Sequence[str], *, ready: str = "ready", **options: Any) -> None:
-        self._child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, **options
-        )
-        self.pid = self._child.pid
-        said = self.line()
-        if said != ready:
-            self.end()
-            raise AssertionError(f"{argv[0]} said {said!r} instead of {ready!r}: {argv}")
-
-    def line(self, seconds: float = SECONDS) -> str:
-        """Return the next line."""
-        out = self._child.stdout
-        assert out is not None
-        if not select.select([out], [], [], seconds)[0]:
-            self.end()
-            raise AssertionError(f"nothing within {seconds} s from {self._child.args!r}")
-        return out.readline().strip()
-
-    def ask(self, text: str, seconds: float = SECONDS) -> str:
-        """Send a line, return the answer."""
-        assert self._child.stdin is not None
-        self._child.stdin.write(text + "\n")
-        self._child.stdin.flush()
-        return self.line(seconds)
-
-    def end(self) -> None:
-        """Kill and reap it; repeated: nothing."""
-        with suppress(ProcessLookupError):
-            self._child.kill()
-        self._child.wait(10)
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-
-class Namespace:
-    """A network namespace, held by a process."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        hold = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec cat"]
-        holder = Process(hold)
-        stack.callback(holder.end)
-        self.pid = holder.pid
-
-    @property
-    def enter(self) -> list[str]:
-        """The words that put a command into it."""
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--"]
-
-    def run(self, *argv: str, text: str | None = None) -> str:
-        """Run a command as root to its end and return what it printed."""
-        done = subprocess.run(
-            [*self.enter, *argv], input=text, capture_output=True, text=True, timeout=30, check=False
-        )
-        assert done.returncode == 0, f"{argv}: {done.stderr.strip()}"
-        return done.stdout
-
-    def ip(self, *commands: str) -> None:
-        """Run lines of ip(8)."""
-        self.run("ip", "-batch", "-", text="\n".join([*commands, ""]))
-
-    def start(self, *argv: str, **options: Any) -> Process:
-        """Start a process as root that ends with the lab."""
-        process = Process([*self.enter, *argv], **options)
-        self._stack.callback(process.end)
-        return process
+class Host(Namespace):
+    """A namespace in which our scripts run."""
 
     def serve(self, who: str, *, uid: int = 0, **plan: Any) -> Process:
         """Start listeners; see servers.py."""
@@ -148,22 +75,6 @@ class Namespace:
     def probe(self, *wrap: str, **options: Any) -> Prober:
         """Start a prober in it, wrapped into another command."""
         return Prober(self.start(*wrap, sys.executable, str(HERE / "probe.py"), **options))
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Have this thread in it, and the processes that it starts."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/self/ns/net") as back, open(f"/proc/{self.pid}/ns/net") as there:
-            _setns(libc, there.fileno())
-            try:
-                yield
-            finally:
-                _setns(libc, back.fileno())
-
-
-def _setns(libc: ctypes.CDLL, descriptor: int) -> None:
-    if libc.setns(descriptor, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Prober:
@@ -190,7 +101,7 @@ class Lab:
     def __init__(self, stack: ExitStack, services: Sequence[int] = SERVICES) -> None:
         """Bring it up; ``services`` are the ports that a stand-in listens on."""
         self.stack = stack
-        self.host, self.internet, self.laptop, self.bridged = (Namespace(stack) for _ in range(4))
+        self.host, self.internet, self.laptop, self.bridged = (Host(stack) for _ in range(4))
         self._wire()
         self._serve(services)
 

@@ -31,7 +31,7 @@ PACKAGES = (
     # what ./dev would install, except what only a host with a network uses
     *("podman", "crun", "conmon", "slirp4netns", "uidmap", "catatonit", "rsync", "mmdebstrap"),
     *("iproute2", "util-linux", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
-    *("ca-certificates", "python3", "python3-venv"),
+    *("ca-certificates", "python3", "python3-venv", "nftables", "passt"),
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into the kernel
