@@ -18,6 +18,7 @@ The ports of the API and of rsync are job_to_service in all of them but the last
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from netlab import (
@@ -26,6 +27,7 @@ from netlab import (
     HOST4,
     HOST6,
     LAPTOP,
+    LINK,
     METADATA,
     PRIVATE,
     WEB4,
@@ -64,7 +66,7 @@ MATRIX: Final = {
     GATEWAY4:         "I   I   I     I   I     H   H",
     GATEWAY6:         "I   I   I     I   I     H   H",
     **dict.fromkeys(LAPTOP, "W   W   W     W   W     W   W"),
-    "169.254.1.2":    "L   L   L     L   L     L   L",
+    **dict.fromkeys(LINK, "L   L   L     L   L     L   L"),
     "fe80::1%eth0":   "L   L   .     .   ~     ~   ~",
     "fe80::10%eth0":  "H   H   .     .   ~     ~   ~",
     **dict.fromkeys(METADATA, "M   M   M     M   M     M   M"),
@@ -77,10 +79,12 @@ MATRIX: Final = {
 NO_UDP: Final = (GATEWAY6, "fe80::1%eth0", "fe80::10%eth0")
 
 
-def column(name: str) -> dict[str, list[str]]:
+def column(
+    name: str, columns: Sequence[str] = COLUMNS, matrix: Mapping[str, str] = MATRIX
+) -> dict[str, list[str]]:
     """Return verdict → addresses of one place."""
-    place = COLUMNS.index(name)
+    place = columns.index(name)
     found: dict[str, list[str]] = {}
-    for address, row in MATRIX.items():
+    for address, row in matrix.items():
         found.setdefault(row.split()[place], []).append(address)
     return found

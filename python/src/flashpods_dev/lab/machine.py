@@ -22,6 +22,10 @@ BOOT_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
 POWEROFF: Final = signal.SIGRTMIN + 4  # systemd(1)
 LOOK_SECONDS: Final = 0.1
+FAILED: Final = (
+    "for unit in $(systemctl --failed --no-legend --plain | cut -d' ' -f1); "
+    "do journalctl -b -u $unit -n 20 --no-pager; done"
+)
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -145,7 +149,7 @@ class LabMachine:
             if state == "degraded":
                 break
             time.sleep(LOOK_SECONDS)
-        failed = self.execute("systemctl --failed --no-legend; journalctl -b -p err -n 30")[1]
+        failed = self.execute(FAILED)[1]
         raise StackError(f"{self.name} is {state!r}:\n{failed}\n{self._tail()}")
 
     def _tail(self) -> str:
