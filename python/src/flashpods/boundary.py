@@ -13,13 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    collapse_addresses,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -42,7 +36,7 @@ class RulesetError(Exception):
 
 
 class Subordinates(BaseModel):
-    """A line of subuid(5) of the engine's user."""
+    """The range of subuid(5) that the engine's user has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,8 +64,7 @@ class Boundary(BaseModel):
     user: Annotated[int, Field(ge=1, lt=UID_LIMIT)] | Annotated[
         str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")
     ] = "flashpods"
-    # Every id that a container of the user can run as.
-    subordinates: tuple[Subordinates, ...] = Field(min_length=1)
+    subordinates: Subordinates  # every other id that a container of the user can run as
 
     interface: str = Field("wg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
     networks: tuple[Network, ...] = Field((IPv4Network("10.0.0.0/24"),), min_length=1)
@@ -123,26 +116,33 @@ class Boundary(BaseModel):
 
 def substitutions(boundary: Boundary) -> dict[str, str]:
     """Return placeholder → text, the whole of what a template gets."""
-    laptop_ports = [boundary.api_port, boundary.rsync_port]
-    if boundary.ssh == "laptops":
-        laptop_ports.append(boundary.ssh_port)
-    if boundary.metrics == "laptops":
-        laptop_ports.append(boundary.metrics_port)
-    user = f'"{boundary.user}"' if isinstance(boundary.user, str) else str(boundary.user)
-    subordinates = [f"{range_.first}-{range_.last}" for range_ in boundary.subordinates]
-    words = {
-        "interface": boundary.interface,
+    laptop_ports = [boundary.ssh_port] if boundary.ssh == "laptops" else []
+    laptop_ports += [boundary.metrics_port] if boundary.metrics == "laptops" else []
+    interface, range_ = boundary.interface, boundary.subordinates
+    return {
+        "interface": interface,
         "wireguard_port": str(boundary.wireguard_port),
-        "laptop_ports": _listed(laptop_ports),
-        "public_ports": _listed([boundary.ssh_port] if boundary.ssh == "anybody" else []),
-        "service_ports": _listed([boundary.api_port, boundary.rsync_port]),
-        "job_uids": _listed([user, *subordinates]),
+        "api_port": str(boundary.api_port),
+        "rsync_port": str(boundary.rsync_port),
+        "user": f'"{boundary.user}"' if isinstance(boundary.user, str) else str(boundary.user),
+        "subordinates": f"{range_.first}-{range_.last}",
         "private_verdict": "accept" if boundary.allow_private else "goto refuse",
+        "laptop_rules": _block(
+            f'iifname "{interface}" {_ip(a)} saddr {a} goto laptop' for a in boundary.laptops
+        ),
+        "laptop_ports": _block(f"tcp dport {port} accept" for port in laptop_ports),
+        "public_ports": f"tcp dport {boundary.ssh_port} accept" if boundary.ssh == "anybody" else "",
+        "resolver_rules": _block(
+            f"{_ip(a)} daddr {a} {protocol} dport 53 accept"
+            for a in boundary.resolvers
+            for protocol in ("udp", "tcp")
+        ),
+        "network_rules": _block(
+            f"{_ip(n)} daddr {n} counter name job_to_wireguard goto refuse"
+            for n in boundary.networks
+        ),
+        "allowed_rules": _block(f"{_ip(n)} daddr {n} accept" for n in boundary.allowed),
     }
-    for name in ("networks", "laptops", "resolvers", "allowed"):
-        given: tuple[Address | Network, ...] = getattr(boundary, name)
-        words |= {f"{name}{version}": _listed(_family(given, version)) for version in (4, 6)}
-    return words
 
 
 def render(template: str, boundary: Boundary) -> str:
@@ -182,18 +182,12 @@ def main(arguments: list[str]) -> int:
     return EX_CONFIG
 
 
-def _family(given: Iterable[Address | Network], version: int) -> list[Address | Network]:
-    """Return those of one family, without overlaps, which nft refuses in a set."""
-    if version == 4:
-        four = [IPv4Network(x) for x in given if isinstance(x, IPv4Address | IPv4Network)]
-        return [_short(x) for x in collapse_addresses(four)]
-    six = [IPv6Network(x) for x in given if isinstance(x, IPv6Address | IPv6Network)]
-    return [_short(x) for x in collapse_addresses(six)]
+def _ip(item: Address | Network) -> str:
+    return "ip" if item.version == 4 else "ip6"
 
 
-def _short(network: Network) -> Address | Network:
-    whole = network.prefixlen == network.max_prefixlen
-    return network.network_address if whole else network
+def _block(rules: Iterable[str]) -> str:
+    return "\n\t\t".join(rules)
 
 
 def _listed(items: Iterable[object]) -> str:

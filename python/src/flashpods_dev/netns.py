@@ -45,10 +45,14 @@ class Process:
 
     def ask(self, text: str, seconds: float = SECONDS) -> str:
         """Send a line, return the answer."""
-        assert self._child.stdin is not None
+        self.tell(text)
+        return self.line(seconds)
+
+    def tell(self, text: str) -> None:
+        """Send a line."""
+        assert self._child.stdin is not None  # a pipe
         self._child.stdin.write(text + "\n")
         self._child.stdin.flush()
-        return self.line(seconds)
 
     def end(self) -> None:
         """Kill and reap it; repeated: nothing."""

@@ -10,7 +10,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from netlab import HERE, SECONDS, WEB4, WEB6, Lab, Prober, Process, as_user
@@ -36,8 +36,16 @@ def in_host(lab: Lab, uid: int) -> Iterator[Prober]:
 @contextmanager
 def slirp4netns(lab: Lab, *options: str) -> Iterator[Prober]:
     """Behind slirp4netns."""
+    with slirp_process(lab, PROBE, *options) as process:
+        assert process.line() == "ready"
+        yield connected(Prober(process))
+
+
+@contextmanager
+def slirp_process(lab: Lab, command: Sequence[str], *options: str) -> Iterator[Process]:
+    """A command of one's own behind slirp4netns, just started."""
     unshare = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", OWN_NET, "sh"]
-    process = Process([*lab.host.enter, *as_user(), *unshare, *PROBE], ready="unshared")
+    process = Process([*lab.host.enter, *as_user(), *unshare, *command], ready="unshared")
     here, there = os.pipe()
     argv = ["slirp4netns", "--configure", "--mtu=65520", "--enable-ipv6", f"--ready-fd={there}"]
     helper = subprocess.Popen(
@@ -51,8 +59,8 @@ def slirp4netns(lab: Lab, *options: str) -> Iterator[Prober]:
     try:
         assert select.select([here], [], [], SECONDS)[0], "slirp4netns is not ready"
         assert os.read(here, 1) == b"1", "slirp4netns ended"
-        assert process.ask("go") == "ready"
-        yield connected(Prober(process))
+        process.tell("go")
+        yield process
     finally:
         os.close(here)
         process.end()

@@ -51,7 +51,7 @@ LAPTOP = ("10.0.0.2", "fd77::2")
 
 BOUNDARY: Final = {
     "user": UID,
-    "subordinates": [{"first": SUBIDS_START, "count": SUBIDS_COUNT}],
+    "subordinates": {"first": SUBIDS_START, "count": SUBIDS_COUNT},
     "networks": ["10.0.0.0/24", "fd77::/64"],
     "laptops": ["10.0.0.2", "fd77::2"],
     "resolvers": [RESOLVER],

@@ -1,4 +1,4 @@
-"""Tries every TCP port: ``scan.py ADDRESS…`` prints, as JSON, address → open ports, and ``tried``.
+"""Tries TCP ports: ``scan.py FIRST LAST ADDRESS…`` prints JSON: address → open ports, ``tried``.
 
 With the standard library only. A window of connections is kept in flight; one that got no answer
 for a second counts as closed.
@@ -21,14 +21,14 @@ LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a close l
 
 
 def scan(addresses: list[str], ports: range) -> dict[str, object]:
-    found: dict[str, object] = {address: [] for address in addresses}
+    found: dict[str, list[int]] = {address: [] for address in addresses}
     poller, flying = select.epoll(), {}
     order: deque[tuple[float, int]] = deque()
 
     def end(number: int, opened: bool) -> None:
         client, address, port = flying.pop(number)
         if opened:
-            found[address].append(port)  # type: ignore[attr-defined] # a list, made above
+            found[address].append(port)
         poller.unregister(number)
         client.close()
 
@@ -61,8 +61,9 @@ def scan(addresses: list[str], ports: range) -> dict[str, object]:
             settle(0)
     while flying:
         settle(0.1)
-    return {**found, "tried": tried}
+    return {**{a: sorted(p) for a, p in found.items()}, "tried": tried}
 
 
 if __name__ == "__main__":
-    print(json.dumps(scan(sys.argv[1:], range(1, 65536))), flush=True)
+    first, last = int(sys.argv[1]), int(sys.argv[2])
+    print(json.dumps(scan(sys.argv[3:], range(first, last + 1))), flush=True)

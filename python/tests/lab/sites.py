@@ -29,7 +29,7 @@ PODMAN = "podman --url unix:///run/flashpods/podman.sock"
 IMAGE = "localhost/lab:busybox"
 PARAMETERS = {
     "user": "flashpods",
-    "subordinates": [{"first": SUBIDS_START, "count": SUBIDS_COUNT}],
+    "subordinates": {"first": SUBIDS_START, "count": SUBIDS_COUNT},
     "networks": ["10.0.0.0/24", "fd77::/64"],
     "laptops": LAPTOP,
     "resolvers": [netlab.RESOLVER],
