@@ -27,7 +27,4 @@ PLACES: dict[str, Callable[[Lab], AbstractContextManager[Prober]]] = {
 
 @pytest.mark.parametrize("place", COLUMNS)
 def test_reaches_the_internet_and_nothing_else(lab: Lab, place: str) -> None:
-    lab.unload()
-    with PLACES[place](lab) as prober:
-        judge.without_rules(lab, prober, column(place))
-        judge.with_rules(lab, prober, column(place))
+    judge.judge(lab, lambda: PLACES[place](lab), column(place))

@@ -112,7 +112,7 @@ def host_files(key: str, peer: str) -> dict[str, str]:
         "wg0": _wireguard("10.0.0.1", "fd77::1"),
         "api": _says("host", "User=flashpods", tcp=[8080]),
         "others": _says("host", tcp=OTHERS, udp=at, echo=[7]),
-        "resolver": _says("resolver", tcp=[53], dns=[[netlab.RESOLVER, 53]]),
+        "resolver": _says("resolver", dns=[[netlab.RESOLVER, 53]]),
         "rsync": _unit("/usr/bin/rsync --daemon --no-detach --config=/etc/rsyncd.conf"),
         "podman-flashpods": _unit(
             "/usr/bin/podman system service --time=0 unix:///run/flashpods/podman.sock",
@@ -161,7 +161,7 @@ def write_layer(directory: Path, files: Mapping[str, str]) -> Path:
     scripts = {
         f"opt/lab/{path.name}": path.read_text()
         for path in (
-            *(netlab.HERE / name for name in ("servers.py", "probe.py")),
+            *(netlab.HERE / name for name in ("servers.py", "probe.py", "scan.py")),
             netlab.CHECKOUT / "lab" / "oci-runtime",
         )
     }
