@@ -61,9 +61,10 @@ class Boundary(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     # nft looks a name up when it loads the rules, so the account must be there by then.
-    user: Annotated[int, Field(ge=1, lt=UID_LIMIT)] | Annotated[
-        str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")
-    ] = "flashpods"
+    user: (
+        Annotated[int, Field(ge=1, lt=UID_LIMIT)]
+        | Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
+    ) = "flashpods"
     subordinates: Subordinates  # every other id that a container of the user can run as
 
     interface: str = Field("wg0", pattern=r"^[A-Za-z0-9_.-]{1,15}$")
@@ -131,7 +132,9 @@ def substitutions(boundary: Boundary) -> dict[str, str]:
             f'iifname "{interface}" {_ip(a)} saddr {a} goto laptop' for a in boundary.laptops
         ),
         "laptop_ports": _block(f"tcp dport {port} accept" for port in laptop_ports),
-        "public_ports": f"tcp dport {boundary.ssh_port} accept" if boundary.ssh == "anybody" else "",
+        "public_ports": f"tcp dport {boundary.ssh_port} accept"
+        if boundary.ssh == "anybody"
+        else "",
         "resolver_rules": _block(
             f"{_ip(a)} daddr {a} {protocol} dport 53 accept"
             for a in boundary.resolvers

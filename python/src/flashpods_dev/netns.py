@@ -8,16 +8,17 @@ touched.
 from __future__ import annotations
 
 import ctypes
-import os
 import select
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from flashpods_dev.machine import StackError
 
 CLONE_NEWNET: Final = 0x40000000  # sched.h
+OWN: Final = Path("/proc/self/ns/net")
 SECONDS: Final = 20  # for anything here to start, and to answer
 
 
@@ -41,7 +42,8 @@ class Process:
         if not select.select([out], [], [], seconds)[0]:
             self.end()
             raise StackError(f"nothing within {seconds} s from {self._child.args!r}")
-        return out.readline().strip()
+        line: str = out.readline()
+        return line.strip()
 
     def ask(self, text: str, seconds: float = SECONDS) -> str:
         """Send a line, return the answer."""
@@ -83,7 +85,12 @@ class Namespace:
     def run(self, *argv: str, text: str | None = None) -> str:
         """Run a command as root to its end and return what it printed."""
         done = subprocess.run(
-            [*self.enter, *argv], input=text, capture_output=True, text=True, timeout=30, check=False
+            [*self.enter, *argv],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         if done.returncode:
             raise StackError(f"{' '.join(argv)}: {done.stderr.strip()}")
@@ -103,7 +110,7 @@ class Namespace:
     def entered(self) -> Iterator[None]:
         """Have this thread in it, and the processes that it starts."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/self/ns/net") as back, open(f"/proc/{self.pid}/ns/net") as there:
+        with OWN.open() as back, Path(f"/proc/{self.pid}/ns/net").open() as there:
             _setns(libc, there.fileno())
             try:
                 yield

@@ -167,7 +167,9 @@ class Lab:
 
     def counters(self) -> dict[str, int]:
         """Return the packets that each named counter of ours has seen."""
-        listed = json.loads(self.host.run("nft", "-j", "list", "counters", "table", "inet", "flashpods"))
+        listed = json.loads(
+            self.host.run("nft", "-j", "list", "counters", "table", "inet", "flashpods")
+        )
         found = (entry.get("counter") for entry in listed["nftables"])
         return {c["name"]: c["packets"] for c in found if c}
 
@@ -195,4 +197,11 @@ def resolv_conf(text: str, scratch: Path) -> Iterator[None]:
 
 def as_user(uid: int = UID, gid: int = UID) -> list[str]:
     """Return the words that make a command run as the engine's user, or a subordinate id."""
-    return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "env", f"HOME={os.sep}"]
+    return [
+        "setpriv",
+        f"--reuid={uid}",
+        f"--regid={gid}",
+        "--clear-groups",
+        "env",
+        f"HOME={os.sep}",
+    ]

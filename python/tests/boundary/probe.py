@@ -1,4 +1,4 @@
-"""What a job tries: a line ``{"seconds": S, "cells": [[PROTOCOL, ADDRESS, PORT], …]}`` in, a line out.
+"""What a job tries: ``{"seconds": S, "cells": [[PROTOCOL, ADDRESS, PORT], …]}`` in, a line out.
 
 The answer is a list beside the cells: what the other side said (``host``, ``internet``), or why
 nothing did: ``refused``, ``unreachable``, ``silent`` (nothing within the time), ``none`` (this

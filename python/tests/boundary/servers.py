@@ -1,9 +1,9 @@
-"""Listeners that say who they are: ``servers.py '{"who": …, "tcp": […], "udp": […], "dns": […]}'``.
+"""Listeners that say who they are: ``servers.py '{"who": …, "tcp": […], "udp": […], …}'``.
 
-Runs in a namespace of its own with nothing but the standard library. ``tcp`` and ``echo`` are ports, listened
-on at every address of both families; ``udp`` and ``dns`` are ``[address, port]``, because a
-datagram's answer must come from where it was sent to. The line ``ready`` on standard output says that all are
-up.
+Runs in a namespace of its own with nothing but the standard library. ``tcp`` and ``echo`` are
+ports, listened on at every address of both families; ``udp`` and ``dns`` are ``[address, port]``,
+because a datagram's answer must come from where it was sent to. The line ``ready`` on standard
+output says that all are up.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ PLACES: dict[str, Callable[[Lab], AbstractContextManager[Prober]]] = {
     "host": lambda lab: modes.in_host(lab, UID),
     "subid": lambda lab: modes.in_host(lab, RSYNC_UID),
     "slirp": lambda lab: modes.slirp4netns(lab, "--disable-host-loopback"),
-    "slirp+lo": lambda lab: modes.slirp4netns(lab),
+    "slirp+lo": modes.slirp4netns,
     "pasta": lambda lab: modes.pasta(lab, "--no-map-gw", *CLOSED),
     "pasta+gw": lambda lab: modes.pasta(lab, *CLOSED),
     "pasta+T": lambda lab: modes.pasta(lab, "-T", "auto", "-U", "auto"),

@@ -123,7 +123,9 @@ def test_no_riding_on_a_connection_older_than_the_rules(lab: Lab, address: str, 
     lab.unload()
     ride = lab.host.start(*as_user(), sys.executable, str(HERE / "ride.py"), address, str(port))
     # Have conntrack follow it from its middle, as it does when only later rules ask for states.
-    lab.load("table inet follow { chain c { type filter hook output priority 0; ct state new; }; };")
+    lab.load(
+        "table inet follow { chain c { type filter hook output priority 0; ct state new; }; };"
+    )
     try:
         assert ride.ask("one") == "echoed"
         assert ride.ask("two") == "echoed"
@@ -150,7 +152,9 @@ def test_scan_of_ports(lab: Lab, job: Prober) -> None:
     """The lab does it for every port and every address, and from a container."""
     scan = [*lab.host.enter, *as_user(), sys.executable, str(HERE / "scan.py")]
     lab.unload()
-    control = subprocess.run([*scan, "8000", "9500", "10.0.0.1"], stdout=subprocess.PIPE, check=True)
+    control = subprocess.run(
+        [*scan, "8000", "9500", "10.0.0.1"], stdout=subprocess.PIPE, check=True
+    )
     assert json.loads(control.stdout)["10.0.0.1"] == [8080, 8081, 9464]
     lab.load()
     with lab.counted() as grown:

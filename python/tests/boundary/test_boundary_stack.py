@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import judge
 import pytest
 from netlab import HERE, HOST4, OTHERS, PORTS, RESOLVER, WEB4, Lab, resolv_conf
 
-import judge
 from flashpods_dev.machine import inside
 from flashpods_dev.stack import MiniStack
 
@@ -85,7 +85,6 @@ def probing(*cells: tuple[str, str, int]) -> str:
 async def test_the_laptop_is_served(
     served: tuple[Lab, MiniStack], laptop: httpx.AsyncClient
 ) -> None:
-    lab, _ = served
     assert "checks" in (await laptop.get("/health")).json()  # degraded counts: a full disk, say
     status, lines = await run(laptop, "echo hello")
     assert (status, lines) == ("completed", ["hello"])

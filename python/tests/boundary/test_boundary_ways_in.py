@@ -10,6 +10,7 @@ from netlab import FOREIGN_DNS, HOST4, HOST6, OTHERS, OWN, PORTS, RESOLVER, WEB4
 
 from flashpods_dev.machine import UID
 
+
 @pytest.mark.parametrize(
     ("parameters", "laptop", "internet"),
     [
@@ -40,7 +41,9 @@ def test_ports(lab: Lab, parameters: dict[str, Any], laptop: set[int], internet:
 def test_another_peer_gets_nothing(lab: Lab) -> None:
     """Who has WireGuard but is not listed; and a neighbour who takes the laptop's address."""
     lab.laptop.ip("route add 10.0.0.1/32 dev wg0 src 10.0.0.3")
-    lab.internet.ip("addr add 10.0.0.2/32 dev lo", f"route add 10.0.0.1/32 via {HOST4} src 10.0.0.2")
+    lab.internet.ip(
+        "addr add 10.0.0.2/32 dev lo", f"route add 10.0.0.1/32 via {HOST4} src 10.0.0.2"
+    )
     cells = [("tcp", "10.0.0.1", port) for port in PORTS]
     try:
         for prober in (lab.laptop.probe(), lab.internet.probe()):
@@ -76,7 +79,9 @@ def test_neighbours_are_found(lab: Lab) -> None:
 def test_nothing_passes_through(lab: Lab) -> None:
     """Not from a bridge, not from the laptop, not from outside; nor to the host from a bridge."""
     bridged = lab.bridged.probe()
-    own = [("tcp", a, port) for a in OWN if ":" not in a and not a.startswith("127") for port in PORTS]
+    own = [
+        ("tcp", a, port) for a in OWN if ":" not in a and not a.startswith("127") for port in PORTS
+    ]
     ways = {
         bridged: [("tcp", WEB4, 80), ("tcp", "10.0.0.2", 22)],
         lab.laptop.probe(): [("tcp", WEB4, 80)],

@@ -43,7 +43,8 @@ def ruleset(**changes: object) -> str:
 
 def _unit(start: str, *lines: str, after: str = "network.target") -> str:
     service = "\n".join([*lines, f"ExecStart={start}"])
-    return f"[Unit]\nAfter={after}\nWants={after}\n[Service]\n{service}\n[Install]\nWantedBy=multi-user.target\n"
+    unit = f"[Unit]\nAfter={after}\nWants={after}\n"
+    return f"{unit}[Service]\n{service}\n[Install]\nWantedBy=multi-user.target\n"
 
 
 def _says(who: str, *lines: str, after: str = "wg0.service", **plan: object) -> str:
@@ -123,9 +124,10 @@ def host_files(key: str, peer: str) -> dict[str, str]:
         ),
     }
     peer_lines = f"[Peer]\nPublicKey = {peer}\nAllowedIPs = 10.0.0.2/32, fd77::2/128\n"
+    interface = f"[Interface]\nPrivateKey = {key}\nListenPort = 51820\n"
     return {
         **_installed(units),
-        "etc/wireguard/wg0.conf": f"[Interface]\nPrivateKey = {key}\nListenPort = 51820\n{peer_lines}",
+        "etc/wireguard/wg0.conf": interface + peer_lines,
         "etc/flashpods/ruleset.nft": ruleset(),
         "etc/rsyncd.conf": RSYNCD,
         "etc/containers/containers.conf": CONTAINERS,
@@ -240,7 +242,9 @@ class Site:
 
     def unload(self) -> None:
         """Take our table away."""
-        self.host.succeed("printf 'table inet flashpods\\ndelete table inet flashpods\\n' | nft -f -")
+        self.host.succeed(
+            "printf 'table inet flashpods\\ndelete table inet flashpods\\n' | nft -f -"
+        )
 
     def counters(self) -> dict[str, int]:
         """Return the packets that each named counter has seen."""
@@ -273,7 +277,9 @@ class Site:
             f"{podman} run --detach --pull=never --init {options} {IMAGE} /bin/sleep 1000"
         ).strip()
         try:
-            pid = self.host.succeed(f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}").strip()
+            pid = self.host.succeed(
+                f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}"
+            ).strip()
             with self._prober("nsenter", f"--target={pid}", "--net", "--") as prober:
                 yield name, prober
         finally:
@@ -299,7 +305,9 @@ class LabProber(netlab.Prober):
 def _keys(root: Path) -> tuple[str, str]:
     wg = ["chroot", str(root), "/usr/bin/wg"]
     private = subprocess.run([*wg, "genkey"], capture_output=True, text=True, check=True).stdout
-    done = subprocess.run([*wg, "pubkey"], input=private, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*wg, "pubkey"], input=private, capture_output=True, text=True, check=True
+    )
     return private.strip(), done.stdout.strip()
 
 

@@ -54,7 +54,7 @@ def test_names_resolve(site: Site, network: str) -> None:
         said = site.host.succeed(f"{PODMAN} exec {name} nslookup example.test")
         assert WEB4 in said
         with site.counted() as grown:
-            assert prober.one("203.0.113.53", 53, seconds=judge.PATIENCE) not in {"internet"}
+            assert prober.one("203.0.113.53", 53, seconds=judge.PATIENCE) != "internet"
         assert grown == {"job_to_dns": 1}
 
 

@@ -1,4 +1,4 @@
-"""The ways in over real WireGuard, and the rules as a unit: reload, reboot, Podman's own changes."""
+"""The ways in over real WireGuard; the rules as a unit: reload, reboot, Podman's own changes."""
 
 from __future__ import annotations
 

@@ -77,8 +77,10 @@ class LabMachine:
         argv = [str(self._script), self.name, layers, str(self._state), str(payload)]
         with self.console.open("ab") as console:
             self._outer = subprocess.Popen(
-                ["/bin/sh", "-c", join, "sh"]
-                + [*self.network.enter, "unshare", *own, "--kill-child=KILL", *argv],
+                [
+                    *("/bin/sh", "-c", join, "sh", *self.network.enter),
+                    *("unshare", *own, "--kill-child=KILL", *argv),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -161,7 +163,16 @@ class LabMachine:
         """Return the words that run a command in the machine, as root."""
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/"]
         variables = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
-        return ["nsenter", f"--target={self._pid}", *spaces, "--", "env", "-i", *variables, *command]
+        return [
+            "nsenter",
+            f"--target={self._pid}",
+            *spaces,
+            "--",
+            "env",
+            "-i",
+            *variables,
+            *command,
+        ]
 
     def execute(self, command: str, seconds: float = 60, **options: Any) -> tuple[int, str]:
         """Run a shell line; return its exit code and what it printed, both streams."""

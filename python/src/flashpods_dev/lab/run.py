@@ -20,7 +20,9 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     root = base.ensure(machine)
     where = [] if any(word.startswith("tests/") for word in arguments) else ["tests/lab"]
     # Overlays want their writable layer on a file system that is none.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4g", "flashpods-lab", str(state)], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4g", "flashpods-lab", str(state)], check=True
+    )
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *where, *arguments],
