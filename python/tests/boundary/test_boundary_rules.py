@@ -108,12 +108,11 @@ def test_source_routing(lab: Lab) -> None:
         f"header = bytes([0, 4, 4, 1, 1, 0, 0, 0]) + {segments}\n"
         "s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RTHDR, header)\n"
         "print('ready', flush=True)\n"
-        f"try: s.sendto(b'x', ({WEB6!r}, 7777))\n"
-        "except OSError: pass\n"
-        "print('done', flush=True)"
+        f"try: s.sendto(b'x', ({WEB6!r}, 7777)); print('sent', flush=True)\n"
+        "except PermissionError: print('refused', flush=True)"
     )
     with lab.counted() as grown:
-        assert lab.host.start(*as_user(), sys.executable, "-c", script).line() == "done"
+        assert lab.host.start(*as_user(), sys.executable, "-c", script).line() == "refused"
     assert grown == {"job_to_routed": 1}
 
 
