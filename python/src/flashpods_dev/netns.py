@@ -100,6 +100,10 @@ class Namespace:
         """Run lines of ip(8)."""
         self.run("ip", "-batch", "-", text="\n".join([*commands, ""]))
 
+    def set(self, name: str, value: str) -> None:
+        """Set a parameter of it, such as ``net/ipv4/ip_forward``."""
+        self.run("sh", "-c", 'echo "$1" >"/proc/sys/$0"', name, value)
+
     def start(self, *argv: str, **options: Any) -> Process:
         """Start a process as root that ends with the lab."""
         process = Process([*self.enter, *argv], **options)

@@ -142,7 +142,8 @@ class Lab:
         self.bridged.ip(
             "addr add 10.88.0.2/16 dev eth0", "link set eth0 up", "route add default via 10.88.0.1"
         )
-        host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.ip_unprivileged_port_start=0")
+        host.set("net/ipv4/ip_forward", "1")
+        host.set("net/ipv4/ip_unprivileged_port_start", "0")
 
     def _serve(self, services: Sequence[int]) -> None:
         at = [[address, 7777] for address in OWN]

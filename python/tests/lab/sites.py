@@ -216,7 +216,7 @@ class Site:
             *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in INTERNET[2:]),
             *("link set up0 up", "link set up1 up"),
         )
-        internet.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        internet.set("net/ipv4/ip_forward", "1")
         host.ip(
             f"addr add {HOST4}/24 dev eth0",
             "addr add 198.51.100.11/24 dev eth0",
@@ -226,7 +226,7 @@ class Site:
             f"route add default via {GATEWAY4}",
             f"route add default via {GATEWAY6}",
         )
-        host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        host.set("net/ipv4/ip_forward", "1")
         laptop.ip(
             "addr add 192.0.2.2/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"
         )
