@@ -12,7 +12,7 @@ from flashpods_dev.machine import Machine
 
 STATE = "FLASHPODS_LAB_STATE"
 ROOT = "FLASHPODS_LAB_ROOT"
-SECONDS = 900
+SECONDS = 1500
 
 
 def run(machine: Machine, state: Path, arguments: list[str]) -> int:
