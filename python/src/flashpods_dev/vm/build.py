@@ -141,7 +141,7 @@ def _base(cache: Path, key: str, steps: Steps) -> Path:
         listed = Path(scratch, "sources.list")
         listed.write_text(sources)
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ["--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
+        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         _run([*command, SUITE, str(new), str(listed)])
     new.rename(base)
