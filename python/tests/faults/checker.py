@@ -15,6 +15,7 @@ from flashpods.jobs.states import ACTIVE, TRANSITIONS, JobStatus
 
 RECOVERY_SECONDS = 10.0
 READ_P99_SECONDS = 1.0
+READS_LEAST = 100  # of fewer the p99 is the slowest one
 _EDGES = frozenset((source, target) for (source, _), target in TRANSITIONS.items())
 
 
@@ -167,7 +168,7 @@ def _health(seen: Evidence) -> Iterator[str]:
         yield f"PRAGMA integrity_check: {'; '.join(seen.integrity)[:200]}"
     if seen.recovery is not None and seen.recovery > seen.patience * RECOVERY_SECONDS:
         yield f"recovered only after {seen.recovery:.1f} s"
-    if seen.reads:
+    if len(seen.reads) >= READS_LEAST:
         p99 = percentile(seen.reads, 0.99)
         if p99 > seen.patience * READ_P99_SECONDS:
             yield f"p99 of {len(seen.reads)} unrelated reads was {p99:.2f} s"

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checker import percentile
+from checker import READS_LEAST, percentile
 from rig import Rig
 
 from flashpods_dev.machine import StackError
@@ -81,7 +81,7 @@ class Score:
         """Take in a verdict."""
         if recovery is not None:
             self.recovery_seconds = max(self.recovery_seconds or 0.0, round(recovery, 3))
-        if rig is not None and rig.reads:
+        if rig is not None and len(rig.reads) >= READS_LEAST:
             p99 = round(percentile(rig.reads, 0.99), 4)
             self.read_p99_seconds = max(self.read_p99_seconds or 0.0, p99)
         if rig is not None:

@@ -89,7 +89,6 @@ async def test_sigkill_of_the_podman_service(
     await rig.bystander()
     for _ in range(extent(20, 2, 1)):
         with score.trial(moment.__name__):
-            rig.reads.clear()
             async with rig.readers():
                 await moment(rig, chance)
                 await asyncio.to_thread(rig.stack.podman.kill)
@@ -201,7 +200,6 @@ async def test_sigkill_of_conmon(rig: Rig, score: Score) -> None:
             if number % 2:
                 await asyncio.to_thread(rig.stack.api.kill)
             rig.excused |= {job_id}
-            rig.reads.clear()
             async with rig.readers():
                 begun = time.monotonic()
                 container = rig.see.containers()[f"job_{job_id}"]
@@ -224,7 +222,6 @@ async def test_removal_from_outside(rig: Rig, score: Score) -> None:
             job_id = await rig.must(await rig.count(LINES, 0.5))
             await rig.until(job_id, "running")
             rig.excused |= {job_id}
-            rig.reads.clear()
             async with rig.readers():
                 begun = time.monotonic()
                 done = await asyncio.to_thread(

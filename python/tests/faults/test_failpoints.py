@@ -278,7 +278,6 @@ async def visit(rig: Rig, place: str, score: Score) -> bool:
             mine["tries"] += 1
             while len(rig.running) < 2:
                 await rig.bystander()
-            rig.reads.clear()
             async with rig.readers(1):
                 if place.startswith("cleanup."):
                     took, in_flight = await kill_reaper_at(rig, place, fork=number > 1 or not ALL)
@@ -340,7 +339,6 @@ async def test_sigkill_between_create_and_commit(rig: Rig, score: Score) -> None
     for nth in range(1, 7) if FULL else (1, 4) if ALL else (4,):
         for place in places if ALL else places[1:2]:
             with score.trial(f"{place}:{nth}"):
-                rig.reads.clear()
                 async with rig.readers():
                     rig.arm(f"{place}:{nth}")
                     await asyncio.gather(

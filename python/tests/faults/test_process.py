@@ -73,7 +73,6 @@ async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
             await rig.until(job_id, "running")
             followers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
             waiting = asyncio.create_task(rig.ask("GET", f"/jobs/{job_id}", params={"wait": 60}))
-            rig.reads.clear()
             async with rig.readers(1):
                 await asyncio.sleep(1.5)
                 begun = time.monotonic()

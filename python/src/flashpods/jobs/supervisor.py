@@ -109,6 +109,8 @@ class Supervisor:
         try:
             if not await conclude(self._line, row, ending, self._tell):
                 self.broke.set()
+            if row.status is JobStatus.STARTING:
+                self.broke.set()  # a create that nobody waits for may yet be done: look again
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Final
@@ -253,7 +254,7 @@ class PodmanRuntime:
         """Kill and remove, and its cgroup parent; see the port."""
         state = await self.inspect(name_or_id)
         if state is not None and state.layer is not None:
-            if state.running:
+            if state.running and not await asyncio.to_thread(self._emptied, state):
                 await self._killed(state)
             await self._trees.ask({"ease": str(state.layer)}, seconds=EASE_SECONDS)
         answer = await self._delete(name_or_id)
@@ -276,7 +277,8 @@ class PodmanRuntime:
 
     async def _killed(self, state: ContainerState) -> None:
         """Return once a running container is dead, or is said to be in vain for a while."""
-        await self.kill(state.id, "SIGKILL")
+        with contextlib.suppress(Unavailable):  # with conmon lost it can't, and finds it dead
+            await self.kill(state.id, "SIGKILL")
         for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
             later = await self.inspect(state.id)
             if later is None or not later.running:
