@@ -183,6 +183,9 @@ def _test(machine: Machine, rest: list[str]) -> int:
             machine,
             _test_variables(state, engine, stack),
         )
+    if not rest:  # a process of its own: tests import their directory's conftest by that name
+        with state_directory(machine, "attacks") as state:
+            code = attacks.run(machine, state, []) or code
     return code or checks
 
 
