@@ -18,7 +18,7 @@ from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
+from flashpods.config import ConfigError, Settings, Worker, read_tokens
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
@@ -26,7 +26,9 @@ from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
 from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.sections import GB
 from flashpods.services import Services
+from flashpods.spire.settings import job_env, job_mounts
 from flashpods.uploads import Uploads
 
 
@@ -76,7 +78,11 @@ def _policy(settings: Settings) -> Policy:
         pids=podman.pids_limit,
         bases=settings.uploads.bases,
         allow_unenforced_limits=settings.development.allow_unenforced_limits,
-        mounts={target: Path(source) for target, source in podman.mounts.items()},
+        mounts={
+            **{target: Path(source) for target, source in podman.mounts.items()},
+            **job_mounts(settings.identity),
+        },
+        env=job_env(settings.identity),
     )
 
 

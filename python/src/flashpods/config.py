@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,23 +23,16 @@ from pydantic_settings import (
     SettingsError,
 )
 
-MB = 1024**2
-GB = 1024**3
+from flashpods.sections import GB, MB, Bytes, Seconds, Section
+from flashpods.spire import settings as spire
+
+SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
 ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
-
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
 
 class ConfigError(Exception):
     """The configuration can't be used; the message is one line for a person."""
-
-
-class Section(BaseModel):
-    """A part of the settings; frozen, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Http(Section):
@@ -81,6 +74,7 @@ class Podman(Section):
     cgroup_parent: str | None = None  # the job's cgroup is <cgroup_parent>/job_<id>
     launch_slots: int = Field(0, ge=0)  # containers being created at once; 0: twice the cores
     mounts: dict[str, str] = Field(default_factory=dict)  # target → host path, read-only
+    seccomp_profile: Path = SECCOMP_PROFILE  # read by Podman's service
 
 
 class Worker(Section):
@@ -185,6 +179,8 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
+    identity: spire.Identity = spire.Identity()
+    spire: spire.Spire = spire.Spire()
     development: Development = Development()
 
     @classmethod
@@ -289,6 +285,18 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for target, source in settings.podman.mounts.items():
         if not (target.startswith("/") and source.startswith("/")):
             yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
+    for target, source in settings.podman.mounts.items():
+        if settings.podman.socket.is_relative_to(source):
+            yield (
+                f"podman.mounts {target!r}: {source!r} holds podman.socket, with which a job could "
+                f"start containers of its own"
+            )
+    yield from spire.contradictions(
+        settings.identity,
+        settings.spire,
+        podman_socket=settings.podman.socket,
+        cgroup_parent=settings.podman.cgroup_parent,
+    )
     if not settings.uploads.rsync_url.startswith("rsync://"):
         yield f"uploads.rsync_url is {settings.uploads.rsync_url!r}: must begin with rsync://"
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flashpods_dev import attacks, check, demo, faults, image
+from flashpods_dev.identity import build
 from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.report import Steps, say
@@ -44,6 +45,7 @@ def run(machine: Machine, arguments: list[str]) -> int:
     up = verbs.add_parser("up")
     up.add_argument("--state", type=Path)
     up.add_argument("--port", type=int, default=0)
+    up.add_argument("--identity", action="store_true")
     for name in ("image", "demo"):
         verbs.add_parser(name)
     for name in PASSED_ON:
@@ -59,7 +61,7 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
     image.ensure(machine)
     match known.verb:
         case "up":
-            return _up(machine, known.state, known.port)
+            return _up(machine, known.state, known.port, identity=known.identity)
         case "demo":
             with state_directory(machine, "demo") as state:
                 return demo.run(machine, state)
@@ -94,13 +96,14 @@ def state_directory(machine: Machine, name: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _up(machine: Machine, given: Path | None, port: int) -> int:
+def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> int:
     """Run the stack until a signal stops it (0), or a part of it keeps failing (1)."""
     if given is None:
         with state_directory(machine, "up") as state:
-            return _up(machine, state, port)
+            return _up(machine, state, port, identity=identity)
+    spire = build.ensure(machine.dev) if identity else None
     steps = Steps()
-    with MiniStack(given, machine, port=port) as stack:
+    with MiniStack(given, machine, port=port, spire=spire) as stack:
         steps.done("stack")
         print(stack.info.line(), flush=True)
         say("running; ctrl-C stops it")
@@ -115,7 +118,7 @@ def _watch(stack: MiniStack) -> int:
     """Start a part again when it dies, as systemd would; give up when that happens too often."""
     deaths: dict[str, list[float]] = {}
     while True:
-        for service in (stack.podman, stack.rsyncd, stack.api, stack.cleanup):
+        for service in stack.services:
             if service.alive:
                 continue
             now = time.monotonic()

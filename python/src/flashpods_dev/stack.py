@@ -23,6 +23,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from flashpods_dev import cgroups, rsyncd
+from flashpods_dev.identity.build import Spire
+from flashpods_dev.identity.parts import Identity
+from flashpods_dev.identity.render import Lifetimes
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
 from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
@@ -88,6 +91,8 @@ class MiniStack:
         port: of the API; 0 takes a free one.
         parts: which services to start, of ``podman``, ``rsyncd``, ``api``, ``cleanup``.
         images: whether to see the shared images.
+        spire: SPIRE's programs, for a stack with identity; None: without.
+        lifetimes: of what SPIRE signs.
     """
 
     PARTS = ("podman", "rsyncd", "api", "cleanup")
@@ -101,6 +106,8 @@ class MiniStack:
         port: int = 0,
         parts: Sequence[str] = PARTS,
         images: bool = True,
+        spire: Spire | None = None,
+        lifetimes: Lifetimes | None = None,
     ) -> None:
         """Only compute names and ports; nothing is started or written."""
         if port and not port_is_free(port):
@@ -116,16 +123,22 @@ class MiniStack:
         # Of this process and object, so that stacks of one run don't meet.
         self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
         self.cgroup_parent = f"{self.cgroup}/ctrs"
-        self.settings = merge(
-            self.layout.render_settings(
-                port=self.port,
-                metrics_port=self.metrics_port,
-                rsync_port=self.rsync_port,
-                cgroup_parent=self.cgroup_parent,
-                limits_enforced=machine.limits_enforced,
-            ),
-            overrides or {},
+        self.identity = spire and Identity(
+            self.layout,
+            spire,
+            cgroup_dir=self.cgroup_dir,
+            cgroup_parent=self.cgroup_parent,
+            lifetimes=lifetimes,
         )
+        rendered = self.layout.render_settings(
+            port=self.port,
+            metrics_port=self.metrics_port,
+            rsync_port=self.rsync_port,
+            cgroup_parent=self.cgroup_parent,
+            limits_enforced=machine.limits_enforced,
+        )
+        with_identity = self.identity.overrides() if self.identity else {}
+        self.settings = merge(merge(rendered, with_identity), overrides or {})
         self.podman = self._podman()
         self.rsyncd = self._rsyncd()
         self.api = self._python("api", ["flashpods.api.main"], self._api_answers)
@@ -164,6 +177,9 @@ class MiniStack:
                 service.start(wait=False)
             for service in early:
                 service.wait_ready()
+            if self.identity:
+                self.identity.prepare()
+                self.identity.start()
             for service in running:
                 service.start()
             undo.pop_all()
@@ -177,6 +193,8 @@ class MiniStack:
         for service in (self.api, self.cleanup):
             service.terminate(API_GRACE)
         self.rsyncd.kill()
+        if self.identity:
+            self.identity.stop()
         if not cgroups.clear(self.cgroup_dir):
             raise StackError(f"processes are left in {self.cgroup_dir}")
         self.podman.kill()
@@ -205,6 +223,12 @@ class MiniStack:
     def api_url(self) -> str:
         """Where the API listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """All processes of it, whether or not they run."""
+        identity = self.identity.services if self.identity else ()
+        return (self.podman, self.rsyncd, *identity, self.api, self.cleanup)
 
     @property
     def info(self) -> Info:

@@ -1,0 +1,239 @@
+"""SPIRE's server, its agent and the token service of one stack."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashpods.config import Settings
+from flashpods.spire.server import SpireError, SpireServer
+from flashpods_dev.identity import render
+from flashpods_dev.identity.build import Spire
+from flashpods_dev.identity.render import Lifetimes
+from flashpods_dev.layout import Layout, dump, free_port
+from flashpods_dev.machine import StackError
+from flashpods_dev.service import Service, in_cgroup
+
+REGISTER_SECONDS = 90
+
+
+class Identity:
+    """The identity part of a :class:`~flashpods_dev.stack.MiniStack`.
+
+    Server and agent run as root, as on a host. All of it may be killed and started again, each by
+    itself; the token service's socket belongs to this process, as to systemd's socket unit.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        spire: Spire,
+        *,
+        cgroup_dir: Path,
+        cgroup_parent: str,
+        lifetimes: Lifetimes | None = None,
+    ) -> None:
+        """Only compute names and ports."""
+        self.layout = layout
+        self.lifetimes = lifetimes or Lifetimes()
+        self.port = free_port()
+        self._spire = spire
+        self._cgroup_dir = cgroup_dir
+        self._cgroup_parent = cgroup_parent
+        self._listener: socket.socket | None = None
+        self.server = self._service(
+            "spire-server", [str(spire.server), "run", "-config", str(self.server_config)],
+            self._server_answers,
+        )  # fmt: skip
+        self.agent = self._service(
+            "spire-agent", self._python("flashpods.spire.agent_main"), self._agent_answers
+        )
+
+    # ------------------------------------------------------------------ where things are
+
+    @property
+    def root(self) -> Path:
+        """What outlives a restart of the stack: data and configuration; root's."""
+        return self.layout.root / "spire"
+
+    @property
+    def server_config(self) -> Path:
+        return self.root / "server.json"
+
+    @property
+    def agent_config(self) -> Path:
+        return self.root / "agent.json"
+
+    @property
+    def server_data(self) -> Path:
+        return self.root / "server"
+
+    @property
+    def agent_data(self) -> Path:
+        return self.root / "agent"
+
+    @property
+    def sockets(self) -> Path:
+        """The directory that is mounted into jobs."""
+        return self.layout.volatile / "spire" / "sockets"
+
+    @property
+    def agent_socket(self) -> Path:
+        """The Workload API's socket."""
+        return self.sockets / "agent.sock"
+
+    @property
+    def server_socket(self) -> Path:
+        """The server's private socket, root's alone."""
+        return self.layout.volatile / "spire" / "server" / "api.sock"
+
+    @property
+    def token_socket(self) -> Path:
+        return self.layout.volatile / "token" / "token.sock"
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the settings that go with it."""
+        return {
+            "identity": {
+                "enabled": True,
+                "spire_socket_dir": str(self.sockets),
+                "token_socket": str(self.token_socket),
+            },
+            "spire": {
+                "trust_domain": render.TRUST_DOMAIN,
+                "server_binary": str(self._spire.server),
+                "server_socket": str(self.server_socket),
+                "agent_binary": str(self._spire.agent),
+                "agent_config": str(self.agent_config),
+                "agent_data": str(self.agent_data),
+            },
+        }
+
+    # ------------------------------------------------------------------ life
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """All processes, in the order of their start."""
+        return (self.server, self.agent)
+
+    def prepare(self) -> None:
+        """Make directories, configuration and the token socket; repeated: the same again."""
+        for private in (self.root, self.server_data, self.agent_data, self.server_socket.parent):
+            private.mkdir(parents=True, exist_ok=True)
+            private.chmod(0o700)
+        for shared in (self.sockets, self.token_socket.parent):
+            shared.mkdir(parents=True, exist_ok=True)
+            shared.chmod(0o755)
+        self.sockets.parent.chmod(0o711)
+        self.write_config()
+        self.listen()
+
+    def write_config(self) -> None:
+        """Write the configuration of server and agent."""
+        self.server_config.write_text(
+            dump(
+                render.server(
+                    data=self.server_data,
+                    socket=self.server_socket,
+                    port=self.port,
+                    lifetimes=self.lifetimes,
+                )
+            )
+        )
+        self.agent_config.write_text(
+            dump(
+                render.agent(
+                    data=self.agent_data,
+                    socket=self.agent_socket,
+                    server_port=self.port,
+                    podman_socket=self.layout.socket,
+                    cgroup_parent=self._cgroup_parent,
+                    lifetimes=self.lifetimes,
+                )
+            )
+        )
+
+    def listen(self) -> None:
+        """Bind the token service's socket; bound already: nothing."""
+        if self._listener is not None:
+            return
+        self.token_socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.token_socket))
+        listener.listen(128)
+        self._listener = listener
+
+    def start(self) -> None:
+        """Start server, entries, agent, each when what it needs is there.
+
+        Raises:
+            StackError: one of them does not come up.
+        """
+        self.server.start()
+        self.register()
+        self.agent.start()
+
+    def register(self) -> subprocess.CompletedProcess[str]:
+        """Run the product's registration.
+
+        Raises:
+            StackError: it failed.
+        """
+        done = subprocess.run(
+            self._wrapped(self._python("flashpods.spire.register_main")),
+            capture_output=True,
+            text=True,
+            timeout=REGISTER_SECONDS,
+            check=False,
+            cwd=self.root,
+        )
+        if done.returncode:
+            raise StackError(f"flashpods-spire-register: {done.stderr.strip()[-2000:]}")
+        return done
+
+    def stop(self) -> None:
+        """End all; repeated: nothing."""
+        for service in reversed(self.services):
+            service.terminate(5)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def client(self) -> SpireServer:
+        """Return the product's client of the server."""
+        return SpireServer(Settings(**self.overrides() | self._parent()).spire)
+
+    # ------------------------------------------------------------------ recipes
+
+    def _parent(self) -> dict[str, Any]:
+        return {"podman": {"cgroup_parent": self._cgroup_parent}}
+
+    def _python(self, module: str) -> list[str]:
+        return [sys.executable, "-P", "-m", module, "--config", str(self.layout.settings)]
+
+    def _wrapped(self, argv: Sequence[str]) -> list[str]:
+        return in_cgroup(self._cgroup_dir / "svc", argv)
+
+    def _service(self, name: str, argv: Sequence[str], ready: Callable[[], bool]) -> Service:
+        log = self.layout.logs / f"{name}.log"
+        return Service(name, self._wrapped(argv), log=log, ready=ready, cwd=self.layout.root)
+
+    def _server_answers(self) -> bool:
+        try:
+            self.client().call("bundle", "count")
+        except SpireError:
+            return False
+        return True
+
+    def _agent_answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(self.agent_socket))
+            except OSError:
+                return False
+        return True
