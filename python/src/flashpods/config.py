@@ -24,7 +24,8 @@ from pydantic_settings import (
 )
 
 from flashpods.sections import GB, MB, Bytes, Seconds, Section
-from flashpods.spire import settings as spire
+from flashpods.spire.settings import Identity, Spire
+from flashpods.spire.settings import contradictions as identity_contradictions
 
 SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
@@ -179,8 +180,8 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
-    identity: spire.Identity = spire.Identity()
-    spire: spire.Spire = spire.Spire()
+    identity: Identity = Identity()
+    spire: Spire = Spire()
     development: Development = Development()
 
     @classmethod
@@ -291,7 +292,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
                 f"podman.mounts {target!r}: {source!r} holds podman.socket, with which a job could "
                 f"start containers of its own"
             )
-    yield from spire.contradictions(
+    yield from identity_contradictions(
         settings.identity,
         settings.spire,
         podman_socket=settings.podman.socket,
