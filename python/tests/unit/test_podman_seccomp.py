@@ -32,7 +32,7 @@ def test_what_no_rule_names_is_not_there() -> None:
 
 def test_no_call_is_both_allowed_and_refused() -> None:
     allowed, refused = seccomp.names(seccomp.ALLOWED), seccomp.names(seccomp.REFUSED)
-    every = [*allowed, *refused, *seccomp.ABSENT.split(), "clone", "socket", "socketpair"]
+    every = [*allowed, *refused, "clone", "socket", "socketpair", "personality"]
     assert len(every) == len(set(every))
 
 
@@ -65,9 +65,9 @@ def test_the_doors_are_shut(call: str) -> None:
     assert verdicts(call) == [("SCMP_ACT_ERRNO", errno.EPERM, None)]
 
 
-@pytest.mark.parametrize("call", seccomp.ABSENT.split())
+@pytest.mark.parametrize("call", ["clone3", "io_uring_setup", "socketcall"])
 def test_what_a_filter_cannot_read_is_not_there(call: str) -> None:
-    assert verdicts(call) == [("SCMP_ACT_ERRNO", errno.ENOSYS, None)]
+    assert verdicts(call) == []
 
 
 def test_clone_makes_processes_and_no_namespaces() -> None:
