@@ -18,7 +18,8 @@ from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import ConfigError, Settings, Worker, read_tokens
+from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
+from flashpods.config_identity import job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
@@ -26,9 +27,7 @@ from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
 from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.sections import GB
 from flashpods.services import Services
-from flashpods.spire.settings import job_env, job_mounts
 from flashpods.uploads import Uploads
 
 

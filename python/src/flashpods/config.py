@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -23,13 +23,18 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from flashpods.sections import GB, MB, Bytes, Seconds, Section
-from flashpods.spire.settings import Identity, Spire
-from flashpods.spire.settings import contradictions as identity_contradictions
+from flashpods.config_base import Seconds, Section
+from flashpods.config_identity import Identity, Spire, identity_contradictions
+from flashpods.config_tokens import Tokens, token_contradictions
 
-SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
+MB = 1024**2
+GB = 1024**3
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
 ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
+
+SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
+
+Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
 
 class ConfigError(Exception):
@@ -182,6 +187,7 @@ class Settings(BaseSettings):
     disk: Disk = Disk()
     identity: Identity = Identity()
     spire: Spire = Spire()
+    tokens: Tokens = Tokens()
     development: Development = Development()
 
     @classmethod
@@ -283,15 +289,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for (outer_key, outer), (key, path) in permutations(trees.items(), 2):
         if outer in path.parents or (outer == path and outer_key < key):
             yield f"{key} {path} is in {outer_key} {outer}: give each its own directory"
-    for target, source in settings.podman.mounts.items():
-        if not (target.startswith("/") and source.startswith("/")):
-            yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
-    for target, source in settings.podman.mounts.items():
-        if settings.podman.socket.is_relative_to(source):
-            yield (
-                f"podman.mounts {target!r}: {source!r} holds podman.socket, with which a job could "
-                f"start containers of its own"
-            )
+    yield from _mount_faults(settings.podman)
     yield from identity_contradictions(
         settings.identity,
         settings.spire,
@@ -300,6 +298,22 @@ def contradictions(settings: Settings) -> Iterator[str]:
     )
     if not settings.uploads.rsync_url.startswith("rsync://"):
         yield f"uploads.rsync_url is {settings.uploads.rsync_url!r}: must begin with rsync://"
+    yield from token_contradictions(settings.tokens)
+    http, tokens = settings.http, settings.tokens
+    same = (http.metrics_host, http.metrics_port) == (tokens.metrics_host, tokens.metrics_port)
+    if same and http.metrics_host is not None and http.metrics_port:
+        yield f"tokens.metrics_port is {tokens.metrics_port}, as is http.metrics_port: change one"
+
+
+def _mount_faults(podman: Podman) -> Iterator[str]:
+    for target, source in podman.mounts.items():
+        if not (target.startswith("/") and source.startswith("/")):
+            yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
+        elif podman.socket.is_relative_to(source):
+            yield (
+                f"podman.mounts {target!r}: {source!r} holds podman.socket, with which a job could "
+                f"start containers of its own"
+            )
 
 
 def _value(settings: Settings, key: str) -> int:

@@ -3,6 +3,7 @@
     FlashpodsError
     ├── BadRequest (400)        the caller must change the request
     ├── Unauthorized (401)
+    ├── Forbidden (403)         known, but not allowed
     ├── NotFound (404)
     ├── Conflict (409)          the state of the thing forbids it
     ├── Gone (410)              it was there and has been deleted
@@ -13,8 +14,8 @@
     └── StaleState              internal: the row moved on; never leaves the process
 
 Each carries its code (the ``error`` field of the answer) and its HTTP status.
-:mod:`flashpods.api.problems` is the one place that turns them into responses. Codes are the
-contract's (section 5).
+:mod:`flashpods.web.problems` is the one place that turns them into responses. Codes are the
+contract's (sections 5 and 6).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = [
     "BadRequest",
     "Conflict",
     "FlashpodsError",
+    "Forbidden",
     "Gone",
     "InsufficientResources",
     "InsufficientStorage",
@@ -96,6 +98,13 @@ class Unauthorized(FlashpodsError):
 
     status = 401
     default_code = "invalid_token"
+
+
+class Forbidden(FlashpodsError):
+    """The caller is who it says, and may not have this; or it is not who its identity says."""
+
+    status = 403
+    default_code = "forbidden"
 
 
 class NotFound(FlashpodsError):

@@ -21,3 +21,16 @@ def configure_logging() -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def join_stdlib_logging() -> None:
+    """Let libraries' warnings join our JSON lines."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            method = "error" if record.levelno >= logging.ERROR else "warning"
+            fields = {"exc_info": record.exc_info} if record.exc_info else {}
+            log = structlog.get_logger(record.name)
+            getattr(log, method)(record.getMessage(), logger=record.name, **fields)
+
+    logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
@@ -29,6 +30,11 @@ def notify(state: str) -> bool:
             sock.sendto(state.encode(), address)
             return True
     return False
+
+
+def reloading() -> bool:
+    """Say that the configuration is read again; send :data:`READY` when that is done."""
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_seconds() -> float | None:

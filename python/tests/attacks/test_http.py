@@ -39,7 +39,7 @@ async def test_idle_connections(host: Connected, score: Score) -> None:
                 assert answer.status == 200
                 assert len(opened) == 5000, "the machine could not open so many"
             with score.attempt():
-                # Each is closed when its head has not come in time (api/protocol.py).
+                # Each is closed when its head has not come in time (web/protocol.py).
                 limit = time.monotonic() + 30
                 for sock in opened:
                     sock.settimeout(max(0.1, limit - time.monotonic()))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.adapters.podman import PodmanRuntime
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
 from flashpods.ports import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from api_rig import Rig, make_rig
 
-from flashpods.api import health
 from flashpods.errors import Unavailable
+from flashpods.web import checks
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_a_disk_that_fills_is_a_warning_not_a_failure(rig: Rig) -> None:
 
 
 async def test_a_hanging_part_has_a_deadline(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(checks, "CHECK_SECONDS", 0.05)
     rig.runtime.hangs = True
     async with rig.client(auth=False) as client, asyncio.timeout(5):
         answer = await client.get("/health")

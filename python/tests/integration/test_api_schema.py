@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
     positive_data_acceptance,
 )
 
-from flashpods.api.routing import LeanRoute
 from flashpods.jobs.states import JobStatus
+from flashpods.web.routing import LeanRoute
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from api_rig import TOKEN, Rig, make_rig, waiting_in
 
-from flashpods.api import main, metrics_server, protocol
+from flashpods.api import main
 from flashpods.config import ConfigError, Settings
+from flashpods.web import protocol
 
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
 
@@ -189,7 +190,7 @@ async def test_an_endless_head_is_refused(tmp_path: Path) -> None:
 async def test_a_late_head_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(protocol.Protocol, "head_seconds", 0.05)
     async with running(tmp_path) as up:
         c = await up.connect()
         c.writer.write(begun)
@@ -254,7 +255,7 @@ async def get_metrics(port: int, path: str = "/metrics") -> bytes:
 async def test_metrics_listener(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, metrics_port=0)
     await rig.running()
-    server = await metrics_server.listen(rig.app.context)
+    server = await main.listen_metrics(rig.app.context)
     assert server is not None
     port = server.sockets[0].getsockname()[1]
     answer = await get_metrics(port)
@@ -266,14 +267,14 @@ async def test_metrics_listener(tmp_path: Path) -> None:
     assert (await get_metrics(port, "/")).startswith(b"HTTP/1.1 404 ")
     taken = make_rig(tmp_path / "2", metrics_port=port)
     with pytest.raises(ConfigError, match=f"metrics_port {port}"):
-        await metrics_server.listen(taken.app.context)
+        await main.listen_metrics(taken.app.context)
     server.close()
     await server.wait_closed()
 
 
 async def test_metrics_can_be_off(tmp_path: Path) -> None:
     rig = make_rig(tmp_path, metrics_host=None)
-    assert await metrics_server.listen(rig.app.context) is None
+    assert await main.listen_metrics(rig.app.context) is None
 
 
 def test_a_taken_port_is_one_line() -> None:

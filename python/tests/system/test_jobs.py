@@ -15,7 +15,7 @@ import pytest
 from inspection import ROOMY, containers, rows
 from support import ended, follow, output, run, submit, true_soon, until
 
-from flashpods.adapters.podman import PodmanRuntime
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.ports import ContainerSpec, ContainerState, Limits
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from flashpods.api.artifacts import RangeNotSatisfiable, parse_range
 from flashpods.api.metrics import Metrics
 from flashpods.api.parse import Query, from_cursor, to_cursor
-from flashpods.api.problems import translate
-from flashpods.api.ratelimit import RateLimiter
 from flashpods.api.stream import to_event
 from flashpods.errors import BadRequest, InternalError
+from flashpods.web.problems import translate
+from flashpods.web.ratelimit import RateLimiter
 
 
 def test_a_burst_then_the_rate() -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flashpods.adapters.podman import PodmanRuntime
 from flashpods.adapters.podman.rest import Answer
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.ports import ContainerSpec, Limits

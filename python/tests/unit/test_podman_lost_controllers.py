@@ -8,8 +8,8 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from flashpods.adapters.podman import PodmanRuntime
 from flashpods.adapters.podman.rest import Answer
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.errors import Unavailable

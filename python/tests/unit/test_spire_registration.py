@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from flashpods.config_identity import Entry, Spire
 from flashpods.spire.registration import Declared, Plan, declared, plan
-from flashpods.spire.settings import Entry, Spire
 
 TD = "flashpods.local"
 HOST = f"spiffe://{TD}/host"

@@ -28,10 +28,10 @@ from flashpods.api.auth import Authenticator
 from flashpods.api.context import Context
 from flashpods.api.middleware import Gate
 from flashpods.api.parse import no_query
-from flashpods.api.ratelimit import RateLimiter
-from flashpods.api.reply import JSON, Reply, to_json
-from flashpods.api.routing import LeanRoute, add, settle
 from flashpods.services import Services
+from flashpods.web.ratelimit import RateLimiter
+from flashpods.web.reply import JSON, Reply, to_json
+from flashpods.web.routing import LeanRoute, add, settle
 
 STOP_SECONDS = 1.5
 

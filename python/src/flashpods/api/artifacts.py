@@ -17,12 +17,12 @@ from flashpods.api.context import Context
 from flashpods.api.download import FileBody, IteratorBody
 from flashpods.api.jobs import find
 from flashpods.api.parse import no_query
-from flashpods.api.reply import Header, Reply, json_reply
-from flashpods.api.routing import add
 from flashpods.errors import BadRequest, FlashpodsError, Gone, NotFound, Unavailable, cut
 from flashpods.jobs.model import Artifact, Job, Phase
 from flashpods.jobs.names import valid_artifact_name
 from flashpods.jobs.states import JobStatus
+from flashpods.web.reply import Header, Reply, json_reply
+from flashpods.web.routing import add
 
 _DELETED: Final = frozenset({JobStatus.CLEANING, JobStatus.CLEANED})
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)\Z", re.IGNORECASE | re.DOTALL)

@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from starlette.types import Receive, Scope, Send
 
-from flashpods.api.reply import Header
+from flashpods.web.reply import Header
 
 #: One read ahead of one being sent: at most two chunks a download in our memory.
 CHUNK_BYTES: Final = 1024 * 1024

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -13,43 +11,27 @@ import flashpods
 from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.parse import no_query
-from flashpods.api.reply import Reply, json_reply
-from flashpods.api.routing import add
-from flashpods.errors import FlashpodsError
 from flashpods.services import Services
-
-CHECK_SECONDS: Final = 2.0
-SHARED_SECONDS: Final = 1.0
-
-Finding = dict[str, Any]
+from flashpods.web.checks import Checks, Finding
+from flashpods.web.reply import Reply, json_reply
+from flashpods.web.routing import add
 
 
-class Health:
-    """Looks at the parts, at most once a second, for all who ask."""
+class Health(Checks):
+    """Looks at the API's parts."""
 
     def __init__(self, services: Services) -> None:
         """Look at nothing yet."""
         self._services = services
-        self._looked_at = 0.0
-        self._look: asyncio.Task[dict[str, Finding]] | None = None
-
-    async def checks(self) -> dict[str, Finding]:
-        """Return check → ``{"status": "ok" | "warning" | "failing" | "not_configured", …}``."""
-        now = self._services.clock.monotonic()
-        if self._look is None or (self._look.done() and now - self._looked_at >= SHARED_SECONDS):
-            self._looked_at = now
-            self._look = asyncio.create_task(self._all())
-        return await asyncio.shield(self._look)
-
-    async def _all(self) -> dict[str, Finding]:
-        names: dict[str, Callable[[], Awaitable[Finding]]] = {
-            "database": self._database,
-            "podman": self._podman,
-            "disk": self._disk,
-        }
-        found = await asyncio.gather(*(_bounded(check) for check in names.values()))
-        # SPIRE's Workload API joins with the identity service; until then there is none to check.
-        return {**dict(zip(names, found, strict=True)), "identity": {"status": "not_configured"}}
+        super().__init__(
+            {
+                "database": self._database,
+                "podman": self._podman,
+                "disk": self._disk,
+                "identity": self._identity,
+            },
+            services.clock.monotonic,
+        )
 
     async def _database(self) -> Finding:
         await self._services.store.ping()
@@ -72,18 +54,9 @@ class Health:
                 return {"status": status, "message": message, "used_percent": used}
         return {"status": "ok", "used_percent": used}
 
-
-async def _bounded(check: Callable[[], Awaitable[Finding]]) -> Finding:
-    """Run a check within its time; a failure is a finding."""
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            return await check()
-    except TimeoutError:
-        return {"status": "failing", "message": f"no answer within {CHECK_SECONDS:g} s"}
-    except FlashpodsError as e:
-        return {"status": "failing", "message": e.message}
-    except OSError as e:
-        return {"status": "failing", "message": e.strerror or type(e).__name__}
+    async def _identity(self) -> Finding:
+        # SPIRE's Workload API joins with the identity service; until then there is none to check.
+        return {"status": "not_configured"}
 
 
 class HealthCalls:
@@ -98,7 +71,7 @@ class HealthCalls:
         """Say whether the host can take and run jobs."""
         no_query(request)
         services = self._services
-        checks = await self._health.checks()
+        checks = await self._health.look()
         healthy = all(found["status"] != "failing" for found in checks.values())
         uptime = (services.clock.now() - services.started_at).total_seconds()
         return json_reply(

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.parse import Query, from_cursor, json_body, no_query, to_cursor
-from flashpods.api.reply import Reply, json_reply
-from flashpods.api.routing import add
 from flashpods.errors import BadRequest, NotFound, cut
 from flashpods.jobs.model import Job, JobEvent
 from flashpods.jobs.names import JOB_ID
 from flashpods.jobs.states import ACTIVE, JobStatus
 from flashpods.ports import Clock, JobStore
+from flashpods.web.reply import Reply, json_reply
+from flashpods.web.routing import add
 
 MOST_WAIT: Final = 60.0
 REREAD_SECONDS: Final = 1.0  # the cleanup process changes rows too, and can't wake us

@@ -6,70 +6,49 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from flashpods import sdnotify
-from flashpods.api import metrics_server
 from flashpods.api.app import Api, create_app
-from flashpods.api.protocol import Protocol
+from flashpods.api.context import Context
 from flashpods.config import ConfigError, Settings, load
-from flashpods.logs_setup import configure_logging
+from flashpods.logs_setup import configure_logging, join_stdlib_logging
+from flashpods.web import metrics_server
+from flashpods.web import server as web
+from flashpods.web.protocol import Protocol
 
 EX_CONFIG: Final = 78  # sysexits(3)
 BACKLOG: Final = 1024
 
 
-class Server(uvicorn.Server):
-    """uvicorn, which says when it listens and ends what is held open when told to stop."""
+class Server(web.Server):
+    """The API's server: it ends what is held open when told to stop; uvicorn would wait for it."""
 
     def __init__(self, config: uvicorn.Config, app: Api, ready_fd: int | None) -> None:
         """Serve ``app``; ``ready_fd`` gets one JSON line with the port, then is closed."""
         super().__init__(config)
         self._api = app
         self._ready_fd = ready_fd
-        self._alive: asyncio.Task[None] | None = None
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT; uvicorn's own would raise them again after a clean stop."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen, then tell whoever waits for it."""
-        await super().startup(sockets=sockets)
-        if self.started and sockets and self._ready_fd is not None:
-            host, port = sockets[0].getsockname()[:2]
+    def listening(self, sock: socket.socket) -> None:
+        """Tell whoever waits for the port."""
+        if self._ready_fd is not None:
+            host, port = sock.getsockname()[:2]
             line = json.dumps({"host": host, "port": port, "pid": os.getpid()}) + "\n"
             os.write(self._ready_fd, line.encode())
             os.close(self._ready_fd)
             self._ready_fd = None
-        if self.started:
-            sdnotify.notify(sdnotify.READY)
-            self._alive = asyncio.create_task(sdnotify.keep_alive(), name="watchdog")
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End event streams and waits first: uvicorn would wait for them."""
-        sdnotify.notify(sdnotify.STOPPING)
+    def stopping(self) -> None:
+        """End event streams and waits."""
         self._api.context.held.close()
-        await super().shutdown(sockets=sockets)
 
 
 def configure(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -109,6 +88,21 @@ def bind(settings: Settings) -> socket.socket:
     return sock
 
 
+async def listen_metrics(context: Context) -> asyncio.Server | None:
+    """Listen for scrapes; None where the settings switch that off.
+
+    Raises:
+        ConfigError: the address can't be had.
+    """
+    http = context.services.settings.http
+    return await metrics_server.listen(
+        "http",
+        http.metrics_host,
+        http.metrics_port,
+        lambda: context.metrics.render(context.services),
+    )
+
+
 async def serve(settings: Settings, ready_fd: int | None) -> None:
     """Serve until a signal says stop.
 
@@ -120,7 +114,7 @@ async def serve(settings: Settings, ready_fd: int | None) -> None:
     with contextlib.closing(bind(settings)) as sock:
         app = create_app(await bootstrap.build(settings))
         try:
-            metrics = await metrics_server.listen(app.context)
+            metrics = await listen_metrics(app.context)
         except ConfigError:
             await app.context.services.stop()
             raise
@@ -140,34 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     configure_logging()
-    _join_stdlib_logging()
+    join_stdlib_logging()
     try:
         settings = load(options.config)
-        with asyncio.Runner(loop_factory=_loop) as runner:
+        with asyncio.Runner(loop_factory=web.loop) as runner:
             runner.run(serve(settings, options.ready_fd))
     except ConfigError as e:
         sys.stderr.write(f"flashpods-api: {e}\n")
         sys.exit(EX_CONFIG)
-
-
-def _loop() -> Any:
-    """Make uvloop's loop; it is imported here so that a look at ``--help`` stays quick."""
-    import uvloop  # noqa: PLC0415 - see above
-
-    return uvloop.new_event_loop()
-
-
-def _join_stdlib_logging() -> None:
-    """Let libraries' warnings join our JSON lines."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            method = "error" if record.levelno >= logging.ERROR else "warning"
-            fields = {"exc_info": record.exc_info} if record.exc_info else {}
-            log = structlog.get_logger(record.name)
-            getattr(log, method)(record.getMessage(), logger=record.name, **fields)
-
-    logging.basicConfig(level=logging.WARNING, handlers=[Handler()], force=True)
 
 
 if __name__ == "__main__":

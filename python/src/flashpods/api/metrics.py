@@ -14,8 +14,6 @@ import flashpods
 from flashpods.jobs.states import ACTIVE, JobStatus
 from flashpods.services import Services
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
-
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 _REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,47}\Z")
 _MOST_REASONS: Final = 64

@@ -7,63 +7,35 @@ Order, outermost first:
    and before any body is read;
 3. token, before the body is read, so that a stranger can't make us hold memory;
 4. body: limited and with a deadline, the same for every method; handlers find it complete;
-5. the router. Whatever it raises becomes an answer here (see :mod:`flashpods.api.problems`).
+5. the router. Whatever it raises becomes an answer here (see :mod:`flashpods.web.problems`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 import time
 from typing import Any, Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpods.api.auth import Authenticator
 from flashpods.api.metrics import Metrics
-from flashpods.api.problems import problem, report, translate
-from flashpods.api.ratelimit import RateLimiter
-from flashpods.api.reply import Header
 from flashpods.errors import BadRequest, FlashpodsError, TooLarge, TooMany
+from flashpods.web.exchange import Exchange, Head
+from flashpods.web.problems import problem, report, translate
+from flashpods.web.ratelimit import RateLimiter
+from flashpods.web.routing import ROUTE
 
 BODY: Final = "flashpods.body"  # scope key: the request's whole body, bytes
-ROUTE: Final = "flashpods.route"  # scope key: the route's template, set by the router
 BODY_SECONDS: Final = 30.0
 SWALLOW_SECONDS: Final = 1.0
 SWALLOW_BYTES: Final = 8 * 1024**2
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}\Z")
 _OPEN = frozenset({("GET", "/health"), ("HEAD", "/health")})
 
 
 class _Gone(Exception):
     """The client closed the connection before its request was complete."""
-
-
-class _Head:
-    """What the gate needs of a request's headers, read in one pass."""
-
-    __slots__ = ("authorization", "chunked", "expects", "length", "request_id")
-
-    def __init__(self, headers: list[Header]) -> None:
-        self.authorization: list[bytes] = []
-        self.length = 0
-        self.chunked = self.expects = False
-        self.request_id = b""
-        for name, value in headers:
-            if name == b"authorization":
-                self.authorization.append(value)
-            elif name == b"content-length":
-                self.length = int(value) if value.isdigit() else 0
-            elif name == b"transfer-encoding":
-                self.chunked = True
-            elif name == b"expect":
-                self.expects = True
-            elif name == b"x-request-id" and _SANE_ID.match(value):
-                self.request_id = value
-        if not self.request_id:
-            self.request_id = secrets.token_hex(16).encode()
 
 
 class Gate:
@@ -93,13 +65,13 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        head = _Head(scope["headers"])
+        head = Head(scope["headers"])
         client = scope.get("client")
         wait, headers = self._limiter.take(client[0] if client else "", time.monotonic())
         headers.append((b"x-request-id", head.request_id))
-        exchange = _Exchange(send, headers)
+        exchange = Exchange(send, headers)
         method = scope["method"]
-        unread = head.chunked or head.length > 0
+        unread = head.has_body
         try:
             self._admit(wait, method, scope["path"], head)
             if unread:
@@ -125,7 +97,7 @@ class Gate:
                 method, scope.get(ROUTE, ""), exchange.status, (exchange.at or began) - began
             )
 
-    def _admit(self, wait: int, method: str, path: str, head: _Head) -> None:
+    def _admit(self, wait: int, method: str, path: str, head: Head) -> None:
         """Refuse what must go no further, in the order of the module's docstring.
 
         Raises:
@@ -179,8 +151,8 @@ class Gate:
         error: FlashpodsError,
         scope: Scope,
         receive: Receive,
-        exchange: _Exchange,
-        unread: _Head | None,
+        exchange: Exchange,
+        unread: Head | None,
     ) -> None:
         """Answer an error so that the connection stays usable, or closes without a reset.
 
@@ -203,25 +175,6 @@ class Gate:
         if unread is not None and not unread.expects:
             await _swallow(receive)
         await exchange.send({"type": "http.response.body", "body": b""})
-
-
-class _Exchange:
-    """Adds the gate's headers to whatever answer passes, and notes its status and time."""
-
-    __slots__ = ("_headers", "_send", "at", "status")
-
-    def __init__(self, send: Send, headers: list[Header]) -> None:
-        self._send = send
-        self._headers = headers
-        self.status = 0
-        self.at = 0.0
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.at = time.perf_counter()
-            message["headers"] = [*message.get("headers", ()), *self._headers]
-        await self._send(message)
 
 
 def _too_often(wait: int) -> TooMany:

@@ -14,13 +14,13 @@ from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.jobs import find
 from flashpods.api.parse import Query
-from flashpods.api.reply import JSON, Reply, json_reply, to_json
-from flashpods.api.routing import add
 from flashpods.api.stream import Feeds, Follow
 from flashpods.errors import BadRequest, Gone, NotFound, cut
 from flashpods.jobs.model import Job
 from flashpods.jobs.states import JobStatus
 from flashpods.ports import LogTail
+from flashpods.web.reply import JSON, Reply, json_reply, to_json
+from flashpods.web.routing import add
 
 MOST_OFFSET: Final = 2**53 - 1  # what every JSON reader holds exactly
 MOST_PAGE: Final = 1024 * 1024

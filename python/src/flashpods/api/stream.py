@@ -24,11 +24,11 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from flashpods.api.context import Context
-from flashpods.api.reply import to_json
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import Job
 from flashpods.ports import LogStore
 from flashpods.services import Services
+from flashpods.web.reply import to_json
 
 CHUNK_BYTES: Final = 64 * 1024
 CACHED_CHUNKS: Final = 32

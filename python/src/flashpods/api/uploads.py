@@ -10,10 +10,10 @@ from starlette.requests import Request
 from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.parse import json_body, no_query
-from flashpods.api.reply import Reply, json_reply
-from flashpods.api.routing import add
 from flashpods.errors import BadRequest, cut
 from flashpods.jobs.model import Upload
+from flashpods.web.reply import Reply, json_reply
+from flashpods.web.routing import add
 
 
 def view(upload: Upload) -> dict[str, Any]:

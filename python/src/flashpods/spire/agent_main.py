@@ -18,10 +18,10 @@ from typing import Any, Final
 import structlog
 
 from flashpods.config import ConfigError, Settings, load
+from flashpods.config_identity import Spire
 from flashpods.logs_setup import configure_logging
 from flashpods.spire import agent_config, node
 from flashpods.spire.server import ServerAway, SpireError, SpireServer
-from flashpods.spire.settings import Spire
 
 EX_SOFTWARE: Final = 70
 EX_TEMPFAIL: Final = 75

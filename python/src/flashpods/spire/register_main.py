@@ -14,10 +14,10 @@ from typing import Any, Final
 import structlog
 
 from flashpods.config import ConfigError, load
+from flashpods.config_identity import Spire
 from flashpods.logs_setup import configure_logging
 from flashpods.spire.registration import Plan, declared, plan, spiffe_id
 from flashpods.spire.server import ServerAway, SpireError, SpireServer
-from flashpods.spire.settings import Spire
 
 EX_SOFTWARE: Final = 70
 EX_TEMPFAIL: Final = 75

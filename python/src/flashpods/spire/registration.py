@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flashpods.spire.settings import Spire
+from flashpods.config_identity import Spire
 
 
 @dataclass(frozen=True, slots=True)

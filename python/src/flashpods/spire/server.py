@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import Any, Final
 
-from flashpods.spire.settings import Spire
+from flashpods.config_identity import Spire
 
 LOOK_SECONDS: Final = 0.1
 NOT_FOUND: Final = 5  # google.rpc.Code

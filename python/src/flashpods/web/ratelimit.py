@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
-from flashpods.api.reply import Header
+from flashpods.web.reply import Header
 
 
 class RateLimiter:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -18,8 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flashpods.api.middleware import ROUTE
 from flashpods.errors import MethodNotAllowed
+
+ROUTE: Final = "flashpods.route"  # scope key: the route's template, set by the router
 
 Handler = Callable[[Request], Awaitable[ASGIApp]]
 

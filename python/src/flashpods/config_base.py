@@ -1,4 +1,4 @@
-"""What every section of the settings is made of."""
+"""What the sections of the settings are made of."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MB = 1024**2
-GB = 1024**3
-
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from flashpods.sections import Seconds, Section
+from flashpods.config_base import Seconds, Section
 
 TrustDomain = Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,255}$")]
 Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -97,7 +97,7 @@ def job_env(identity: Identity) -> dict[str, str]:
     }
 
 
-def contradictions(
+def identity_contradictions(
     identity: Identity, spire: Spire, *, podman_socket: Path, cgroup_parent: str | None
 ) -> Iterator[str]:
     """Yield what would leave a job without identity, or give it somebody else's."""

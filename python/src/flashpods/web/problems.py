@@ -9,7 +9,6 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from flashpods.api.reply import Header, Reply, json_reply
 from flashpods.errors import (
     BadRequest,
     FlashpodsError,
@@ -19,6 +18,7 @@ from flashpods.errors import (
     StaleState,
     Unavailable,
 )
+from flashpods.web.reply import Header, Reply, json_reply
 
 log = structlog.get_logger(__name__)
 

@@ -11,12 +11,14 @@ import asyncio
 import secrets
 import socket
 import time
+from http import HTTPStatus
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from flashpods.api.ratelimit import RateLimiter
-from flashpods.api.reply import to_json
+from flashpods.errors import BadRequest, FlashpodsError
+from flashpods.web.problems import problem
+from flashpods.web.ratelimit import RateLimiter
 
 HEAD_BYTES: Final = 64 * 1024
 HEAD_SECONDS: Final = 15.0
@@ -26,6 +28,9 @@ STALLED_MS: Final = 300_000
 
 class Protocol(HttpToolsProtocol):
     """One connection."""
+
+    head_limit = HEAD_BYTES
+    head_seconds = HEAD_SECONDS
 
     _head_bytes = 0  # of the head that is not complete yet
     _in_head = True
@@ -37,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+        self._head_timer = self.loop.call_later(self.head_seconds, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the timer."""
@@ -52,10 +57,14 @@ class Protocol(HttpToolsProtocol):
         if not self._in_head or self.transport.is_closing():
             return
         self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
-            self._refuse(f"the request's head is over {HEAD_BYTES} bytes; send fewer headers")
+        if self._head_bytes > self.head_limit:
+            self.refuse(
+                BadRequest(
+                    f"the request's head is over {self.head_limit} bytes; send fewer headers"
+                )
+            )
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_late)
+            self._head_timer = self.loop.call_later(self.head_seconds, self._head_late)
 
     def on_message_begin(self) -> None:
         """Begin to count."""
@@ -71,7 +80,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text is not JSON
         """Answer what is not HTTP in the form of all our errors."""
-        self._refuse("this is not valid HTTP/1.1")
+        self.refuse(BadRequest("this is not valid HTTP/1.1"))
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -83,21 +92,24 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and not self.transport.is_closing():
             self.transport.close()
 
-    def _refuse(self, message: str) -> None:
+    def rate_key(self) -> str:
+        """Return whom the application's limiter knows this connection's requests as."""
+        return self.client[0] if self.client else ""
+
+    def refuse(self, error: FlashpodsError) -> None:
         """Answer, unless an earlier request's answer is still on its way, and close."""
         before: RequestResponseCycle | None = self.cycle  # uvicorn declares it without None
         if before is None or before.response_complete:
-            body = to_json({"error": "invalid_request", "message": message, "details": {}})
+            reply = problem(error)
             head = [
-                b"HTTP/1.1 400 Bad Request",
-                b"content-type: application/json",
-                b"content-length: %d" % len(body),
+                b"HTTP/1.1 %d %b" % (error.status, HTTPStatus(error.status).phrase.encode()),
+                *(b": ".join(h) for h in reply.headers),
+                b"content-length: %d" % len(reply.body),
                 b"connection: close",
                 b"x-request-id: " + secrets.token_hex(16).encode(),
             ]
             limiter = getattr(self.config.app, "limiter", None)
             if isinstance(limiter, RateLimiter):
-                client = self.client[0] if self.client else ""
-                head += [b": ".join(h) for h in limiter.take(client, time.monotonic())[1]]
-            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
+                head += [b": ".join(h) for h in limiter.take(self.rate_key(), time.monotonic())[1]]
+            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + reply.body)
         self.transport.close()

@@ -1,0 +1,1 @@
+"""What both of our HTTP services are built of: answers, routes, connections, the server itself."""
