@@ -118,6 +118,8 @@ def _watch(stack: MiniStack) -> int:
     """Start a part again when it dies, as systemd would; give up when that happens too often."""
     deaths: dict[str, list[float]] = {}
     while True:
+        if stack.identity:
+            stack.identity.tend()
         for service in stack.services:
             if service.alive:
                 continue

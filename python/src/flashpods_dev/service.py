@@ -19,10 +19,13 @@ JOIN = 'echo $$ >"$0" && exec "$@"'
 OWN_SHM = 'mount --bind "$0" /dev/shm && mount --make-rshared / && exec "$@"'
 
 
-def as_user(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """Wrap a command so that it runs as the stack's user with exactly this environment."""
+def as_user(argv: Sequence[str], env: Mapping[str, str], *, uid: int = UID) -> list[str]:
+    """Wrap a command so that it runs as the stack's user with exactly this environment.
+
+    Another ``uid`` gets the stack's user's group and no other.
+    """
     return [
-        *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+        *("setpriv", f"--reuid={uid}", f"--regid={UID}", "--clear-groups"),
         *("env", "-i", *(f"{key}={value}" for key, value in env.items())),
         *argv,
     ]
@@ -51,6 +54,7 @@ class Service:
         ready: Callable[[], bool],
         cwd: Path,
         twins: bool = False,
+        passes: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         """Keep the recipe; nothing starts yet.
 
@@ -62,6 +66,7 @@ class Service:
             cwd: where it runs.
             twins: whether children that run the same program are part of it. Rootless Podman
                 starts itself again in the user namespace, and that child is the one that serves.
+            passes: descriptors that it inherits.
         """
         self.name = name
         self.log = log
@@ -69,6 +74,7 @@ class Service:
         self._ready = ready
         self._cwd = cwd
         self._twins = twins
+        self._passes = passes
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,6 +105,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 cwd=self._cwd,
+                pass_fds=tuple(self._passes()),
                 start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
             )
         if wait:

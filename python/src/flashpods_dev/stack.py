@@ -12,7 +12,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from flashpods_dev.identity.parts import Identity
 from flashpods_dev.identity.render import Lifetimes
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
+from flashpods_dev.probe import Unix, answers, listens
 from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
 
 API_GRACE = 9  # seconds; http.shutdown_seconds is 8
@@ -48,37 +48,6 @@ class Info:
     def line(self) -> str:
         """Return the line, without its newline."""
         return json.dumps(asdict(self))
-
-
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("podman", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(5)
-        self.sock.connect(str(self._path))
-
-
-def answers(connection: http.client.HTTPConnection, path: str, statuses: Sequence[int]) -> bool:
-    """Whether a GET is answered with one of the statuses."""
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status in statuses
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def listens(port: int) -> bool:
-    """Whether something accepts connections on a loopback port."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 class MiniStack:
@@ -317,7 +286,11 @@ class MiniStack:
         return self._service("podman", self._as_engine(argv), self._podman_answers, twins=True)
 
     def _podman_answers(self) -> bool:
-        return answers(_Unix(self.layout.socket), "/_ping", [200])
+        if not answers(Unix(self.layout.socket), "/_ping", [200]):
+            return False
+        if self.identity:
+            self.identity.tend()
+        return True
 
     def _rsyncd(self) -> Service:
         config = self.layout.root / "rsyncd.conf"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -15,8 +18,9 @@ from flashpods_dev.identity import render
 from flashpods_dev.identity.build import Spire
 from flashpods_dev.identity.render import Lifetimes
 from flashpods_dev.layout import Layout, dump, free_port
-from flashpods_dev.machine import StackError
-from flashpods_dev.service import Service, in_cgroup
+from flashpods_dev.machine import TOKEN_UID, UID, StackError
+from flashpods_dev.probe import Unix, accepts, answers
+from flashpods_dev.service import Service, as_user, in_cgroup
 
 REGISTER_SECONDS = 90
 
@@ -36,11 +40,14 @@ class Identity:
         cgroup_dir: Path,
         cgroup_parent: str,
         lifetimes: Lifetimes | None = None,
+        helper: Path | None = None,
     ) -> None:
         """Only compute names and ports."""
         self.layout = layout
         self.lifetimes = lifetimes or Lifetimes()
         self.port = free_port()
+        self.metrics_port = free_port()
+        self._helper = helper
         self._spire = spire
         self._cgroup_dir = cgroup_dir
         self._cgroup_parent = cgroup_parent
@@ -50,7 +57,12 @@ class Identity:
             self._server_answers,
         )  # fmt: skip
         self.agent = self._service(
-            "spire-agent", self._python("flashpods.spire.agent_main"), self._agent_answers
+            "spire-agent",
+            self._python("flashpods.spire.agent_main"),
+            lambda: accepts(self.agent_socket),
+        )
+        self.tokens = self._service(
+            "token-service", self._token_command(), self._tokens_answer, passes=self._descriptors
         )
 
     # ------------------------------------------------------------------ where things are
@@ -95,6 +107,11 @@ class Identity:
     def token_socket(self) -> Path:
         return self.layout.volatile / "token" / "token.sock"
 
+    @property
+    def secrets(self) -> Path:
+        """The token service's secrets file: invented values, kept with the state."""
+        return self.layout.root / "secrets.json"
+
     def overrides(self) -> dict[str, Any]:
         """Return the settings that go with it."""
         return {
@@ -102,6 +119,13 @@ class Identity:
                 "enabled": True,
                 "spire_socket_dir": str(self.sockets),
                 "token_socket": str(self.token_socket),
+                "helper": self._helper and str(self._helper),
+            },
+            "tokens": {
+                "secrets_file": str(self.secrets),
+                "workload_api": f"unix://{self.agent_socket}",
+                "trust_domain": render.TRUST_DOMAIN,
+                "metrics_port": self.metrics_port,
             },
             "spire": {
                 "trust_domain": render.TRUST_DOMAIN,
@@ -118,7 +142,7 @@ class Identity:
     @property
     def services(self) -> tuple[Service, ...]:
         """All processes, in the order of their start."""
-        return (self.server, self.agent)
+        return (self.server, self.agent, self.tokens)
 
     def prepare(self) -> None:
         """Make directories, configuration and the token socket; repeated: the same again."""
@@ -130,6 +154,9 @@ class Identity:
             shared.chmod(0o755)
         self.sockets.parent.chmod(0o711)
         self.write_config()
+        if not self.secrets.exists():
+            names = ("anthropic_api_key", "github_token")
+            self.write_secrets({name: f"dev-{secrets.token_urlsafe(24)}" for name in names})
         self.listen()
 
     def write_config(self) -> None:
@@ -157,6 +184,24 @@ class Identity:
             )
         )
 
+    def write_secrets(self, values: dict[str, str]) -> None:
+        """Write the secrets file; the token service reads it at its start and on SIGHUP."""
+        new = self.secrets.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchown(descriptor, TOKEN_UID, UID)
+            file.write(dump(values))
+        new.replace(self.secrets)
+
+    def tend(self) -> None:
+        """Let the token service ask Podman: on a host the socket unit's group does that.
+
+        Podman makes its socket anew at each start, for its own user alone.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            self.layout.socket.chmod(0o660)
+
     def listen(self) -> None:
         """Bind the token service's socket; bound already: nothing."""
         if self._listener is not None:
@@ -164,11 +209,13 @@ class Identity:
         self.token_socket.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(self.token_socket))
+        os.chown(self.token_socket, UID, UID)
+        self.token_socket.chmod(0o660)
         listener.listen(128)
         self._listener = listener
 
     def start(self) -> None:
-        """Start server, entries, agent, each when what it needs is there.
+        """Start server, entries, agent, tokens, each when what it needs is there.
 
         Raises:
             StackError: one of them does not come up.
@@ -176,6 +223,7 @@ class Identity:
         self.server.start()
         self.register()
         self.agent.start()
+        self.tokens.start()
 
     def register(self) -> subprocess.CompletedProcess[str]:
         """Run the product's registration.
@@ -218,22 +266,34 @@ class Identity:
     def _wrapped(self, argv: Sequence[str]) -> list[str]:
         return in_cgroup(self._cgroup_dir / "svc", argv)
 
-    def _service(self, name: str, argv: Sequence[str], ready: Callable[[], bool]) -> Service:
+    def _service(
+        self,
+        name: str,
+        argv: Sequence[str],
+        ready: Callable[[], bool],
+        *,
+        passes: Callable[[], Sequence[int]] = tuple,
+    ) -> Service:
         log = self.layout.logs / f"{name}.log"
-        return Service(name, self._wrapped(argv), log=log, ready=ready, cwd=self.layout.root)
+        return Service(
+            name, self._wrapped(argv), log=log, ready=ready, cwd=self.layout.root, passes=passes
+        )
+
+    def _token_command(self) -> list[str]:
+        """Return the token service's command; which descriptor it gets is known at its start."""
+        hand_over = [sys.executable, "-P", "-m", "flashpods_dev.activate"]
+        argv = [*hand_over, *self._python("flashpods.token.main")]
+        return as_user(argv, {"PATH": os.environ.get("PATH", os.defpath)}, uid=TOKEN_UID)
+
+    def _descriptors(self) -> list[int]:
+        return [self._listener.fileno()] if self._listener else []
+
+    def _tokens_answer(self) -> bool:
+        return answers(Unix(self.token_socket), "/health", [200])
 
     def _server_answers(self) -> bool:
         try:
             self.client().call("bundle", "count")
         except SpireError:
             return False
-        return True
-
-    def _agent_answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect(str(self.agent_socket))
-            except OSError:
-                return False
         return True
