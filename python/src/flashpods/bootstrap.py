@@ -15,11 +15,12 @@ from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.adapters.identity import UnixIdentityChain
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
-from flashpods.config_identity import job_env, job_mounts
+from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
@@ -27,6 +28,7 @@ from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
 from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services
 from flashpods.uploads import Uploads
 
@@ -205,6 +207,13 @@ def _uploads(settings: Settings, adapters: Adapters) -> Uploads:
     )
 
 
+def _identity(settings: Settings) -> IdentityChain | None:
+    identity = settings.identity
+    if not identity.enabled:
+        return None
+    return UnixIdentityChain(identity.spire_socket_dir / AGENT_SOCKET, identity.token_socket)
+
+
 async def build(settings: Settings) -> Services:
     """Wire the API's process.
 
@@ -240,6 +249,7 @@ async def build(settings: Settings) -> Services:
         artifacts=adapters.artifacts,
         runtime=adapters.runtime,
         disk=adapters.disk,
+        identity=_identity(settings),
         changes=changes,
         submitter=_submitter(settings, adapters, capacity, supervisor),
         uploads=_uploads(settings, adapters),

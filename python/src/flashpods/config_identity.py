@@ -60,6 +60,7 @@ class Spire(Section):
         return f"spiffe://{self.trust_domain}/{path}"
 
 
+AGENT_SOCKET: Final = "agent.sock"  # in spire_socket_dir, and so in a job
 SPIRE_TARGET: Final = "/run/spire/sockets"
 TOKEN_TARGET: Final = "/run/flashpods/token.sock"  # noqa: S105 - a path
 HELPER_TARGET: Final = "/usr/local/bin/flashpods-token"
@@ -82,7 +83,7 @@ def job_env(identity: Identity) -> dict[str, str]:
     if not identity.enabled:
         return {}
     env = {
-        "SPIFFE_ENDPOINT_SOCKET": f"unix://{SPIRE_TARGET}/agent.sock",
+        "SPIFFE_ENDPOINT_SOCKET": f"unix://{SPIRE_TARGET}/{AGENT_SOCKET}",
         "FLASHPODS_TOKEN_SOCKET": TOKEN_TARGET,
     }
     if identity.helper is None:
