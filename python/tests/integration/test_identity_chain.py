@@ -24,6 +24,7 @@ class Host:
 
     async def listen(self, path: Path, answer: bytes | None) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._stack.callback(writer.close)
             if path == self.tokens:
                 self.asked.append(await reader.readuntil(b"\r\n\r\n"))
             if answer is not None:
