@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flashpods_dev import attacks, check, demo, faults, image
-from flashpods_dev.identity import build
+from flashpods_dev.identity import build, tests
+from flashpods_dev.identity.parts import Options
 from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.report import Steps, say
@@ -27,6 +28,7 @@ PASSED_ON = (
     "attacks",
     "faults",
     "soak",
+    "identity",
     "bench",
     "shell",
 )  # what follows these is not ours to parse
@@ -76,6 +78,9 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
         case "soak":
             with state_directory(machine, "soak") as state:
                 return faults.soak(machine, state, rest)
+        case "identity":
+            with state_directory(machine, "identity") as state:
+                return tests.run(machine, state, rest)
         case "bench":
             return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
         case "shell":
@@ -101,9 +106,9 @@ def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> i
     if given is None:
         with state_directory(machine, "up") as state:
             return _up(machine, state, port, identity=identity)
-    spire = build.ensure(machine.dev) if identity else None
+    options = Options(spire=build.ensure(machine.dev)) if identity else None
     steps = Steps()
-    with MiniStack(given, machine, port=port, spire=spire) as stack:
+    with MiniStack(given, machine, port=port, identity=options) as stack:
         steps.done("stack")
         print(stack.info.line(), flush=True)
         say("running; ctrl-C stops it")

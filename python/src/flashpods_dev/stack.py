@@ -22,9 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from flashpods_dev import cgroups, rsyncd
-from flashpods_dev.identity.build import Spire
-from flashpods_dev.identity.parts import Identity
-from flashpods_dev.identity.render import Lifetimes
+from flashpods_dev.identity.parts import Identity, Options
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
 from flashpods_dev.probe import Unix, answers, listens
@@ -60,8 +58,7 @@ class MiniStack:
         port: of the API; 0 takes a free one.
         parts: which services to start, of ``podman``, ``rsyncd``, ``api``, ``cleanup``.
         images: whether to see the shared images.
-        spire: SPIRE's programs, for a stack with identity; None: without.
-        lifetimes: of what SPIRE signs.
+        identity: of what, for a stack with identity; None: without.
     """
 
     PARTS = ("podman", "rsyncd", "api", "cleanup")
@@ -75,8 +72,7 @@ class MiniStack:
         port: int = 0,
         parts: Sequence[str] = PARTS,
         images: bool = True,
-        spire: Spire | None = None,
-        lifetimes: Lifetimes | None = None,
+        identity: Options | None = None,
     ) -> None:
         """Only compute names and ports; nothing is started or written."""
         if port and not port_is_free(port):
@@ -92,12 +88,8 @@ class MiniStack:
         # Of this process and object, so that stacks of one run don't meet.
         self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
         self.cgroup_parent = f"{self.cgroup}/ctrs"
-        self.identity = spire and Identity(
-            self.layout,
-            spire,
-            cgroup_dir=self.cgroup_dir,
-            cgroup_parent=self.cgroup_parent,
-            lifetimes=lifetimes,
+        self.identity = identity and Identity(
+            self.layout, identity, cgroup_dir=self.cgroup_dir, cgroup_parent=self.cgroup_parent
         )
         rendered = self.layout.render_settings(
             port=self.port,

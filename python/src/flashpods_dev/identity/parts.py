@@ -8,7 +8,8 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ from flashpods_dev.service import Service, as_user, in_cgroup
 REGISTER_SECONDS = 90
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a stack with identity is made of."""
+
+    spire: Spire
+    helper: Path | None = None  # the static program that is mounted into jobs
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    secrets: Mapping[str, str] | None = None  # None: invented at the first start
+
+
 class Identity:
     """The identity part of a :class:`~flashpods_dev.stack.MiniStack`.
 
@@ -35,25 +46,21 @@ class Identity:
     def __init__(
         self,
         layout: Layout,
-        spire: Spire,
+        options: Options,
         *,
         cgroup_dir: Path,
         cgroup_parent: str,
-        lifetimes: Lifetimes | None = None,
-        helper: Path | None = None,
     ) -> None:
         """Only compute names and ports."""
         self.layout = layout
-        self.lifetimes = lifetimes or Lifetimes()
+        self.options = options
         self.port = free_port()
         self.metrics_port = free_port()
-        self._helper = helper
-        self._spire = spire
         self._cgroup_dir = cgroup_dir
         self._cgroup_parent = cgroup_parent
         self._listener: socket.socket | None = None
         self.server = self._service(
-            "spire-server", [str(spire.server), "run", "-config", str(self.server_config)],
+            "spire-server", [str(options.spire.server), "run", "-config", str(self.server_config)],
             self._server_answers,
         )  # fmt: skip
         self.agent = self._service(
@@ -114,12 +121,13 @@ class Identity:
 
     def overrides(self) -> dict[str, Any]:
         """Return the settings that go with it."""
+        helper = self.options.helper
         return {
             "identity": {
                 "enabled": True,
                 "spire_socket_dir": str(self.sockets),
                 "token_socket": str(self.token_socket),
-                "helper": self._helper and str(self._helper),
+                "helper": helper and str(helper),
             },
             "tokens": {
                 "secrets_file": str(self.secrets),
@@ -129,9 +137,9 @@ class Identity:
             },
             "spire": {
                 "trust_domain": render.TRUST_DOMAIN,
-                "server_binary": str(self._spire.server),
+                "server_binary": str(self.options.spire.server),
                 "server_socket": str(self.server_socket),
-                "agent_binary": str(self._spire.agent),
+                "agent_binary": str(self.options.spire.agent),
                 "agent_config": str(self.agent_config),
                 "agent_data": str(self.agent_data),
             },
@@ -154,7 +162,9 @@ class Identity:
             shared.chmod(0o755)
         self.sockets.parent.chmod(0o711)
         self.write_config()
-        if not self.secrets.exists():
+        if self.options.secrets is not None:
+            self.write_secrets(self.options.secrets)
+        elif not self.secrets.exists():
             names = ("anthropic_api_key", "github_token")
             self.write_secrets({name: f"dev-{secrets.token_urlsafe(24)}" for name in names})
         self.listen()
@@ -167,7 +177,7 @@ class Identity:
                     data=self.server_data,
                     socket=self.server_socket,
                     port=self.port,
-                    lifetimes=self.lifetimes,
+                    lifetimes=self.options.lifetimes,
                 )
             )
         )
@@ -179,12 +189,12 @@ class Identity:
                     server_port=self.port,
                     podman_socket=self.layout.socket,
                     cgroup_parent=self._cgroup_parent,
-                    lifetimes=self.lifetimes,
+                    lifetimes=self.options.lifetimes,
                 )
             )
         )
 
-    def write_secrets(self, values: dict[str, str]) -> None:
+    def write_secrets(self, values: Mapping[str, str]) -> None:
         """Write the secrets file; the token service reads it at its start and on SIGHUP."""
         new = self.secrets.with_suffix(".new")
         new.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Runs in a job: fetches SVIDs with SPIRE's own client, exchanges tokens; prints lines of JSON.
+
+Only Python's standard library is there.
+"""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+
+AUDIENCE = "flashpods-token-service"
+AGENT_SOCKET = "/run/spire/sockets/agent.sock"
+TOKEN_SOCKET = "/run/flashpods/token.sock"
+
+
+def fetch(audience: str = AUDIENCE) -> dict[str, str]:
+    """Fetch a JWT-SVID: ``{"id", "jwt"}``, or ``{"refused"}``."""
+    command = ["/opt/spire-agent", "api", "fetch", "jwt", "-audience", audience]
+    command += ["-socketPath", AGENT_SOCKET, "-output", "json", "-timeout", "5s"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        svid = json.loads(done.stdout)[0]["svids"][0]
+    except (ValueError, LookupError, TypeError):
+        return {"refused": (done.stdout + done.stderr).strip()[-300:]}
+    return {"id": svid["spiffe_id"], "jwt": svid["svid"]}
+
+
+def exchange(token: str | None) -> dict[str, object]:
+    """Exchange a token: ``{"status", "body"}``, or ``{"failed"}``."""
+    connection = http.client.HTTPConnection("localhost", timeout=5)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(5)
+    try:
+        connection.sock.connect(TOKEN_SOCKET)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        connection.request("GET", "/tokens", headers=headers)
+        answer = connection.getresponse()
+        return {"status": answer.status, "body": json.loads(answer.read())}
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        return {"failed": f"{type(e).__name__}: {e}"}
+    finally:
+        connection.close()
+
+
+def whole() -> dict[str, object]:
+    """Go the whole way once."""
+    svid = fetch()
+    if "jwt" not in svid:
+        return svid
+    return {"id": svid["id"], **exchange(svid["jwt"])}
+
+
+def attempts(seconds: float, pause: float) -> None:
+    """Go the whole way again and again, and print when and how each time went.
+
+    The audience is another each time, so the agent's cache of JWT-SVIDs does not answer.
+    """
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        fresh = fetch(f"probe-{number}")
+        result = whole()
+        outcome = {"at": round(time.time(), 3), "fresh": "jwt" in fresh, **result}
+        outcome.pop("body", None)
+        print(json.dumps(outcome), flush=True)
+        time.sleep(pause)
+
+
+def main() -> None:
+    """``fetch [AUDIENCE]``, ``whole``, ``exchange TOKEN``, ``attempts SECONDS PAUSE``."""
+    verb, *words = sys.argv[1:]
+    if verb == "fetch":
+        print(json.dumps(fetch(*words)))
+    elif verb == "whole":
+        print(json.dumps(whole()))
+    elif verb == "exchange":
+        print(json.dumps(exchange(words[0] if words else None)))
+    elif verb == "attempts":
+        attempts(float(words[0]), float(words[1]))
+
+
+if __name__ == "__main__":
+    main()
