@@ -135,12 +135,12 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL, and reap. Dead: nothing happens."""
-        self._signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         self.wait(10)
 
     def terminate(self, seconds: float = 10) -> int:
         """SIGTERM, then SIGKILL after that time; return the exit code (-9: it was needed)."""
-        self._signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         try:
             return self.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -160,7 +160,8 @@ class Service:
         """
         return 0 if self._process is None else self._process.wait(timeout=seconds)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
+        """Send a signal. Dead: nothing happens."""
         if self.alive:
             for pid in [self.pid, *(twins(self.pid) if self._twins else [])]:
                 with suppress(ProcessLookupError):

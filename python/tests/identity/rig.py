@@ -19,11 +19,14 @@ from typing import Any
 import httpx
 import support
 
+from flashpods.spire import agent_config, node
 from flashpods_dev.identity import build
 from flashpods_dev.identity.parts import Identity, Options
 from flashpods_dev.identity.render import Lifetimes
 from flashpods_dev.layout import merge
 from flashpods_dev.machine import IMAGE, UID, Machine
+from flashpods_dev.probe import accepts
+from flashpods_dev.service import Service
 from flashpods_dev.stack import MiniStack
 
 HERE = Path(__file__).parent
@@ -184,6 +187,46 @@ def labels_of(kind: str) -> dict[str, str]:
         "flashpods-job-id": uuid.uuid4().hex,
         "flashpods-job-type": kind,
     }
+
+
+@contextlib.contextmanager
+def unsafe_agent(stack: MiniStack, change: Callable[[dict[str, Any]], object]) -> Iterator[Path]:
+    """Run a second agent, whose attestor is configured as ``flashpods-spire-agent`` refuses.
+
+    It shows that an attack works where our defence is not; yields its sockets' directory.
+    """
+    identity = identity_of(stack)
+    place = Path(tempfile.mkdtemp(prefix="u", dir=stack.layout.volatile))
+    place.chmod(0o755)
+    data, sockets, bundle = place / "data", place / "sockets", place / "bundle.pem"
+    for directory in (data, sockets):
+        directory.mkdir(mode=0o755)
+    content = agent_config.read(identity.agent_config)
+    docker = agent_config.docker_plugin(content)
+    assert docker is not None
+    change(docker)
+    content["agent"]["socket_path"] = str(sockets / "agent.sock")
+    content["plugins"]["KeyManager"]["disk"]["plugin_data"]["directory"] = str(data)
+    server = identity.client()
+    bundle.write_text(node.as_pem(node.authorities_of(server.bundle())))
+    started = agent_config.with_start(
+        content, data=data, bundle=bundle, join_token=server.join_token()
+    )
+    config = place / "agent.json"
+    config.write_text(json.dumps(started))
+    agent = Service(
+        "unsafe-agent",
+        [str(identity.options.spire.agent), "run", "-config", str(config)],
+        log=stack.layout.logs / "unsafe-agent.log",
+        ready=lambda: accepts(sockets / "agent.sock"),
+        cwd=place,
+    )
+    try:
+        agent.start()
+        yield sockets
+    finally:
+        agent.kill()
+        shutil.rmtree(place)
 
 
 # ------------------------------------------------------------------ the host
