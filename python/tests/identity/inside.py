@@ -3,6 +3,7 @@
 Only Python's standard library is there.
 """
 
+import base64
 import http.client
 import json
 import socket
@@ -49,7 +50,9 @@ def whole() -> dict[str, object]:
     svid = fetch()
     if "jwt" not in svid:
         return svid
-    return {"id": svid["id"], **exchange(svid["jwt"])}
+    head = svid["jwt"].split(".")[0]
+    kid = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"]
+    return {"id": svid["id"], "kid": kid, **exchange(svid["jwt"])}
 
 
 def attempts(seconds: float, pause: float) -> None:

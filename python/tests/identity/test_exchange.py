@@ -44,6 +44,7 @@ async def test_each_type_gets_what_its_policy_says(
     job_id = await rig.start_job(host.client, kind, f"python3 {rig.INSIDE} whole")
     await support.ended(host.client, job_id)
     (answer,) = rig.answers_in(await rig.said_by(host.client, job_id))
+    assert answer.pop("kid") == authority(shared)["kid"]
     assert answer == {"id": f"{rig.DOMAIN}/{kind}", "status": 200, "body": expected}
     (line,) = [line for line in audited(shared) if line["job_id"] == job_id]
     assert (line["outcome"], line["spiffe_id"], line["job_type"]) == ("ok", answer["id"], kind)

@@ -26,7 +26,6 @@ from flashpods.spire.server import ServerAway, SpireError, SpireServer
 EX_SOFTWARE: Final = 70
 EX_TEMPFAIL: Final = 75
 EX_CONFIG: Final = 78
-BUNDLE: Final = "bootstrap.pem"
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +51,7 @@ def prepare(settings: Settings, server: SpireServer) -> dict[str, Any]:
         now=datetime.now(UTC),
     )
     spire.agent_data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    bundle = spire.agent_data / BUNDLE
+    bundle = spire.agent_data / node.BUNDLE
     token = None
     if why is not None:
         log.info("join_token_minted", why=why)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from flashpods.spire.registration import spiffe_id
 
 CACHE: Final = "agent-data.json"
+BUNDLE: Final = "bootstrap.pem"  # beside it, for the first contact
 MARGIN: Final = timedelta(seconds=5)
 """An SVID that lives no longer than this would be dead before the agent has renewed it."""
 
