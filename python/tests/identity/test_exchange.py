@@ -47,7 +47,7 @@ async def test_each_type_gets_what_its_policy_says(
     assert answer.pop("kid") == authority(shared)["kid"]
     assert answer == {"id": f"{rig.DOMAIN}/{kind}", "status": 200, "body": expected}
     (line,) = [line for line in audited(shared) if line["job_id"] == job_id]
-    assert (line["outcome"], line["spiffe_id"], line["job_type"]) == ("ok", answer["id"], kind)
+    assert (line["outcome"], line["spiffe_id"], line["job_type"]) == ("granted", answer["id"], kind)
 
 
 # ------------------------------------------------------------------ attacks on the token
@@ -206,7 +206,7 @@ async def test_the_log_names_every_attempt_and_holds_no_secret(
     await rig.ask(host.client, "worker", "exchange", forged)
     await rig.ask(host.client, "worker", "exchange")
     outcomes = [line["outcome"] for line in audited(shared)[before:]]
-    assert outcomes == ["ok", "identity_mismatch", "invalid_jwt", "missing_authorization"]
+    assert outcomes == ["granted", "identity_mismatch", "invalid_jwt", "missing_authorization"]
     secret = [*rig.SECRETS.values(), svid["jwt"], forged, svid["jwt"].rsplit(".")[-1]]
     logs = [p for p in shared.layout.logs.iterdir() if p.is_file()]
     assert {p.name for p in logs} >= {"token-service.log", "spire-agent.log", "spire-server.log"}

@@ -21,7 +21,7 @@ class Lifetimes:
     x509_svid: str = "1h"
     jwt_svid: str = "5m"
     agent: str = "1h"
-    sync: str | None = None  # how often the agent asks for entries; None: SPIRE's 5 s
+    sync: str | None = None  # until entries reach server's cache and agent; None: SPIRE's 5 s each
 
 
 def server(
@@ -44,6 +44,7 @@ def server(
             # Nodes that joined by token and are long gone, with the entries they had.
             "prune_attested_nodes_expired_for": "24h",
             "prune_tofu_nodes": True,
+            **_experimental("cache_reload_interval", lifetimes.sync),
         },
         "plugins": {
             "DataStore": {
@@ -71,7 +72,6 @@ def agent(
     level: str = "INFO",
 ) -> dict[str, Any]:
     """Return the agent's file, without what each start puts in (``flashpods-spire-agent``)."""
-    experimental = {"sync_interval": lifetimes.sync} if lifetimes.sync else {}
     return {
         "agent": {
             "server_address": "127.0.0.1",
@@ -82,7 +82,7 @@ def agent(
             "log_format": "json",
             # The token service has no identity of its own and only checks others'.
             "allow_unauthenticated_verifiers": True,
-            **({"experimental": experimental} if experimental else {}),
+            **_experimental("sync_interval", lifetimes.sync),
         },
         "plugins": {
             "KeyManager": {"disk": {"plugin_data": {"directory": str(data)}}},
@@ -102,3 +102,8 @@ def agent(
             ],
         },
     }
+
+
+def _experimental(key: str, value: str | None) -> dict[str, Any]:
+    """Return a key of the section where SPIRE reads it; elsewhere it is a fatal error."""
+    return {"experimental": {key: value}} if value else {}
