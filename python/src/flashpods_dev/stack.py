@@ -88,9 +88,11 @@ class MiniStack:
         # Of this process and object, so that stacks of one run don't meet.
         self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
         self.cgroup_parent = f"{self.cgroup}/ctrs"
-        self.identity = identity and Identity(
-            self.layout, identity, cgroup_dir=self.cgroup_dir, cgroup_parent=self.cgroup_parent
-        )
+        self.identity: Identity | None = None
+        if identity is not None:
+            self.identity = Identity(
+                self.layout, identity, cgroup_dir=self.cgroup_dir, cgroup_parent=self.cgroup_parent
+            )
         rendered = self.layout.render_settings(
             port=self.port,
             metrics_port=self.metrics_port,

@@ -70,9 +70,7 @@ def stack_with_identity(
             machine,
             overrides=merge(settings, overrides or {}),
             parts=("podman", "rsyncd", "api"),
-            identity=Options(
-                spire=spire, lifetimes=lifetimes or Lifetimes(sync="1s"), secrets=SECRETS
-            ),
+            identity=Options(spire=spire, lifetimes=lifetimes or Lifetimes(), secrets=SECRETS),
         ) as stack:
             yield stack
     finally:
@@ -120,6 +118,21 @@ async def ask(client: httpx.AsyncClient, kind: str, *words: str, **fields: Any) 
     """Run ``inside.py`` in a job of that type and return the last thing it printed."""
     said = await run_job(client, kind, f"python3 {INSIDE} {' '.join(words)}", **fields)
     return answers_in(said)[-1]
+
+
+async def works(stack: MiniStack) -> float:
+    """Return how many seconds a job needed to get its identity and its secrets; 20 at most."""
+    async with support.connect(stack) as host:
+        answer = await ask(host.client, "worker", "patient", "20")
+    assert (answer.get("id"), answer.get("status")) == (f"{DOMAIN}/worker", 200), answer
+    return float(answer["seconds"])
+
+
+def minted(identity: Identity) -> list[str]:
+    """Return why join tokens were minted so far."""
+    lines = identity.agent.log.read_text().splitlines()
+    ours = [json.loads(line) for line in lines if '"join_token_minted"' in line]
+    return [line["why"] for line in ours]
 
 
 def claims(jwt: str) -> dict[str, Any]:

@@ -5,12 +5,10 @@ Lifetimes are short, so a week is some seconds.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import rig
@@ -24,9 +22,9 @@ from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
 BACK = 20  # seconds that a restart may take on a busy machine; the agent itself needs 1
-SHORT = Lifetimes(ca="30s", x509_svid="10s", jwt_svid="5s", agent="10s", sync="1s")
+SHORT = Lifetimes(ca="30s", x509_svid="10s", jwt_svid="5s", agent="10s")
 # SPIRE looks after its authorities every 10 s: prepared at half of the life, used at 5/6 of it.
-ROTATING = Lifetimes(ca="90s", x509_svid="15s", jwt_svid="5s", agent="15s", sync="1s")
+ROTATING = Lifetimes(ca="90s", x509_svid="15s", jwt_svid="5s", agent="15s")
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +42,6 @@ def identity(stack: MiniStack) -> Iterator[Identity]:
         service.start()
 
 
-def minted(identity: Identity) -> list[str]:
-    """Return why join tokens were minted so far."""
-    lines = identity.agent.log.read_text().splitlines()
-    ours = [json.loads(line) for line in lines if '"join_token_minted"' in line]
-    return [line["why"] for line in ours]
-
-
-async def works(stack: MiniStack) -> None:
-    """Whether jobs get their identity and their secrets, again."""
-    async with support.connect(stack) as host:
-        answer = await rig.ask(host.client, "worker", "whole")
-    assert (answer.get("id"), answer.get("status")) == (f"{rig.DOMAIN}/worker", 200), answer
-
-
 def expired(identity: Identity) -> bool:
     """Whether the agent's SVID and all the authorities that it knows have expired."""
     cached = node.read_cache(identity.agent_data)
@@ -67,63 +51,17 @@ def expired(identity: Identity) -> bool:
     return max(ends) < datetime.now(UTC)
 
 
-async def test_a_restart_needs_no_new_token(stack: MiniStack, identity: Identity) -> None:
-    await works(stack)
-    before = minted(identity)
-    identity.agent.restart()
-    await works(stack)
-    assert minted(identity) == before
-
-
-async def test_the_agents_data_is_lost(stack: MiniStack, identity: Identity) -> None:
-    before = minted(identity)
-    identity.agent.terminate()
-    shutil.rmtree(identity.agent_data)
-    identity.agent.start()
-    await works(stack)
-    assert minted(identity) == [*before, "it has no SVID"]
-
-
-async def test_the_join_token_is_nowhere_to_be_read(stack: MiniStack, identity: Identity) -> None:
-    identity.agent.terminate()
-    shutil.rmtree(identity.agent_data)
-    identity.agent.start()
-    cached = node.read_cache(identity.agent_data)
-    assert cached is not None
-    token = cached.spiffe_id.rsplit("/", 1)[-1].encode()
-    assert len(token) == 36
-    assert [p for p in _of_processes() if token in _bytes(p)] == []
-    assert token not in _bytes(identity.agent_config)
-    files = [p for p in identity.agent_data.iterdir() if p.name != node.CACHE]
-    assert {p.name for p in files} >= {node.BUNDLE}
-    assert not [p for p in files if token in _bytes(p)]
-    await works(stack)
-
-
-def _of_processes() -> list[Path]:
-    processes = list(Path("/proc").glob("[0-9]*"))
-    assert len(processes) > 5
-    return [process / name for process in processes for name in ("cmdline", "environ")]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
 async def test_the_host_was_off_for_a_week(stack: MiniStack, identity: Identity) -> None:
     """The SVID has expired, and the authorities that the agent trusts as well."""
-    before = minted(identity)
+    before = rig.minted(identity)
     identity.agent.terminate()
     identity.server.terminate()
     rig.within(60, lambda: expired(identity), "everything has expired")
     identity.server.start()
     identity.agent.start()
-    await works(stack)
-    assert len(minted(identity)) == len(before) + 1
-    assert "its SVID expired at" in minted(identity)[-1]
+    await rig.works(stack)
+    assert len(rig.minted(identity)) == len(before) + 1
+    assert "its SVID expired at" in rig.minted(identity)[-1]
 
 
 async def test_the_server_was_away_for_longer_than_an_svid_lives(
@@ -134,7 +72,7 @@ async def test_the_server_was_away_for_longer_than_an_svid_lives(
     rig.within(60, lambda: not identity.agent.alive, "the agent has given up")
     identity.server.start()
     identity.agent.start()
-    await works(stack)
+    await rig.works(stack)
 
 
 async def test_the_servers_data_is_lost(stack: MiniStack, identity: Identity) -> None:
@@ -146,7 +84,7 @@ async def test_the_servers_data_is_lost(stack: MiniStack, identity: Identity) ->
     rig.within(60, lambda: not identity.agent.alive, "the agent has seen that it is a stranger")
     identity.agent.start()
     rig.within(BACK, lambda: identity.agent.alive, "the agent runs")
-    await works(stack)
+    await rig.works(stack)
 
 
 async def test_nodes_of_the_past_leave_no_entries(stack: MiniStack, identity: Identity) -> None:
@@ -160,7 +98,7 @@ async def test_nodes_of_the_past_leave_no_entries(stack: MiniStack, identity: Id
     assert cached is not None
     ours = cached.spiffe_id.removeprefix(rig.DOMAIN)
     assert ours in {e["parent_id"]["path"] for e in hosts}
-    await works(stack)
+    await rig.works(stack)
 
 
 async def test_authorities_rotate_without_a_failed_exchange(machine: Machine) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import rig
 import support
 
+from flashpods.spire import node
 from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
@@ -121,3 +124,55 @@ async def test_jobs_start_while_identity_is_away(stack: MiniStack) -> None:
             identity.agent.start()
         assert "refused" in answer
         assert (await rig.ask(host.client, "worker", "whole"))["status"] == 200
+
+
+# ------------------------------------------------------------------ the node
+
+
+async def test_a_restart_needs_no_new_token(stack: MiniStack) -> None:
+    identity = rig.identity_of(stack)
+    await rig.works(stack)
+    before = rig.minted(identity)
+    identity.agent.restart()
+    await rig.works(stack)
+    assert rig.minted(identity) == before
+
+
+async def test_the_agents_data_is_lost(stack: MiniStack) -> None:
+    identity = rig.identity_of(stack)
+    before = rig.minted(identity)
+    identity.agent.terminate()
+    shutil.rmtree(identity.agent_data)
+    identity.agent.start()
+    await rig.works(stack)
+    assert rig.minted(identity) == [*before, "it has no SVID"]
+
+
+async def test_the_join_token_is_nowhere_to_be_read(stack: MiniStack) -> None:
+    identity = rig.identity_of(stack)
+    identity.agent.terminate()
+    shutil.rmtree(identity.agent_data)
+    identity.agent.start()
+    cached = node.read_cache(identity.agent_data)
+    assert cached is not None
+    token = cached.spiffe_id.rsplit("/", 1)[-1].encode()
+    assert len(token) == 36
+    assert [p for p in _of_processes() if token in _bytes(p)] == []
+    assert token not in _bytes(identity.agent_config)
+    files = [p for p in identity.agent_data.iterdir() if p.name != node.CACHE]
+    assert {p.name for p in files} >= {node.BUNDLE}
+    assert not [p for p in files if token in _bytes(p)]
+    await rig.works(stack)
+
+
+def _of_processes() -> list[Path]:
+    processes = list(Path("/proc").glob("[0-9]*"))
+    assert len(processes) > 5
+    return [process / name for process in processes for name in ("cmdline", "environ")]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
