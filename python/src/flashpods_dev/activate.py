@@ -1,38 +1,40 @@
-"""Hand an inherited listening socket over as systemd does (sd_listen_fds(3)), then exec.
+"""Socket activation without systemd: how a stack keeps a service's socket while it restarts.
 
-``python -m flashpods_dev.activate COMMAND [ARGUMENT...]``; the socket is the one descriptor that
-was inherited beside the standard three.
+The listening socket is the stack's, as it would be a socket unit's (sd_listen_fds(3)): whoever
+connects while the service is away waits in it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
+import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-FIRST = 3  # SD_LISTEN_FDS_START
+# A process's own pid is known only in it, so this sets LISTEN_PID, and becomes the service.
+_SCRIPT = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
-def inherited() -> int:
-    """Return the number of the descriptor that was passed on."""
-    for number in sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):  # the listing itself had one
-            if number >= FIRST and stat.S_ISSOCK(os.fstat(number).st_mode):
-                return number
-    raise SystemExit("flashpods_dev.activate: no socket was passed on")
+def listen(path: Path, *, mode: int = 0o660, uid: int = -1, gid: int = -1) -> socket.socket:
+    """Listen on a path, as ``ListenStream=``, ``SocketMode=`` and ``SocketUser=`` would."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(mode)
+    os.chown(path, uid, gid)
+    sock.listen(1024)
+    return sock
 
 
-def main() -> None:
-    """Become the command; this process keeps its pid, so LISTEN_PID is right."""
-    descriptor = inherited()
-    os.dup2(descriptor, FIRST, inheritable=True)
-    if descriptor != FIRST:
-        os.close(descriptor)
-    variables = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-    os.execvpe(sys.argv[1], sys.argv[1:], {**os.environ, **variables})
+def command(sock: socket.socket, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs ``argv`` with the socket as its descriptor 3.
 
-
-if __name__ == "__main__":
-    main()
+    Start it with ``pass_fds=[sock.fileno()]``.
+    """
+    return [sys.executable, "-I", "-S", "-c", _SCRIPT, str(sock.fileno()), *argv]

@@ -48,7 +48,7 @@ class Service:
     def __init__(
         self,
         name: str,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         *,
         log: Path,
         ready: Callable[[], bool],
@@ -60,7 +60,7 @@ class Service:
 
         Args:
             name: for messages.
-            argv: the command; a wrapper in it must exec.
+            argv: the command, or what gives it at each start; a wrapper in it must exec.
             log: takes its output, appended.
             ready: is polled after the start.
             cwd: where it runs.
@@ -70,7 +70,7 @@ class Service:
         """
         self.name = name
         self.log = log
-        self._argv = list(argv)
+        self._argv = argv
         self._ready = ready
         self._cwd = cwd
         self._twins = twins
@@ -98,9 +98,10 @@ class Service:
         if self.alive:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        argv = self._argv() if callable(self._argv) else self._argv
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv,
+                list(argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

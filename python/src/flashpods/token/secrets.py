@@ -56,12 +56,15 @@ def read(file: Path, *, credential: bool = False) -> dict[str, str]:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as e:
         raise ConfigError(f"tokens.secrets_file {file}: {e.strerror}") from e
-    with os.fdopen(fd, "rb") as opened:
+    try:
         _check_owner(file, fd, credential=credential)
-        try:
-            content = opened.read(MOST_BYTES + 1)
-        except OSError as e:
-            raise ConfigError(f"tokens.secrets_file {file}: {e.strerror}") from e
+        content = b""
+        while part := os.read(fd, MOST_BYTES + 1 - len(content)):
+            content += part
+    except OSError as e:
+        raise ConfigError(f"tokens.secrets_file {file}: {e.strerror}") from e
+    finally:
+        os.close(fd)
     if len(content) > MOST_BYTES:
         raise ConfigError(f"tokens.secrets_file {file} is over {MOST_BYTES} bytes")
     return _parse(file, content)

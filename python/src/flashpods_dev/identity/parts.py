@@ -15,6 +15,7 @@ from typing import Any
 
 from flashpods.config import Settings
 from flashpods.spire.server import SpireError, SpireServer
+from flashpods_dev import activate
 from flashpods_dev.identity import render
 from flashpods_dev.identity.build import Spire
 from flashpods_dev.identity.render import Lifetimes
@@ -59,17 +60,15 @@ class Identity:
         self._cgroup_dir = cgroup_dir
         self._cgroup_parent = cgroup_parent
         self._listener: socket.socket | None = None
-        self.server = self._service(
-            "spire-server", [str(options.spire.server), "run", "-config", str(self.server_config)],
-            self._server_answers,
-        )  # fmt: skip
+        run_server = [str(options.spire.server), "run", "-config", str(self.server_config)]
+        self.server = self._service("spire-server", self._wrapped(run_server), self._server_answers)
         self.agent = self._service(
             "spire-agent",
-            self._python("flashpods.spire.agent_main"),
+            self._wrapped(self._python("flashpods.spire.agent_main")),
             lambda: accepts(self.agent_socket),
         )
         self.tokens = self._service(
-            "token-service", self._token_command(), self._tokens_answer, passes=self._descriptors
+            "token-service", self._token_command, self._tokens_answer, passes=self._descriptors
         )
 
     # ------------------------------------------------------------------ where things are
@@ -216,13 +215,7 @@ class Identity:
         """Bind the token service's socket; bound already: nothing."""
         if self._listener is not None:
             return
-        self.token_socket.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(self.token_socket))
-        os.chown(self.token_socket, UID, UID)
-        self.token_socket.chmod(0o660)
-        listener.listen(128)
-        self._listener = listener
+        self._listener = activate.listen(self.token_socket, uid=UID, gid=UID)
 
     def start(self) -> None:
         """Start server, entries, agent, tokens, each when what it needs is there.
@@ -279,21 +272,21 @@ class Identity:
     def _service(
         self,
         name: str,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         ready: Callable[[], bool],
         *,
         passes: Callable[[], Sequence[int]] = tuple,
     ) -> Service:
-        log = self.layout.logs / f"{name}.log"
-        return Service(
-            name, self._wrapped(argv), log=log, ready=ready, cwd=self.layout.root, passes=passes
-        )
+        log, cwd = self.layout.logs / f"{name}.log", self.layout.root
+        return Service(name, argv, log=log, ready=ready, cwd=cwd, passes=passes)
 
     def _token_command(self) -> list[str]:
-        """Return the token service's command; which descriptor it gets is known at its start."""
-        hand_over = [sys.executable, "-P", "-m", "flashpods_dev.activate"]
-        argv = [*hand_over, *self._python("flashpods.token.main")]
-        return as_user(argv, {"PATH": os.environ.get("PATH", os.defpath)}, uid=TOKEN_UID)
+        if self._listener is None:
+            raise StackError("the token service has no socket before the stack is prepared")
+        argv = activate.command(self._listener, self._python("flashpods.token.main"))
+        return self._wrapped(
+            as_user(argv, {"PATH": os.environ.get("PATH", os.defpath)}, uid=TOKEN_UID)
+        )
 
     def _descriptors(self) -> list[int]:
         return [self._listener.fileno()] if self._listener else []
