@@ -19,7 +19,7 @@ from flashpods.adapters.identity import UnixIdentityChain
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, ConfigError, Settings, Worker, read_tokens
+from flashpods.config import GB, Agent, ConfigError, Settings, Worker, read_tokens
 from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
@@ -67,6 +67,12 @@ def bounds_of(kind: Worker) -> Bounds:
     )
 
 
+def _agent_env(agent: Agent) -> dict[str, str]:
+    """Return what the host tells the entrypoint of the agent's image."""
+    said = {"FLASHPODS_AGENT_COMMAND": agent.command, "FLASHPODS_GIT_URL": agent.git_url}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def _policy(settings: Settings) -> Policy:
     jobs, podman = settings.jobs, settings.podman
     return Policy(
@@ -74,6 +80,7 @@ def _policy(settings: Settings) -> Policy:
         starting=jobs.starting_seconds,
         backstop_slack=jobs.backstop_slack_seconds,
         recovery_every=jobs.recovery_seconds,
+        agent_env=_agent_env(jobs.agent),
         # More starts at once only queue on Podman's storage lock.
         launch_slots=podman.launch_slots or 2 * (os.cpu_count() or 1),
         pids=podman.pids_limit,

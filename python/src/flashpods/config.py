@@ -99,6 +99,10 @@ class Agent(Worker):
     """Agents: smaller at most, longer by default."""
 
     image: str = "flashpods/agent:latest"
+    # What the entrypoint runs, split at blanks; the image's own default when None.
+    command: str | None = Field(None, pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)
+    # What it clones for a tree that brings no repository of its own.
+    git_url: str | None = Field(None, pattern=r"^https?://[^\s@/]+/\S+$", max_length=2048)
     timeout_minutes: int = Field(60, ge=1)
     max_cpus: int = Field(4, ge=1)
     max_memory_gb: int = Field(8, ge=1)

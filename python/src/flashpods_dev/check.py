@@ -12,7 +12,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from flashpods_dev import sbom
+from flashpods_dev import helper_build, sbom
+from flashpods_dev.machine import StackError
 from flashpods_dev.report import Steps, say
 
 PLACES = re.compile(
@@ -48,6 +49,33 @@ def lock_faults(lock: str, pyproject: str) -> list[str]:
     return faults
 
 
+def _check_go(checkout: Path, steps: Steps) -> list[str]:
+    """Check the helper's Go, if there is a Go; return the names of what failed.
+
+    ``./dev test`` has its tests, and brings a Go of its own.
+    """
+    source = checkout / helper_build.PLACE
+    toolchain = helper_build.toolchain_here(checkout / ".dev")
+    if toolchain is None:
+        say("NOT CHECKED: the Go of pkgs/flashpods-token, because there is no Go here: install it")
+        return []
+    failed = []
+    formatter = Path(toolchain.program).with_name("gofmt")
+    unformatted = subprocess.run(
+        [formatter, "-l", "."], cwd=source, capture_output=True, text=True, timeout=60, check=False
+    )
+    if unformatted.returncode or unformatted.stdout:
+        failed.append("gofmt")
+        print(f"gofmt -w: {unformatted.stdout}{unformatted.stderr}", file=sys.stderr)
+    try:
+        toolchain.run("vet", "./...", cwd=source, seconds=600)
+    except StackError as e:
+        failed.append("go vet")
+        print(e, file=sys.stderr)
+    steps.done(f"gofmt, go vet{' FAILED' if failed else ''}")
+    return failed
+
+
 def run(checkout: Path) -> int:
     """Run every check, the later ones also when an earlier one fails; return 0 or 1."""
     python = checkout / "python"
@@ -59,8 +87,10 @@ def run(checkout: Path) -> int:
         "import rules": [tools / "lint-imports", "--no-logo"],
     }
     if linter := shutil.which("shellcheck"):
-        commands["shellcheck"] = [Path(linter), checkout / "dev", checkout / ".ci" / "run"]
-    steps, failed = Steps(), []
+        scripts = ["dev", ".ci/run", "pkgs/agent-image/entrypoint.sh"]
+        commands["shellcheck"] = [Path(linter), *(checkout / name for name in scripts)]
+    steps = Steps()
+    failed = _check_go(checkout, steps)
     for name, command in commands.items():
         done = subprocess.run(
             [str(word) for word in command],

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, image
+from flashpods_dev import attacks, check, demo, faults, helper_build, image
 from flashpods_dev.identity import build, tests
 from flashpods_dev.identity.parts import Options
 from flashpods_dev.layout import write_for_user
@@ -106,7 +106,10 @@ def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> i
     if given is None:
         with state_directory(machine, "up") as state:
             return _up(machine, state, port, identity=identity)
-    options = Options(spire=build.ensure(machine.dev)) if identity else None
+    options = None
+    if identity:
+        helper = helper_build.ensure(machine.checkout).helper
+        options = Options(spire=build.ensure(machine.dev), helper=helper)
     steps = Steps()
     with MiniStack(given, machine, port=port, identity=options) as stack:
         steps.done("stack")

@@ -1,9 +1,9 @@
-"""The base image, built once from the machine's own package sources, in a store all stacks share.
+"""The images, built once from the machine's own package sources, in a store all stacks share.
 
 No image registry is needed: mmdebstrap makes a small root of the machine's own Debian or Ubuntu,
 and Podman imports it. The first container in a keep-id mapping makes Podman copy the image with
 other owners (2 to 5 s); one container made and removed here leaves that copy in the store, so no
-job pays for it.
+job pays for it. The agent image is the base image with the entrypoint on top.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from flashpods_dev.machine import IMAGE, SUBIDS_START, UID, Machine, StackError
+from flashpods_dev.machine import AGENT_IMAGE, IMAGE, SUBIDS_START, UID, Machine, StackError
 from flashpods_dev.report import Steps, say
 from flashpods_dev.stack import MiniStack
 
-PACKAGES = ("python3", "python3-hatchling", "python3-pip", "python3-pytest", "ca-certificates")
+PACKAGES = (
+    *("python3", "python3-hatchling", "python3-pip", "python3-pytest"),
+    *("ca-certificates", "git"),
+)
 RECIPE = "2"  # raise it when the way of building changes
+ENTRYPOINT = Path("pkgs") / "agent-image" / "entrypoint.sh"
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
@@ -78,15 +82,17 @@ def ensure(machine: Machine) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = machine.images / "stamp"
         key = _key()
-        if stamp.exists() and stamp.read_text() == key:
+        entrypoint = (machine.checkout / ENTRYPOINT).read_bytes()
+        wanted = f"{key} {hashlib.sha256(entrypoint).hexdigest()[:16]}"
+        if stamp.exists() and stamp.read_text() == wanted:
             return
-        say(f"building the base image {IMAGE} once (in {machine.dev}: cache/, images/)")
+        say(f"building the image {IMAGE} and its agent once (in {machine.dev}: cache/, images/)")
         steps = Steps()
         archive = _root(machine, key)
         steps.done("root tree of the base image")
         shutil.rmtree(machine.images, ignore_errors=True)
         _import(machine, archive, steps)
-        stamp.write_text(key)
+        stamp.write_text(wanted)
 
 
 def _key() -> str:
@@ -135,29 +141,29 @@ def _root(machine: Machine, key: str) -> Path:
 
 
 def _import(machine: Machine, archive: Path, steps: Steps) -> None:
-    """Import the archive and warm the mapping of keep-id."""
+    """Import the archive, put the entrypoint on it, and warm the mapping of keep-id of both."""
+    entrypoint = str(machine.checkout / ENTRYPOINT)
     builder = MiniStack(machine.images, machine, parts=(), images=False)
     with builder:
-        for name, arguments in (
-            ("import", ["import", str(archive), IMAGE]),
-            (
-                "warm",
-                [
-                    "create",
-                    "--name=warm",
-                    "--userns=keep-id",
-                    "--network=none",
-                    f"--cgroup-parent={builder.cgroup_parent}/warm",
-                    IMAGE,
-                    "/bin/true",
-                ],
-            ),
-            ("settle", ["rm", "--force", "warm"]),
-        ):
+
+        def podman(*arguments: str) -> None:
             done = builder.run_podman(*arguments, seconds=300)
             if done.returncode:
                 raise StackError(f"podman {arguments[0]}: {done.stderr.strip()[-2000:]}")
-            steps.done(f"{name} of the base image", quiet=name == "settle")
+
+        podman("import", str(archive), IMAGE)
+        steps.done("import of the base image")
+        podman("create", "--name=agent", IMAGE, "/entrypoint.sh")
+        podman("cp", entrypoint, "agent:/entrypoint.sh")
+        podman("commit", "--quiet", "agent", AGENT_IMAGE)
+        podman("rm", "agent")
+        steps.done("agent image")
+        for image in (IMAGE, AGENT_IMAGE):
+            warm = ["--name=warm", "--userns=keep-id", "--network=none"]
+            warm.append(f"--cgroup-parent={builder.cgroup_parent}/warm")
+            podman("create", *warm, image, "/bin/true")
+            podman("rm", "--force", "warm")
+        steps.done("warming both")
 
 
 def _run(command: list[str], seconds: float) -> str:

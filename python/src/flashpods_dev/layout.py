@@ -15,7 +15,7 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
-from flashpods_dev.machine import IMAGE, RSYNC_UID, UID, StackError
+from flashpods_dev.machine import AGENT_IMAGE, IMAGE, RSYNC_UID, UID, StackError
 
 SOCKET_PATH_BYTES = 107  # sun_path less its NUL, unix(7)
 
@@ -134,7 +134,7 @@ class Layout:
                 "logs": str(self.root / "joblogs"),
             },
             "podman": {"socket": str(self.socket), "cgroup_parent": cgroup_parent},
-            "jobs": {"worker": {"image": IMAGE}},
+            "jobs": {"worker": {"image": IMAGE}, "agent": {"image": AGENT_IMAGE}},
             "uploads": {"rsync_url": f"rsync://127.0.0.1:{rsync_port}/uploads"},
             # A development machine is often nearly full; a host's thresholds would refuse all jobs.
             "disk": {"warn_percent": 95, "critical_percent": 98},

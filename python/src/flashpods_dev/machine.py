@@ -21,6 +21,7 @@ RSYNC_UID = (
 )  # the last subordinate id: transfers own nothing of ours
 
 IMAGE = "localhost/flashpods/base:dev"
+AGENT_IMAGE = "localhost/flashpods/agent:dev"
 VARIABLE = "FLASHPODS_DEV_MACHINE"
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 

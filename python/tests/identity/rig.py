@@ -20,6 +20,7 @@ import httpx
 import support
 
 from flashpods.spire import agent_config, node
+from flashpods_dev import helper_build
 from flashpods_dev.identity import build
 from flashpods_dev.identity.parts import Identity, Options
 from flashpods_dev.identity.render import Lifetimes
@@ -70,7 +71,12 @@ def stack_with_identity(
             machine,
             overrides=merge(settings, overrides or {}),
             parts=("podman", "rsyncd", "api"),
-            identity=Options(spire=spire, lifetimes=lifetimes or Lifetimes(), secrets=SECRETS),
+            identity=Options(
+                spire=spire,
+                helper=helper_build.ensure(machine.checkout).helper,
+                lifetimes=lifetimes or Lifetimes(),
+                secrets=SECRETS,
+            ),
         ) as stack:
             yield stack
     finally:

@@ -35,6 +35,11 @@ def test_an_empty_object_is_the_contracts_defaults(tmp_path: Path) -> None:
         ({"jobs": {"worker": {"cpus": 9}}}, "jobs.worker.max_cpus"),
         ({"disk": {"warn_percent": 90}}, "disk.warn_percent"),
         ({"podman": {"network": "host"}}, "podman.network"),
+        ({"jobs": {"agent": {"command": ""}}}, "jobs.agent.command"),
+        ({"jobs": {"agent": {"command": "a\nb"}}}, "jobs.agent.command"),
+        ({"jobs": {"agent": {"git_url": "git@github.com:me/x"}}}, "jobs.agent.git_url"),
+        ({"jobs": {"agent": {"git_url": "https://me:token@github.com/x"}}}, "jobs.agent.git_url"),
+        ({"jobs": {"worker": {"git_url": "https://github.com/x"}}}, "jobs.worker.git_url"),
     ],
 )
 def test_refusals_name_the_key(tmp_path: Path, data: object, says: str) -> None:

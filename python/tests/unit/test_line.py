@@ -163,6 +163,23 @@ async def test_an_agent_gets_its_task_by_environment_and_may_write_its_work(worl
     assert {m.target: m.read_only for m in spec.mounts}["/work"] is False
 
 
+async def test_agents_and_only_they_get_what_the_host_tells_them(world: World) -> None:
+    world.policy = Policy(agent_env={"FLASHPODS_GIT_URL": "u", "FLASHPODS_TASK": "the host's"})
+    world.boot()
+    worker = await world.running()
+    assert "FLASHPODS_GIT_URL" not in world.runtime.spec(worker.container_name).env
+    agent = await world.running(type=JobType.AGENT, command=None, task="do", git_branch="b")
+    env = world.runtime.spec(agent.container_name).env
+    assert (env["FLASHPODS_GIT_URL"], env["FLASHPODS_TASK"]) == ("u", "do")
+
+
+async def test_an_agents_entrypoint_gives_its_job_an_error(world: World) -> None:
+    job = await world.running(type=JobType.AGENT, command=None, task="do", git_branch="b")
+    world.runtime.exit(job.container_name, 205)
+    row = await world.ended(job)
+    assert (row.status, row.exit_code, row.error) == (JobStatus.FAILED, 205, "git_push_failed")
+
+
 @pytest.mark.parametrize("code", [1, 126, 127, 137, 255])
 async def test_another_exit_code_is_a_failure(world: World, code: int) -> None:
     job = await world.running()

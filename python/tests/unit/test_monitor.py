@@ -1,9 +1,13 @@
 """``judge``: one pure function decides how a dead container ends its job."""
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from flashpods.jobs.agent import ENTRYPOINT_ERRORS
 from flashpods.jobs.model import Job, JobType, Outcome
 from flashpods.jobs.monitor import TIMEOUT_ERROR, judge
 from flashpods.jobs.states import JobStatus, Trigger
@@ -94,6 +98,35 @@ def test_each_death_has_its_ending(
 ) -> None:
     ending = judge(job(), state, stopped_for=stopped_for)
     assert (ending.trigger, ending.outcome) == (trigger, outcome)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        *ENTRYPOINT_ERRORS.items(),
+        *((code, "agent_command_failed") for code in (1, 127, 137, 192, 200, 208, 255)),
+    ],
+)
+def test_an_agents_exit_code_names_its_error(code: int, error: str) -> None:
+    agent = replace(job(), type=JobType.AGENT)
+    ending = judge(agent, dead(code))
+    assert (ending.trigger, ending.outcome) == (Trigger.FAIL, Outcome(exit_code=code, error=error))
+    assert error in ending.why
+    worker = judge(job(), dead(code))
+    assert worker.outcome == Outcome(exit_code=code)
+    assert judge(agent, dead(code), stopped_for=Trigger.CANCEL).outcome.error is None
+    assert judge(agent, dead(code, oom=True)).outcome.error == "oom_killed"
+
+
+def test_the_errors_of_agents_are_those_of_the_entrypoint() -> None:
+    checkout = Path(__file__).resolve().parents[3]
+    script = (checkout / "pkgs" / "agent-image" / "entrypoint.sh").read_text()
+    header = script.split("set -uf")[0]
+    documented = {int(c): e for c, e in re.findall(r"\b(20\d) ([a-z_]+)", header)}
+    assert documented == ENTRYPOINT_ERRORS
+    used = {int(c): e for c, e in re.findall(r"\bfail (20\d) ([a-z_]+)", script)}
+    used |= {int(c): e for e, c in re.findall(r"finish ([a-z_]+) .* (20\d)$", script, re.MULTILINE)}
+    assert used == ENTRYPOINT_ERRORS
 
 
 @pytest.mark.parametrize("state", [dead(0), dead(1), dead(137, backstop=True), None])

@@ -200,6 +200,7 @@ async def _spec(line: Line, job: Job, workspace: Path, *, enforce: bool) -> Cont
     if job.type is JobType.AGENT:
         argv = _AGENT_ARGV
         env |= {
+            **line.policy.agent_env,
             "FLASHPODS_TASK": job.task or "",
             "FLASHPODS_CONTEXT": job.context or "",
             "FLASHPODS_GIT_BRANCH": job.git_branch or "",

@@ -40,6 +40,7 @@ class Policy:
     backstop_slack: float = 30
     recovery_every: float = 60
     launch_slots: int = 4
+    agent_env: Mapping[str, str] = field(default_factory=dict)  # of agents, beside their task
     pids: int = 2048
     bases: int = 8
     allow_unenforced_limits: bool = False

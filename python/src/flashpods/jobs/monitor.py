@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 from flashpods import failpoints
 from flashpods.errors import Unavailable
+from flashpods.jobs.agent import agent_error
 from flashpods.jobs.line import Line
-from flashpods.jobs.model import Job, Outcome, Phase
+from flashpods.jobs.model import Job, JobType, Outcome, Phase
 from flashpods.jobs.states import Trigger
 from flashpods.ports import ContainerState
 
@@ -80,7 +81,9 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
     if code is None:  # the engine's own supervisor of the container was killed
         lost = Outcome(error="exit_status_lost")
         return Ending(trigger=Trigger.FAIL, outcome=lost, why="the engine lost the exit status")
-    return Ending(trigger=Trigger.FAIL, outcome=Outcome(exit_code=code), why=f"exit {code}")
+    error = agent_error(code) if job.type is JobType.AGENT else None
+    why = f"exit {code}" + (f", {error}" if error else "")
+    return Ending(trigger=Trigger.FAIL, outcome=Outcome(exit_code=code, error=error), why=why)
 
 
 async def monitor(

@@ -1,0 +1,52 @@
+"""The helper: its own tests in Go, its size, and that it needs nothing of an image."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flashpods_dev import helper_build
+from flashpods_dev.fake_identity import fake_identity
+from flashpods_dev.helper_build import Programs
+from flashpods_dev.identity import go
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+MOST_BYTES = 15 * 1000**2
+
+
+@pytest.fixture(scope="module")
+def programs() -> Programs:
+    return helper_build.ensure(CHECKOUT)
+
+
+@pytest.mark.timeout(900)  # the first time it compiles its modules
+def test_its_tests_in_go_pass() -> None:
+    toolchain = go.find(CHECKOUT / ".dev")
+    toolchain.run("test", "./...", cwd=CHECKOUT / helper_build.PLACE, seconds=900)
+
+
+def test_it_is_small_and_static(programs: Programs) -> None:
+    assert programs.helper.stat().st_size < MOST_BYTES
+    # A program that the dynamic loader starts names it (elf(5), PT_INTERP).
+    assert b"/ld-linux" not in programs.helper.read_bytes()[:4096]
+
+
+def test_it_works_alone_in_an_empty_root_as_any_uid(programs: Programs) -> None:
+    """No shell, no HOME, no /tmp, no /etc/passwd, no certificates, no /proc."""
+    with fake_identity(programs, {"GITHUB_TOKEN": "token"}) as root:
+        (root / "flashpods-token").write_bytes(programs.helper.read_bytes())
+        (root / "flashpods-token").chmod(0o755)
+        done = subprocess.run(
+            ["chroot", "--userspec=4711:4712", root, "/flashpods-token", "env"],
+            env={
+                "PATH": os.environ["PATH"],
+                "SPIFFE_ENDPOINT_SOCKET": "unix:///agent.sock",
+                "FLASHPODS_TOKEN_SOCKET": "/token.sock",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "export GITHUB_TOKEN='token'\n", "")
