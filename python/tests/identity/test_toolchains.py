@@ -66,7 +66,10 @@ package main
 import ("fmt"; "os/exec"; "sync")
 func main() {
 	var wg sync.WaitGroup
-	for i := 0; i < 50; i++ { wg.Add(1); go func() { defer wg.Done(); exec.Command("true").Run() }() }
+	for i := 0; i < 50; i++ {
+		wg.Add(1)
+		go func() { defer wg.Done(); exec.Command("true").Run() }()
+	}
 	wg.Wait()
 	out, err := exec.Command("echo", "children ran").Output()
 	fmt.Println(string(out), err)
