@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from flashpods.adapters.clock import SystemClock
+from flashpods.adapters.diskmeter import SystemDiskMeter
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
@@ -19,11 +20,13 @@ from flashpods.adapters.identity import UnixIdentityChain
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, Agent, ConfigError, Settings, Worker, read_tokens
+from flashpods.config import GB, Agent, Settings, Worker, read_tokens
+from flashpods.config_base import ConfigError
 from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
+from flashpods.jobs.disk import Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
@@ -128,6 +131,7 @@ class Adapters:
     workspaces: FileWorkspaces
     runtime: PodmanRuntime
     disk: StatvfsGauge
+    meter: SystemDiskMeter
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -139,7 +143,12 @@ class Adapters:
         """
         _check_directories(settings)
         paths, output = settings.paths, settings.output
-        workspaces = FileWorkspaces(paths.transfers, paths.finalized, paths.work)
+        workspaces = FileWorkspaces(
+            paths.transfers,
+            paths.finalized,
+            paths.work,
+            most_entries=settings.uploads.max_files,
+        )
         workspaces.check()
         artifacts = FileArtifactStore(
             paths.artifacts,
@@ -161,12 +170,14 @@ class Adapters:
             workspaces=workspaces,
             runtime=PodmanRuntime(settings.podman, log_max_bytes=logs.capture_max_bytes),
             disk=StatvfsGauge((paths.work, paths.artifacts, paths.logs)),
+            meter=SystemDiskMeter(staging=artifacts.staging, work=paths.work),
         )
 
     async def close(self) -> None:
         """Close everything."""
         await self.logs.close()
         await self.artifacts.close()
+        await self.meter.close()
         await self.runtime.close()
         await self.store.close()
 
@@ -181,6 +192,16 @@ def _line(settings: Settings, adapters: Adapters, changes: InProcessChanges) -> 
         workspaces=adapters.workspaces,
         clock=adapters.clock,
         changes=changes,
+        disk=DiskWatch(
+            adapters.meter,
+            adapters.runtime,
+            adapters.clock,
+            Budget(
+                bytes=settings.jobs.disk_bytes,
+                entries=settings.jobs.disk_files,
+                guard=settings.disk.guard_percent / 100,
+            ),
+        ),
         policy=_policy(settings),
     )
 
@@ -209,6 +230,7 @@ def _uploads(settings: Settings, adapters: Adapters) -> Uploads:
         clock=adapters.clock,
         max_bytes=uploads.max_bytes,
         total_bytes=uploads.total_bytes,
+        max_files=uploads.max_files,
         finalize_within=timedelta(seconds=uploads.finalize_within_seconds),
         use_within=timedelta(seconds=uploads.use_within_seconds),
     )
@@ -238,6 +260,7 @@ async def build(settings: Settings) -> Services:
 
     async def start() -> None:
         background.append(asyncio.create_task(recovery.run(), name="recovery"))
+        background.append(asyncio.create_task(line.disk.run(), name="disk watch"))
 
     async def stop() -> None:
         for task in background:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from flashpods.config import ConfigError, load
+from flashpods.config import load
+from flashpods.config_base import ConfigError
 
 __all__ = ["EX_CONFIG", "EX_OK", "check"]
 

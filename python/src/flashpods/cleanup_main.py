@@ -6,10 +6,12 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from flashpods.bootstrap import Adapters, build_cleaner
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.logs_setup import configure_logging
 
 EX_CONFIG = 78  # sysexits.h
@@ -36,7 +38,7 @@ async def clean(settings: Settings, *, once: bool) -> int:
         await adapters.close()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(
         prog="flashpods-cleanup",
@@ -45,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, help="settings file (JSON)")
     parser.add_argument("--once", action="store_true", help="one round, then exit")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     configure_logging()
     try:
         sys.exit(asyncio.run(clean(load(args.config), once=args.once)))

@@ -15,7 +15,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,9 +23,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from flashpods.config_base import Seconds, Section
+from flashpods.config_base import ConfigError, Seconds, Section
 from flashpods.config_identity import Identity, Spire, identity_contradictions
 from flashpods.config_tokens import Tokens, token_contradictions
+from flashpods.jobs.names import valid_image
 
 MB = 1024**2
 GB = 1024**3
@@ -37,8 +38,14 @@ SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccom
 Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
 
-class ConfigError(Exception):
-    """The configuration can't be used; the message is one line for a person."""
+def _image(reference: str) -> str:
+    """Hold the defaults to the rule of requests."""
+    if not valid_image(reference):
+        raise ValueError("give an image reference, without a transport")
+    return reference
+
+
+Image = Annotated[str, AfterValidator(_image)]
 
 
 class Http(Section):
@@ -86,7 +93,7 @@ class Podman(Section):
 class Worker(Section):
     """The bounds of one type of job."""
 
-    image: str = "ubuntu:22.04"
+    image: Image = "ubuntu:22.04"
     cpus: int = Field(2, ge=1)
     memory_gb: int = Field(4, ge=1)
     timeout_minutes: int = Field(30, ge=1)
@@ -98,7 +105,7 @@ class Worker(Section):
 class Agent(Worker):
     """Agents: smaller at most, longer by default."""
 
-    image: str = "flashpods/agent:latest"
+    image: Image = "flashpods/agent:latest"
     # What the entrypoint runs, split at blanks; the image's own default when None.
     command: str | None = Field(None, pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)
     # What it clones for a tree that brings no repository of its own.
@@ -119,6 +126,10 @@ class Jobs(Section):
     starting_seconds: Seconds = 300
     backstop_slack_seconds: Seconds = 30
     recovery_seconds: Seconds = 60
+    # What one job may hold on disk while it runs: /artifacts, its container's layer, an agent's
+    # /work. Beyond it the job is ended.
+    disk_bytes: Bytes = 20 * GB
+    disk_files: int = Field(1_000_000, ge=1_000, le=10_000_000)  # files, links, directories
 
 
 class Uploads(Section):
@@ -160,7 +171,8 @@ class Disk(Section):
     """Thresholds on each tree's file system, in percent used."""
 
     warn_percent: int = Field(70, ge=1, le=100)
-    critical_percent: int = Field(85, ge=1, le=100)
+    critical_percent: int = Field(85, ge=1, le=100)  # no new jobs
+    guard_percent: int = Field(92, ge=1, le=100)  # the job that holds most is ended
 
 
 class Development(Section):
@@ -218,6 +230,8 @@ class Settings(BaseSettings):
                     )
         if self.disk.warn_percent > self.disk.critical_percent:
             raise ValueError("disk.warn_percent is above disk.critical_percent: swap them")
+        if self.disk.critical_percent > self.disk.guard_percent:
+            raise ValueError("disk.critical_percent is above disk.guard_percent: swap them")
         return self
 
 
@@ -274,6 +288,7 @@ def _check_environment() -> None:
 _ORDERS: Final = (
     ("output.log_bytes", "output.logs_total_bytes"),
     ("output.artifact_file_bytes", "output.artifact_job_bytes"),
+    ("output.artifact_job_bytes", "jobs.disk_bytes"),
     ("uploads.max_bytes", "uploads.total_bytes"),
 )
 

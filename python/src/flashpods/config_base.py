@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
+class ConfigError(Exception):
+    """The configuration can't be used; the message is one line for a person."""
+
+
 class Section(BaseModel):
     """A part of the settings; frozen, no unknown keys."""
 

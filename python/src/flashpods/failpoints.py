@@ -1,15 +1,18 @@
 """Named places at which a fault test has the process killed.
 
 ``FLASHPODS_FAILPOINT=NAME[:N]`` in the environment arms one place: the process sends itself SIGKILL
-the N-th time (default 1) it comes there, as a power switch would. Without the variable
-:func:`hit` is one test of a constant. The names are those of :data:`PLACES`, each is placed once
-(``tests/faults/test_failpoints.py`` sees to it), and experiment 1 of ``./dev faults`` visits all.
+the N-th time (default 1) it comes there, as a power switch would. ``FLASHPODS_FAILPOINT=@FILE``
+takes ``NAME[:N]`` from a file, while it exists, so that a process can be armed when it is needed.
+Without the variable :func:`hit` is one test of a constant. The names are those of :data:`PLACES`,
+each is placed once (``tests/faults/test_failpoints.py`` sees to it), and experiment 1 of
+``./dev faults`` visits all.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 VARIABLE: Final = "FLASHPODS_FAILPOINT"
@@ -35,6 +38,15 @@ PLACES: Final = (
     # adapters/sqlite/jobs.py: within the transaction that makes a job ``running``
     "consume.before",
     "consume.after",
+    # adapters/podman/runtime.py
+    "engine.before_init",
+    "engine.after_delete",
+    # adapters/files/capture.py: the raw output on its way into the log
+    "capture.before_append",
+    "capture.after_append",
+    "capture.after_checkpoint",
+    "capture.before_rename",
+    "capture.after_rename",
     # jobs/monitor.py
     "monitor.before_wait",
     "monitor.after_wait",
@@ -45,6 +57,9 @@ PLACES: Final = (
     # jobs/collect.py
     "collect.before_drain",
     "collect.after_drain",
+    # adapters/files/artifacts.py
+    "artifacts.before_rename",
+    "artifacts.after_rename",
     "collect.after_artifacts",
     "collect.after_note",
     "collect.after_end",
@@ -52,6 +67,7 @@ PLACES: Final = (
     "tidy.after_remove",
     "tidy.after_base",
     "tidy.after_discard",
+    "tidy.after_delete",
     # jobs/supervisor.py: a job that ends before it ran
     "early.before_remove",
     "early.after_remove",
@@ -65,6 +81,7 @@ PLACES: Final = (
     "discard.after_expire",
     "discard.after_delete",
     # jobs/cleanup.py, in the reaper's process
+    "cleanup.after_adopt",
     "cleanup.after_expire",
     "cleanup.after_upload",
     "cleanup.after_artifacts_note",
@@ -94,18 +111,41 @@ def parse(text: str) -> tuple[str, int]:
     return name, int(count or 1)
 
 
-_armed, _left = parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else ("", 0)
-ARMED: Final = bool(_armed)
+class _Switch:
+    """What is armed, and how often it is still to be passed."""
+
+    def __init__(self, text: str) -> None:
+        self._file = Path(text[1:]) if text.startswith("@") else None
+        self._text = ""
+        self._name = ""
+        self._left = 0
+        if self._file is None:
+            self._arm(text)
+
+    def _arm(self, text: str) -> None:
+        self._text = text
+        self._name, self._left = parse(text) if text else ("", 0)
+
+    def passed(self, name: str) -> bool:
+        """Whether this is the armed place and its turn has come."""
+        if self._file is not None:
+            try:
+                text = self._file.read_text()
+            except FileNotFoundError:
+                text = ""
+            if text != self._text:
+                self._arm(text)
+        if name != self._name:
+            return False
+        self._left -= 1
+        return self._left == 0
+
+
+_switch = _Switch(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+ARMED: Final = _switch is not None
 
 
 def hit(name: str) -> None:
     """Die here if this place is the armed one and its turn has come."""
-    if ARMED and name == _armed:
-        _count_down()
-
-
-def _count_down() -> None:
-    global _left  # noqa: PLW0603 - one process, one failpoint: that is its whole state
-    _left -= 1
-    if _left == 0:
+    if _switch is not None and _switch.passed(name):
         os.kill(os.getpid(), signal.SIGKILL)

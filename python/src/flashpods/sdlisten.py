@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Final
 
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 
 FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from datetime import timedelta
-from typing import Final
 
 from flashpods import failpoints
 from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
-from flashpods.jobs.model import Upload, UploadState
+from flashpods.jobs.model import FinalTree, Upload, UploadState
 from flashpods.jobs.names import PROJECT, UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
-
-MOST_FILES: Final = 500_000
 
 
 def check_upload_id(upload_id: str) -> str:
@@ -38,6 +35,7 @@ class Uploads:
         clock: Clock,
         max_bytes: int,
         total_bytes: int,
+        max_files: int,
         finalize_within: timedelta,
         use_within: timedelta,
     ) -> None:
@@ -51,6 +49,7 @@ class Uploads:
         self._one_at_a_time = asyncio.Lock()
         self.max_bytes = max_bytes
         self.total_bytes = total_bytes
+        self.max_files = max_files
 
     async def reserve(self, project: object = None) -> tuple[Upload, str | None]:
         """Reserve an id.
@@ -100,7 +99,7 @@ class Uploads:
                     upload_id, at=since, expires_at=since + self._finalize_within
                 )
 
-    async def finalize(self, upload_id: str, *, max_files: int = MOST_FILES) -> Upload:
+    async def finalize(self, upload_id: str) -> Upload:
         """Close the upload, disarm its tree and move it out of the rsync module.
 
         Raises:
@@ -113,11 +112,11 @@ class Uploads:
         """
         upload = await self.get(upload_id)
         if upload.state is UploadState.UPLOADING:
-            self._refuse_cut_short(upload, max_files)
+            self._refuse_cut_short(upload)
         async with self._one_at_a_time:
             return await self._finalize(upload_id)
 
-    def _refuse_cut_short(self, upload: Upload, max_files: int) -> None:
+    def _refuse_cut_short(self, upload: Upload) -> None:
         """Refuse a tree whose transfer was ended for its size: part of it is missing.
 
         The rsync hook's watcher leaves figures above the quota in the row; no later push into it
@@ -125,13 +124,13 @@ class Uploads:
         """
         for have, most, what in (
             (upload.size_bytes, self.max_bytes, "bytes"),
-            (upload.file_count, max_files, "files and directories"),
+            (upload.file_count, self.max_files, "files and directories"),
         ):
             if have is not None and have > most:
                 raise InsufficientStorage(
                     f"upload {upload.id} holds {have} {what}, the limit is {most}; exclude what "
                     f"the job does not need and push again under a new id",
-                    details={"max_bytes": self.max_bytes, "max_files": max_files},
+                    details={"max_bytes": self.max_bytes, "max_files": self.max_files},
                 )
 
     async def _finalize(self, upload_id: str) -> Upload:
@@ -145,9 +144,14 @@ class Uploads:
         except TreeTooLarge as e:
             await self._store.abort_finalize(upload_id)
             raise InsufficientStorage(
-                f"upload {upload_id} is over what may be finalized now, {self.max_bytes} bytes for "
-                f"one and {left} left for all; exclude what the job does not need and push again",
-                details={"max_bytes": self.max_bytes, "total_left_bytes": left},
+                f"upload {upload_id} is over what may be finalized now: {self.max_bytes} bytes or "
+                f"{self.max_files} files and directories for one, {left} bytes left for all; "
+                f"exclude what the job does not need and push again",
+                details={
+                    "max_bytes": self.max_bytes,
+                    "max_files": self.max_files,
+                    "total_left_bytes": left,
+                },
             ) from e
         except (NotFound, Conflict):
             await self._store.abort_finalize(upload_id)
@@ -155,14 +159,14 @@ class Uploads:
         failpoints.hit("finalize.after_move")
         now = self._clock.now()
         try:
-            done = await self._store.complete_finalize(
-                upload_id,
+            tree = FinalTree(
                 at=now,
                 expires_at=now + self._use_within,
                 size_bytes=size.size_bytes,
                 file_count=size.file_count,
                 total_quota_bytes=self.total_bytes,
             )
+            done = await self._store.complete_finalize(upload_id, tree)
         except InsufficientStorage:
             # Only if another process finalized meanwhile; the tree has left the module, so it goes.
             await self._store.abort_finalize(upload_id)

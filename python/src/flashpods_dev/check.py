@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from flashpods_dev import helper_build, sbom
+from flashpods_dev.caller import give_back
 from flashpods_dev.machine import StackError
 from flashpods_dev.report import Steps, say
 
@@ -118,4 +119,7 @@ def run(checkout: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(Path(sys.argv[1])))
+    try:
+        sys.exit(run(Path(sys.argv[1])))
+    finally:
+        give_back(Path(sys.argv[1]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import compileall
+import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +34,8 @@ PASSED_ON = (
     "bench",
     "shell",
 )  # what follows these is not ours to parse
+# What state_directory() makes: no name that a person would give.
+TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak)-[a-z0-9_]{8}")
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -90,15 +94,38 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
 
 @contextmanager
 def state_directory(machine: Machine, name: str) -> Iterator[Path]:
-    """Give a state directory that is removed at the end."""
+    """Give a state directory that is removed at the end; remove those of runs that were killed.
+
+    A directory is in use while a process holds its lock: the kernel says who lives.
+    """
     parent = machine.dev / "state"
     parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    with (machine.dev / "state.lock").open("w") as making:
+        fcntl.flock(making, fcntl.LOCK_EX)
+        for old in parent.iterdir():
+            if TEMPORARY.fullmatch(old.name) and (stale := _lock(old)) is not None:
+                shutil.rmtree(old, ignore_errors=True)
+                os.close(stale)
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        lock = _lock(path)
     path.chmod(0o711)
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(directory: Path) -> int | None:
+    """Return a descriptor that holds the directory's lock; None if another process does."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> int:
@@ -114,6 +141,8 @@ def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> i
     with MiniStack(given, machine, port=port, identity=options) as stack:
         steps.done("stack")
         print(stack.info.line(), flush=True)
+        if stack.layout.socket_is_hidden:
+            say("podman_socket is out of your reach: for that, choose a shorter --state")
         say("running; ctrl-C stops it")
         try:
             return _watch(stack)

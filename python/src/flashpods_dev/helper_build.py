@@ -14,6 +14,7 @@ from flashpods_dev.report import Steps, say
 
 PLACE = Path("pkgs") / "flashpods-token"
 FLAGS = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")  # the same file from the same source
+KEPT = 3  # a stack that runs may still mount an older one
 BUILD_SECONDS = 20 * 60
 
 
@@ -74,7 +75,8 @@ def _build(dev: Path, source: Path, home: Path) -> None:
         for program in out.iterdir():
             program.chmod(0o755)
         out.chmod(0o755)  # jobs run it as another user
-        for old in home.parent.glob("flashpods-token-*"):
-            shutil.rmtree(old)
         out.rename(home)
+    kept = sorted(home.parent.glob("flashpods-token-*"), key=lambda path: path.stat().st_mtime)
+    for old in kept[:-KEPT]:
+        shutil.rmtree(old)
     steps.done("helper flashpods-token")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from flashpods_dev import accounts, cgroups, commands, expose
+from flashpods_dev import accounts, cgroups, commands, expose, userns
 from flashpods_dev.machine import CGROUP_ROOT, Machine, StackError
 from flashpods_dev.report import say
 
@@ -74,6 +74,7 @@ def _enter(plan: dict[str, str], given: list[Path]) -> Machine:
     if not limits:
         say(f"limits are not enforced on this machine: {found.why}")
     accounts.install(volatiles / "etc", scratch / "home")
+    userns.check(scratch)
     _tun(scratch)
     _mount("--make-rshared", "/")  # rootless Podman wants its mounts to propagate
     machine = Machine(

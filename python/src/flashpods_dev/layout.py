@@ -54,8 +54,13 @@ class Layout:
 
     @property
     def socket(self) -> Path:
-        """Podman's socket."""
-        return self.engine / "podman.sock"
+        """Podman's socket; a long path's is in the run directory, which only the stack sees."""
+        return self.run / "podman.sock" if self.socket_is_hidden else self.engine / "podman.sock"
+
+    @property
+    def socket_is_hidden(self) -> bool:
+        """Whether the state directory's path is too long for a socket."""
+        return len(os.fsencode(self.engine / "podman.sock")) > SOCKET_PATH_BYTES
 
     @property
     def trees(self) -> Path:
@@ -83,13 +88,7 @@ class Layout:
         return self.root / "services"
 
     def prepare(self) -> None:
-        """Make all directories with their owners; repeated: puts them right again.
-
-        Raises:
-            StackError: the path is too long for a socket.
-        """
-        if len(os.fsencode(self.socket)) > SOCKET_PATH_BYTES:
-            raise StackError(f"{self.socket} is too long for a socket: choose a shorter --state")
+        """Make all directories with their owners; repeated: puts them right again."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(stat.S_IMODE(self.root.stat().st_mode) | 0o711)
         shutil.rmtree(self.volatile, ignore_errors=True)
@@ -137,7 +136,7 @@ class Layout:
             "jobs": {"worker": {"image": IMAGE}, "agent": {"image": AGENT_IMAGE}},
             "uploads": {"rsync_url": f"rsync://127.0.0.1:{rsync_port}/uploads"},
             # A development machine is often nearly full; a host's thresholds would refuse all jobs.
-            "disk": {"warn_percent": 95, "critical_percent": 98},
+            "disk": {"warn_percent": 95, "critical_percent": 98, "guard_percent": 99},
             "development": {"allow_unenforced_limits": not limits_enforced},
         }
 

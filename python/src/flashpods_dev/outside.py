@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from flashpods_dev.caller import give_back
 from flashpods_dev.machine import VARIABLE
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,6 +54,7 @@ def run(checkout: Path, arguments: list[str]) -> int:
         )
     finally:
         janitor.communicate()
+        give_back(checkout)
 
 
 def _parent_cgroup() -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 
 def say(text: str) -> None:
-    """Print one line."""
-    print(f"./dev: {text}", file=sys.stderr, flush=True)
+    """Print one line; a terminal that is gone must not keep us from cleaning up."""
+    with suppress(OSError):
+        print(f"./dev: {text}", file=sys.stderr, flush=True)
 
 
 class Steps:

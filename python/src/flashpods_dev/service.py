@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from flashpods_dev.machine import UID, StackError
+from flashpods_dev.zygote import Child
 
 # The shell writes its own pid, which the command keeps: no window in which it is elsewhere.
 JOIN = 'echo $$ >"$0" && exec "$@"'
@@ -54,6 +56,7 @@ class Service:
         ready: Callable[[], bool],
         cwd: Path,
         twins: bool = False,
+        fork: Callable[[Path], Child] | None = None,
         passes: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         """Keep the recipe; nothing starts yet.
@@ -66,7 +69,8 @@ class Service:
             cwd: where it runs.
             twins: whether children that run the same program are part of it. Rootless Podman
                 starts itself again in the user namespace, and that child is the one that serves.
-            passes: descriptors that it inherits.
+            fork: starts it instead of ``argv``, given the log.
+            passes: gives the descriptors that it inherits.
         """
         self.name = name
         self.log = log
@@ -74,8 +78,9 @@ class Service:
         self._ready = ready
         self._cwd = cwd
         self._twins = twins
+        self._fork = fork
         self._passes = passes
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
 
     @property
     def pid(self) -> int:
@@ -98,10 +103,17 @@ class Service:
         if self.alive:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        argv = self._argv() if callable(self._argv) else self._argv
+        self._process = self._spawn()
+        if wait:
+            self.wait_ready()
+
+    def _spawn(self) -> subprocess.Popen[bytes] | Child:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                list(argv),
+            if self._fork is not None:
+                os.chown(self.log, UID, UID)
+                return self._fork(self.log)
+            return subprocess.Popen(
+                list(self._argv() if callable(self._argv) else self._argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,8 +121,6 @@ class Service:
                 pass_fds=tuple(self._passes()),
                 start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
             )
-        if wait:
-            self.wait_ready()
 
     def wait_ready(self, seconds: float = 30) -> None:
         """Return when it answers.
@@ -135,13 +145,17 @@ class Service:
         return "\n".join(text.splitlines()[-lines:])
 
     def kill(self) -> None:
-        """SIGKILL, and reap. Dead: nothing happens."""
-        self.signal(signal.SIGKILL)
-        self.wait(10)
+        """SIGKILL, and return when all of it is dead. Dead: nothing happens."""
+        with ExitStack() as handles:
+            dying = self._signal(signal.SIGKILL, handles)
+            self.wait(10)
+            for handle in dying:  # a twin that dies later would still serve
+                select.select([handle], [], [], 10)
 
     def terminate(self, seconds: float = 10) -> int:
         """SIGTERM, then SIGKILL after that time; return the exit code (-9: it was needed)."""
-        self.signal(signal.SIGTERM)
+        with ExitStack() as handles:
+            self._signal(signal.SIGTERM, handles)
         try:
             return self.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -161,21 +175,34 @@ class Service:
         """
         return 0 if self._process is None else self._process.wait(timeout=seconds)
 
-    def signal(self, number: int) -> None:
-        """Send a signal. Dead: nothing happens."""
+    def _signal(self, number: signal.Signals, handles: ExitStack) -> list[int]:
+        """Signal all of it; return pidfds of those that were there, which ``handles`` closes."""
+        reached: list[int] = []
         if self.alive:
             for pid in [self.pid, *(twins(self.pid) if self._twins else [])]:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    handle = os.pidfd_open(pid)
+                    handles.callback(os.close, handle)
+                    signal.pidfd_send_signal(handle, number)
+                    reached.append(handle)
+        return reached
 
 
 def twins(pid: int) -> list[int]:
     """Return the children of a process, and theirs, that run the same program."""
-    try:
-        program = Path(f"/proc/{pid}/exe").readlink()
-        threads = Path(f"/proc/{pid}/task").iterdir()  # a child belongs to the thread that forked
-        children = [c for t in threads for c in (t / "children").read_text().split()]
-        same = [int(c) for c in children if Path(f"/proc/{c}/exe").readlink() == program]
-    except OSError:  # one of them just ended
-        return []
+    program = _program(pid)
+    same: list[int] = []
+    with suppress(OSError):  # it just ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():  # a child belongs to one that forked it
+            with suppress(OSError):  # this thread did: the others' children are still there
+                children = map(int, (thread / "children").read_text().split())
+                same += [c for c in children if program and _program(c) == program]
     return [*same, *(far for near in same for far in twins(near))]
+
+
+def _program(pid: int) -> Path | None:
+    """Return what a process executes; None if it just ended."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return None

@@ -8,6 +8,7 @@ every container with our label that its database does not know; the images are s
 from __future__ import annotations
 
 import fcntl
+import functools
 import http.client
 import json
 import os
@@ -27,6 +28,7 @@ from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, w
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
 from flashpods_dev.probe import Unix, answers, listens
 from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
+from flashpods_dev.zygote import Child, Zygote
 
 API_GRACE = 9  # seconds; http.shutdown_seconds is 8
 
@@ -85,6 +87,7 @@ class MiniStack:
         self._parts = tuple(parts)
         self._images = images
         self._lock: IO[str] | None = None
+        self._zygote: Zygote | None = None
         # Of this process and object, so that stacks of one run don't meet.
         self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
         self.cgroup_parent = f"{self.cgroup}/ctrs"
@@ -163,6 +166,9 @@ class MiniStack:
         self.podman.kill()
         shutil.rmtree(self.layout.volatile, ignore_errors=True)
         self.layout.socket.unlink(missing_ok=True)
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -243,6 +249,34 @@ class MiniStack:
             "api", ["flashpods.api.main"], self._api_answers, wrap=wrap, env=env or {}
         )
 
+    def fork_api(self, env: Mapping[str, str]) -> None:
+        """Have the API's next start forked from a process that has imported everything.
+
+        ``env`` is that of the first call, for all of them.
+
+        Raises:
+            StackError: it runs.
+        """
+        if self.api.alive:
+            raise StackError("the API runs: stop it before it is started otherwise")
+        arguments = ["--config", str(self.layout.settings)]
+        fork = functools.partial(self._zygote_with(env).fork, "api", arguments)
+        self.api = self._service("api", [], self._api_answers, fork=fork)
+
+    def fork_cleanup(self, *arguments: str, env: Mapping[str, str]) -> tuple[int, str]:
+        """Run the reaper in a fork, likewise; return its exit code and what it wrote."""
+        log = self.layout.logs / "fork.log"
+        log.write_bytes(b"")
+        os.chown(log, UID, UID)
+        code = self._zygote_with(env).fork("cleanup", arguments, log).wait(60)
+        return code, log.read_text(errors="replace")
+
+    def _zygote_with(self, env: Mapping[str, str]) -> Zygote:
+        if self._zygote is None:
+            argv = self._as_user([sys.executable, "-m", "flashpods_dev.zygote"], env)
+            self._zygote = Zygote(argv, self.layout.root)
+        return self._zygote
+
     def run_python(
         self, *args: str, seconds: float = 60, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -270,10 +304,16 @@ class MiniStack:
         return with_shm(self.layout.shm, self._as_user(argv))
 
     def _service(
-        self, name: str, argv: Sequence[str], ready: Callable[[], bool], *, twins: bool = False
+        self,
+        name: str,
+        argv: Sequence[str],
+        ready: Callable[[], bool],
+        *,
+        twins: bool = False,
+        fork: Callable[[Path], Child] | None = None,
     ) -> Service:
-        log = self.layout.logs / f"{name}.log"
-        return Service(name, argv, log=log, ready=ready, cwd=self.layout.root, twins=twins)
+        log, cwd = self.layout.logs / f"{name}.log", self.layout.root
+        return Service(name, argv, log=log, ready=ready, cwd=cwd, twins=twins, fork=fork)
 
     def _podman(self) -> Service:
         argv = ["podman", "system", "service", "--time=0", f"unix://{self.layout.socket}"]

@@ -30,6 +30,7 @@ from flashpods_dev.stack import MiniStack
 
 MB = 1024**2
 FULL = os.environ.get("FLASHPODS_ATTACKS_FULL") == "1"
+EXAMPLES = int(os.environ.get("FLASHPODS_ATTACKS_EXAMPLES", "0"))  # 0: the few of a quick run
 ONLY = os.environ.get("FLASHPODS_ATTACKS_ONLY", "").lower()
 # Small enough that an attack on a quota takes a second, large enough that 5 % can be told.
 QUOTA_BYTES = 400 * MB

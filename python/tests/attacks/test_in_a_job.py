@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the attacks are data
-"""Attack 8: what a job does to its own machine; only it may suffer.
+"""Attack 8: what a job does to its own machine; only it may suffer. Its disks: test_disk_fill.py.
 
 The memory, PID and CPU limits need cgroup v2 controllers. Where they are missing, as on this
 machine, a bomb would be the machine's: what is tried then is bounded by the attacker itself, and
@@ -9,14 +9,13 @@ machine, a bomb would be the machine's: what is tried then is bounded by the att
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 import support
 from attacker import bystander, open_files
 from support import Connected
 
-from conftest import MB, Score
+from conftest import Score
 from flashpods_dev.machine import Machine
 
 ESCAPES = {
@@ -100,23 +99,6 @@ async def test_cancelled(host: Connected, score: Score) -> None:
             ),
             "no process of it is left",
         )
-
-
-@pytest.mark.attack(8, "filling the file system through /artifacts")
-async def test_fill(host: Connected, score: Score) -> None:
-    """What is in staging when the job ends goes; while it runs nothing bounds it (see the note)."""
-    free = os.statvfs(host.settings.paths.artifacts)
-    with score.attempt():
-        row = await support.run(
-            host.client,
-            "head -c 1100M /dev/zero > /artifacts/a; head -c 100 /dev/zero > /artifacts/b",
-        )
-        assert row["error"] == "artifact_limit_exceeded", row
-        staging = host.settings.paths.artifacts / ".staging" / row["id"]
-        await support.true_soon(lambda: not staging.exists(), "the staging directory goes")
-        after = os.statvfs(host.settings.paths.artifacts)
-        score.figure("kept", (free.f_bavail - after.f_bavail) * free.f_frsize / MB, 300, "MB")
-    score.note("no bound on /artifacts and the container's layer while a job runs: see the report")
 
 
 @pytest.mark.attack(8, "descriptors and processes of the API after many jobs")

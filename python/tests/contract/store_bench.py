@@ -20,10 +20,12 @@ from flashpods.errors import (
 )
 from flashpods.jobs.model import (
     Capacity,
+    FinalTree,
     Grant,
     Job,
     JobType,
     NewJob,
+    Step,
     Upload,
     UploadState,
 )
@@ -96,8 +98,8 @@ class Bench:
         return job
 
     async def move(self, job: Job, trigger: Trigger, **more: Any) -> Job:
-        more = {"why": trigger.value, "at": later(1)} | more
-        moved: Job = await self.store.advance(job.id, job.status, trigger, **more)
+        step = Step(**{"why": trigger.value, "at": later(1)} | more)
+        moved: Job = await self.store.advance(job.id, job.status, trigger, step)
         return moved
 
     async def finalized(self, upload_id: str = UPLOAD, size: int = 100) -> Upload:
@@ -107,14 +109,14 @@ class Bench:
         return upload
 
     async def complete(self, upload_id: str = UPLOAD, size: int = 100, quota: int = 1000) -> Upload:
-        upload: Upload = await self.store.complete_finalize(
-            upload_id,
+        tree = FinalTree(
             at=later(2),
             expires_at=later(62),
             size_bytes=size,
             file_count=3,
             total_quota_bytes=quota,
         )
+        upload: Upload = await self.store.complete_finalize(upload_id, tree)
         return upload
 
     async def everything(self) -> Any:

@@ -5,7 +5,6 @@ import errno
 import os
 import random
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -17,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from killing import kill_after
 from namespace_lab import place, run_as_flashpods
 
 from flashpods.adapters.files import artifacts as artifacts_module
 from flashpods.adapters.files import collect as rules
 from flashpods.adapters.files.artifacts import FileArtifactStore
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import Unavailable
 from flashpods.jobs.model import Collected
 
@@ -411,21 +411,7 @@ COLLECT = textwrap.dedent(
 
 def _collect_and_kill(root: Path, seconds: float) -> None:
     """Collect in another process and kill it after that time, if it is still at work."""
-    with subprocess.Popen(
-        [sys.executable, "-c", COLLECT, root],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("\n")
-        process.stdin.flush()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+    kill_after([sys.executable, "-c", COLLECT, root], seconds)
 
 
 async def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path) -> None:

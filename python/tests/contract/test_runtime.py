@@ -271,6 +271,13 @@ async def test_containers_lists_ours_in_every_state(engine: Engine) -> None:
     assert found[running.name].job_id == running.job_id
 
 
+async def test_remove_leaves_nothing_beside_the_engine(engine: Engine) -> None:
+    spec, _ = await engine.started("runs")
+    assert spec.name in await engine.runtime.remnants()
+    await engine.runtime.remove(spec.name)
+    assert spec.name not in await engine.runtime.remnants()
+
+
 async def test_limits_are_read_back_before_the_start(engine: Engine) -> None:
     spec = engine.spec("runs")
     container_id = await engine.runtime.create(spec)

@@ -19,7 +19,7 @@ from flashpods.errors import (
     StaleState,
     Unavailable,
 )
-from flashpods.jobs.model import Artifact, Capacity, Job, Outcome, Phase, Reserved
+from flashpods.jobs.model import Artifact, Capacity, Job, Note, Outcome, Phase, Reserved, Step
 from flashpods.jobs.states import ACTIVE, ENDED, TRANSITIONS, IllegalTransition, JobStatus, Trigger
 
 
@@ -182,12 +182,12 @@ async def test_a_late_caller_changes_nothing(
     b: Bench, status: JobStatus, expected: JobStatus, trigger: Trigger
 ) -> None:
     job = await b.job_in(status)
-    call = b.store.advance(job.id, expected, trigger, why="late", at=later(9))
+    call = b.store.advance(job.id, expected, trigger, Step(why="late", at=later(9)))
     await b.refuses(StaleState, "stale_state", call)
 
 
 async def test_advance_of_no_job_is_stale(b: Bench) -> None:
-    call = b.store.advance("nope", S.PENDING, T.LAUNCH, why="w", at=AT)
+    call = b.store.advance("nope", S.PENDING, T.LAUNCH, Step(why="w", at=AT))
     await b.refuses(StaleState, "stale_state", call)
 
 
@@ -220,7 +220,7 @@ def artifact(name: str) -> Artifact:
 async def test_an_end_replaces_the_artifacts_and_cleaned_drops_them(b: Bench) -> None:
     job = await b.job_in(S.RUNNING)
     directory = Artifact(name="dir", type="directory", size_bytes=9, sha256=None, created_at=AT)
-    job = await b.move(job, T.SUCCEED, artifacts=[artifact("z"), directory, artifact("a €")])
+    job = await b.move(job, T.SUCCEED, artifacts=(artifact("z"), directory, artifact("a €")))
     assert await b.store.artifacts(job.id) == [artifact("a €"), directory, artifact("z")]
     job = await b.move(job, T.CLEAN)
     assert len(await b.store.artifacts(job.id)) == 3
@@ -233,11 +233,12 @@ async def test_an_end_replaces_the_artifacts_and_cleaned_drops_them(b: Bench) ->
 
 async def test_note_changes_only_what_it_is_given(b: Bench) -> None:
     job = await b.job_in(S.STARTING)
-    noted = await b.store.note(job.id, phase=Phase.PULLING, warnings=["one"])
+    noted = await b.store.note(job.id, Note(phase=Phase.PULLING, warnings=("one",)))
     assert noted == replace(job, phase=Phase.PULLING, warnings=("one",))
-    noted = await b.store.note(job.id, warnings=["two", "one"], log_deleted_at=later(1))
+    more = Note(warnings=("two", "one"), log_deleted_at=later(1))
+    noted = await b.store.note(job.id, more)
     assert noted.warnings == ("one", "two")  # recovery may say the same again
-    noted = await b.store.note(job.id, artifacts_deleted_at=later(2))
+    noted = await b.store.note(job.id, Note(artifacts_deleted_at=later(2)))
     assert (noted.log_deleted_at, noted.artifacts_deleted_at) == (later(1), later(2))
     assert noted.phase is Phase.PULLING
     assert noted == await b.store.get(job.id)
@@ -246,12 +247,12 @@ async def test_note_changes_only_what_it_is_given(b: Bench) -> None:
 
 async def test_warnings_are_bounded(b: Bench) -> None:
     job = await b.submit()
-    noted = await b.store.note(job.id, warnings=[str(n) for n in range(2000)])
+    noted = await b.store.note(job.id, Note(warnings=tuple(map(str, range(2000)))))
     assert len(noted.warnings) == 500
 
 
 async def test_note_of_no_job_is_not_found(b: Bench) -> None:
-    await b.refuses(NotFound, "job_not_found", b.store.note("nope", warnings=["w"]))
+    await b.refuses(NotFound, "job_not_found", b.store.note("nope", Note(warnings=("w",))))
 
 
 @pytest.mark.parametrize("status", list(JobStatus))
@@ -354,8 +355,8 @@ async def test_ended_returns_old_ended_and_cleaning_jobs(b: Bench) -> None:
 
 async def test_ended_leaves_out_what_is_deleted_already(b: Bench) -> None:
     jobs = [await b.job_in(S.FAILED, n) for n in (1, 2, 3)]
-    await b.store.note(jobs[0].id, log_deleted_at=later(2))
-    await b.store.note(jobs[1].id, artifacts_deleted_at=later(2))
+    await b.store.note(jobs[0].id, Note(log_deleted_at=later(2)))
+    await b.store.note(jobs[1].id, Note(artifacts_deleted_at=later(2)))
     found = {
         kept: [j.id for j in await b.store.ended(before=later(2), limit=9, kept=kept)]
         for kept in (None, "log", "artifacts")

@@ -3,9 +3,7 @@
 import json
 import os
 import random
-import signal
 import stat
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -13,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from killing import kill_after
 from namespace_lab import RSYNC_UID, UID, place, run_as_flashpods
 
 from flashpods.adapters.files import tree_tool, trees
 from flashpods.adapters.files.workspaces import FileWorkspaces
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import Conflict, InsufficientStorage, NotFound, Unavailable
 from flashpods.ports import TreeSize, TreeTooLarge
 
@@ -272,24 +271,10 @@ FINALIZE = (
 
 
 def _finalize_and_kill(root: Path, seconds: float) -> None:
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-I", "-S", "-c", FINALIZE, Path(tree_tool.__file__).parents[3]),
-            *("finalize", root / "transfers", root / "finalized", UPLOAD, str(GB), "10000"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdin.write("\n")
-        process.stdin.flush()
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+    packages = Path(tree_tool.__file__).parents[3]
+    where = (root / "transfers", root / "finalized", UPLOAD)
+    python = (sys.executable, "-I", "-S", "-c", FINALIZE)
+    kill_after([*python, packages, "finalize", *where, str(GB), "10000"], seconds)
 
 
 async def test_killed_at_any_moment_finalize_ends_the_same(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +34,11 @@ FULL = os.environ.get("FLASHPODS_FAULTS_FULL") == "1"
 ALL = "FLASHPODS_FAULTS_FULL" in os.environ
 
 
+def extent(full: int, usual: int, quick: int) -> int:
+    """Return how often, or for how many seconds: ``--full``, ``./dev faults``, ``./dev test``."""
+    return full if FULL else usual if ALL else quick
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "faults_full: left to ./dev faults, too long for ./dev test")
     config.addinivalue_line("markers", "experiment(number, name): its line on the scoreboard")
@@ -49,6 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @dataclass
+class Trial:
+    """One try."""
+
+    passed: bool = False
+
+
+@dataclass
 class Score:
     """A line of the scoreboard. Times in seconds."""
 
@@ -58,6 +71,7 @@ class Score:
     passed: int = 0
     recovery_seconds: float | None = None
     read_p99_seconds: float | None = None
+    stretched: float = 1.0  # by which the bounds on time were stretched, as the machine was busy
     seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -65,21 +79,23 @@ class Score:
     mark: int = 0  # where the lines of the test at work begin in ``broken``
 
     @contextmanager
-    def trial(self, what: str = "") -> Iterator[None]:
+    def trial(self, what: str = "") -> Iterator[Trial]:
         """Count a try; a failed assertion is kept, and the next try goes on."""
         begun = time.monotonic()
         self.tries += 1
-        before = len(self.broken)
+        trial = Trial()
         try:
-            yield
+            yield trial
         except (AssertionError, ExceptionGroup, OSError, sqlite3.Error, StackError) as e:
             causes = e.exceptions if isinstance(e, ExceptionGroup) else [e]
             self.broken += [
                 f"{what}: {(str(c).splitlines() or [repr(c)])[0][:300]}" for c in causes
             ]
-        if len(self.broken) == before:
+        else:
+            trial.passed = True
             self.passed += 1
         self.seconds += time.monotonic() - begun
+        write_board()
 
     def judge(
         self, broken: list[str], recovery: float | None = None, rig: Rig | None = None
@@ -90,6 +106,8 @@ class Score:
         if rig is not None and rig.reads:
             p99 = round(percentile(rig.reads, 0.99), 4)
             self.read_p99_seconds = max(self.read_p99_seconds or 0.0, p99)
+        if rig is not None and (stretched := round(rig.patience, 1)) > 1:
+            self.stretched = max(self.stretched, stretched)
         assert not broken, "; ".join(broken[:5])
 
     def settle(self) -> None:
@@ -108,6 +126,11 @@ def score_of(number: int, name: str) -> Score:
 
 
 def pytest_sessionfinish() -> None:
+    write_board()
+
+
+def write_board() -> None:
+    """Write the scoreboard as it is now: a long run can be looked at, and may be cut short."""
     if path := os.environ.get("FLASHPODS_FAULTS_BOARD"):
         rows = sorted(_BOARD.values(), key=lambda row: (row.number, row.name))
         Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
@@ -120,6 +143,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     score = getattr(item, "score", None)
     if call.excinfo is not None and score is not None and len(score.broken) == score.mark:
         score.broken.append(f"{call.when}: {str(call.excinfo.value).splitlines()[0][:300]}")
+    if call.excinfo is not None:
+        for rig in getattr(item, "rigs", []):
+            report.sections.append(("the API's log", rig.stack.api.tail(60)))
     return report
 
 
@@ -145,8 +171,9 @@ def machine() -> Machine:
 
 
 @pytest.fixture
-async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
+async def rig_of(machine: Machine, request: pytest.FixtureRequest) -> AsyncIterator[RigFactory]:
     """Return ``await rig_of(settings, before=function of the layout)``, which starts a rig."""
+    rigs = request.node.rigs = []
     async with AsyncExitStack() as cleanup:
 
         async def start(
@@ -157,7 +184,8 @@ async def rig_of(machine: Machine) -> AsyncIterator[RigFactory]:
             state = Path(tempfile.mkdtemp(prefix="f-", dir=os.environ["FLASHPODS_TEST_TMP"]))
             state.chmod(0o755)  # noqa: ASYNC240 - one system call
             cleanup.callback(shutil.rmtree, state, ignore_errors=True)
-            rig = Rig(state, machine, overrides)
+            rig = Rig(state, machine, overrides, strict=ALL)
+            rigs.append(rig)
             if before is not None:
                 before(rig)
             cleanup.push_async_callback(asyncio.to_thread, rig.stack.stop)
@@ -173,3 +201,15 @@ async def rig(rig_of: RigFactory) -> Rig:
     """A rig with the usual settings."""
     started: Rig = await rig_of()
     return started
+
+
+@pytest.fixture(scope="session")
+def shim() -> Path:
+    """The preloaded library, where the stack's user can read it."""
+    path = Path(os.environ["FLASHPODS_TEST_TMP"]) / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(path), str(source)]
+    done = subprocess.run([*command, "-ldl"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    path.chmod(0o755)
+    return path

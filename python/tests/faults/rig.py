@@ -8,39 +8,30 @@ may take that long.
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import os
 import re
-import secrets
-import socket
-import sqlite3
+import statistics
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from checker import RECOVERY_SECONDS, Event, Evidence, Log, Row, violations
+from witness import ACTIVE, Witness, pressure, timed_read
 
+from flashpods.failpoints import VARIABLE
 from flashpods_dev.machine import RSYNC_UID, Machine
-from flashpods_dev.service import twins
 from flashpods_dev.stack import MiniStack
 
-CAPACITY = (
-    8,
-    16,
-)  # CPUs and GB that the stacks pretend: enough for some jobs, little enough to bind
+# CPUs and GB that the stacks pretend: enough for some jobs, little enough to bind.
+CAPACITY = (8, 16)
 SETTLE_SECONDS = 15.0
 LINES = 40
-# What a kill may do to a job: contract section 2, and a start that the engine died in.
-ALLOWED_ERRORS = frozenset({None, "container_not_found_on_recovery", "exit_status_lost"})
-# The engine died in its init: the OCI runtime has the container, the engine does not know it. It
-# never ran; to make it anew would be a job's second container.
-HALF_MADE = "already exists: OCI runtime error"
-ACTIVE = ("pending", "starting", "running")
+# What a kill of the API may do to a job: contract section 2, "none | starting".
+NOT_FOUND = "container_not_found_on_recovery"
+MOST_PATIENCE = 6.0
 NUMBERED = re.compile(r"\] line (\d+)$", re.MULTILINE)
 
 SETTINGS: dict[str, Any] = {
@@ -60,19 +51,45 @@ def counting(lines: int = LINES, pause: float = 0, then: str = "") -> str:
 class Rig:
     """One stack, its clients, and what it has promised."""
 
-    def __init__(self, state: Path, machine: Machine, overrides: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        state: Path,
+        machine: Machine,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        parts: Sequence[str] = ("podman", "api"),
+        strict: bool = True,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            state: its directory.
+            machine: the namespace.
+            overrides: settings beside :data:`SETTINGS`.
+            parts: the services.
+            strict: whether the bounds on time hold as they are, however busy the machine is.
+        """
         merged = {**SETTINGS, **(overrides or {})}
         for key, value in SETTINGS.items():
             merged[key] = {**value, **(overrides or {}).get(key, {})}
-        self.stack = MiniStack(state, machine, overrides=merged, parts=("podman", "api"))
+        self.stack = MiniStack(state, machine, overrides=merged, parts=parts)
         self.jobs: set[str] = set()
         self.uploads: set[str] = set()
         self.lines: dict[str, int] = {}  # job → numbered lines that it writes
         self.running: set[str] = set()  # meant to outlive the experiment's faults
-        self.created: dict[str, set[str]] = defaultdict(set)
-        self.cancelled: set[str] = set()  # whose DELETE may not have been answered
+        self.unanswered: list[dict[str, Any]] = []  # bodies with a key, to be posted again
+        self.allowed: set[str] = set()  # errors that the experiment may cause
+        self.excused: set[str] = set()  # jobs whose failure the experiment wants
+        self.anew = False  # whether a container that never ran may be made once more
         self.reads: list[float] = []
         self.client: httpx.AsyncClient
+        self.see = Witness(self.stack)
+        self._seen: set[str] = set()  # ended jobs whose logs were read, and are read at the end
+        self._strict = strict
+        self._pressure: list[float] = []
+        self._switch = state / "failpoint"
+        self.armed = {VARIABLE: f"@{self._switch}"}
+        self.stack.use_api(env=self.armed)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -102,6 +119,8 @@ class Rig:
         """POST a worker; remember it if it is acknowledged, and return its id."""
         body = {"type": "worker", "command": command, "cpus": 1, "memory_gb": 1, **fields}
         answer = await self.ask("POST", "/jobs", json=body)
+        if answer is None and "client_job_id" in body:
+            self.unanswered.append(body)
         if answer is None or answer.status_code not in (200, 201):
             return None
         job_id = str(answer.json()["job_id"])
@@ -114,6 +133,18 @@ class Rig:
         if job_id:
             self.lines[job_id] = lines
         return job_id
+
+    async def post_again(self) -> None:
+        """Repeat what was not answered, as a client does; a key makes one job, however often."""
+        while self.unanswered:
+            body = self.unanswered.pop()
+            answers = [await self.client.post("/jobs", json=body) for _ in range(2)]
+            ids = {answer.json().get("job_id") for answer in answers}
+            assert len(ids) == 1, f"one key, two jobs: {ids}"
+            assert None not in ids, answers[0].text
+            self.jobs |= ids
+            for job_id in ids:
+                self.lines[job_id] = LINES
 
     async def must(self, job_id: str | None) -> str:
         assert job_id is not None, f"the job was refused; {self.stack.api.tail()}"
@@ -135,7 +166,7 @@ class Rig:
             await self.until(job_id, "cancelled")
         self.running.clear()
 
-    async def until(self, job_id: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+    async def until(self, job_id: str, *states: str, seconds: float = 60) -> dict[str, Any]:
         """Wait for one of the states and return the row."""
         end = time.monotonic() + seconds
         row: dict[str, Any] = {}
@@ -144,9 +175,11 @@ class Rig:
             answer = await self.ask("GET", f"/jobs/{job_id}", params={"wait": 1} if row else {})
             if answer is not None and answer.status_code == 200:
                 row = answer.json()
+            else:
+                await asyncio.sleep(0.05)  # it is away
         return row
 
-    async def ended(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+    async def ended(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
         ends = ("completed", "failed", "timed_out", "cancelled", "cleaning", "cleaned")
         return await self.until(job_id, *ends, seconds=seconds)
 
@@ -172,32 +205,63 @@ class Rig:
         for path in (tree, tree / "d", tree / "d" / "f"):
             os.chown(path, RSYNC_UID, RSYNC_UID)
 
+    async def push_again(self) -> None:
+        """Finalize what was reserved and pushed, as a client does, and drop it."""
+        for (upload_id,) in self.see.rows("SELECT id FROM uploads WHERE state = 'uploading'"):
+            if upload_id in self.uploads:
+                answer = await self.client.post(f"/uploads/{upload_id}/finalize")
+                assert answer.status_code == 200, f"{upload_id}: {answer.text}"
+        for (upload_id,) in self.see.rows(
+            "SELECT id FROM uploads WHERE state = 'finalized' AND job_id IS NULL"
+        ):
+            answer = await self.client.delete(f"/uploads/{upload_id}")
+            assert answer.status_code == 204, f"{upload_id}: {answer.text}"
+
     # ------------------------------------------------------------------ life and death
 
-    async def start(self, *wrap: str, env: Mapping[str, str] | None = None) -> None:
-        """Start the API, which must be dead, with these variables alone; return when it answers."""
-        self.stack.use_api(*wrap, env=env)
+    async def start(
+        self, *wrap: str, env: Mapping[str, str] | None = None, fork: bool = False
+    ) -> None:
+        """Start the API, which must be dead, with these variables; return when it answers.
+
+        ``fork``: without the start of an interpreter (:mod:`flashpods_dev.zygote`).
+        """
+        if fork:
+            self.stack.fork_api(self.armed)
+        else:
+            self.stack.use_api(*wrap, env={**self.armed, **(env or {})})
         await asyncio.to_thread(self.stack.api.start)
+
+    def arm(self, place: str) -> None:
+        """Have the API killed at that place (``NAME[:N]``), from now on."""
+        fresh = self._switch.with_suffix(".new")
+        fresh.write_text(place)
+        fresh.replace(self._switch)
+
+    def disarm(self) -> None:
+        self._switch.unlink(missing_ok=True)
 
     async def restart(self, *wrap: str, env: Mapping[str, str] | None = None) -> None:
         await asyncio.to_thread(self.stack.api.terminate)
         await self.start(*wrap, env=env)
 
-    async def died(self, seconds: float = 15) -> bool:
+    async def died(self, seconds: float = 30) -> bool:
         """Whether the API is dead within that time."""
         end = time.monotonic() + seconds
         while self.stack.api.alive and time.monotonic() < end:  # noqa: ASYNC110 - a process has no event
             await asyncio.sleep(0.01)
         return not self.stack.api.alive
 
-    async def recovered(self, since: float, seconds: float = 3 * SETTLE_SECONDS) -> float:
+    async def recovered(self, since: float, seconds: float | None = None) -> float:
         """Return how long it took since ``since`` until only what is meant to run is there.
 
         Raises:
-            AssertionError: it is not so within ``seconds``.
+            AssertionError: it is not so within ``seconds``, by default far more than is allowed.
         """
+        seconds = seconds or (45 if self._strict else 100)
         end = time.monotonic() + seconds
         while left := await asyncio.to_thread(self.unsettled):
+            self._pressure.append(pressure())
             assert time.monotonic() < end, f"not recovered within {seconds} s: {left}"
             await asyncio.sleep(0.05)
         return time.monotonic() - since
@@ -205,89 +269,48 @@ class Rig:
     def unsettled(self) -> list[str]:
         """Return active jobs and leftovers that are not meant to be."""
         sql = f"SELECT id, status FROM jobs WHERE status IN {ACTIVE}"
-        active = [f"{i} {status}" for i, status in self.rows(sql) if i not in self.running]
+        active = [f"{i} {status}" for i, status in self.see.rows(sql) if i not in self.running]
         if active:
             return active
-        extra = set(self.containers()) - {f"job_{job_id}" for job_id in self.running}
-        return [*extra, *self.leftovers()]
+        containers = self.see.containers()
+        extra = set(containers) - {f"job_{job_id}" for job_id in self.running}
+        return [*extra, *self.see.leftovers(self.running, containers.values())]
 
-    # ------------------------------------------------------------------ what is there
+    # ------------------------------------------------------------------ the evidence
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        uri = f"{self.stack.layout.database.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-            return connection.execute(sql).fetchall()
+    async def logs(self, *, again: bool) -> dict[str, Log]:
+        """Return the numbered lines of each job that writes them.
 
-    def engine(self, path: str) -> Any:
-        """GET from the engine's REST interface."""
-        connection = http.client.HTTPConnection("podman", timeout=10)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(10)
-        with closing(connection):
-            connection.sock.connect(str(self.stack.layout.socket))
-            connection.request("GET", f"/v4.0.0/libpod{path}")
-            return json.loads(connection.getresponse().read())
-
-    def containers(self) -> list[str]:
-        names = [c["Names"][0] for c in self.engine("/containers/json?all=true") or []]
-        return sorted(name for name in names if name.startswith("job_"))
-
-    def note_created(self) -> None:
-        """Take in the engine's record of containers created (podman-events(1), kept as a file)."""
-        for file in self.stack.layout.run.rglob("events.log"):
-            for line in file.read_text().splitlines():
-                with suppress(ValueError):
-                    event = json.loads(line)
-                    if event.get("Status") == "create" and event.get("Type") == "container":
-                        self.created[event["Name"]].add(event["ID"])
-
-    def leftovers(self) -> list[str]:
-        """Return directories, cgroups and mounts that no job meant to run explains."""
-        layout = self.stack.layout
-        places = [layout.trees / "work", layout.root / "artifacts" / ".staging"]
-        places += [layout.root / "capture", self.stack.cgroup_dir / "ctrs"]
-        found = [p for place in places if place.is_dir() for p in place.iterdir() if p.is_dir()]
-        left = [str(p) for p in found if not any(j in p.name for j in self.running)]
-        states = dict(self.rows("SELECT id, state FROM uploads"))
-        # ``uploading`` with its tree moved: a finalize that was killed, and may be repeated.
-        expected = {"transfers": ("uploading",), "finalized": ("uploading", "finalized")}
-        for name, right in expected.items():
-            left += [
-                f"{tree} ({states.get(tree.name)})"
-                for tree in (layout.trees / name).iterdir()
-                if tree.name != ".bases" and states.get(tree.name, "uploading") not in right
-            ]
-        mounts = self.mounts()
-        if len(mounts) > len(self.running):
-            left.append(f"{len(mounts)} container mounts for {len(self.running)} jobs")
-        return left
-
-    def mounts(self) -> list[str]:
-        """Return the containers' root mounts as the engine sees them."""
-        for pid in twins(self.stack.podman.pid):
-            with suppress(OSError):
-                lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-                store = f"{self.stack.layout.engine}/store/overlay/"
-                return [x for x in lines if x.split()[4].startswith(store) and "merged" in x]
-        return []
-
-    async def logs(self) -> dict[str, Log]:
-        """Return the numbered lines of each job that writes them."""
-        states = dict(self.rows("SELECT id, status FROM jobs WHERE log_deleted_at IS NULL"))
+        ``again``: also of those that had ended and were read before.
+        """
+        states = dict(self.see.rows("SELECT id, status FROM jobs WHERE log_deleted_at IS NULL"))
         found: dict[str, Log] = {}
-        for job_id in {*self.lines, *self.running}:
-            if states.get(job_id) in ("pending", "cleaning", "cleaned", None):
+        for job_id in {*self.lines, *self.running} - (set() if again else self._seen):
+            status = states.get(job_id)
+            if status in ("pending", "cleaning", "cleaned", None):
                 continue
-            answer = await self.client.get(f"/jobs/{job_id}/output", params={"tail": 10000})
-            text = str(answer.json().get("output", "")) if answer.status_code == 200 else ""
-            numbers = [int(n) for n in NUMBERED.findall(text)]
-            whole = self.lines.get(job_id) if states[job_id] == "completed" else None
-            found[job_id] = Log(numbers, whole)
+            log = found[job_id] = await self.log_of(job_id, whole=status == "completed")
+            if status not in ACTIVE and not violations(Evidence(CAPACITY, logs={job_id: log})):
+                self._seen.add(job_id)
         return found
 
-    async def evidence(self, recovery: float | None) -> Evidence:
-        self.note_created()
-        rows = self.rows
+    async def log_of(self, job_id: str, *, whole: bool, seconds: float = 15) -> Log:
+        """Return a job's numbered lines; ``whole``: all that it was to write must be there."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = await self.ask("GET", f"/jobs/{job_id}/output", params={"tail": 10000})
+            if answer is not None and answer.status_code in (200, 404):
+                break
+            assert time.monotonic() < end, f"no log of {job_id}: {answer and answer.text}"
+            await asyncio.sleep(0.05)  # it is away
+        text = str(answer.json().get("output", ""))
+        return Log(
+            [int(n) for n in NUMBERED.findall(text)], self.lines.get(job_id) if whole else None
+        )
+
+    async def evidence(self, recovery: float | None, *, again: bool) -> Evidence:
+        self.see.note_created()
+        rows, containers = self.see.rows, self.see.containers()
         return Evidence(
             capacity=CAPACITY,
             jobs=[Row(*r) for r in rows("SELECT id, status, cpus, memory_gb FROM jobs")],
@@ -299,19 +322,37 @@ class Rig:
             acknowledged_jobs=frozenset(self.jobs),
             acknowledged_uploads=frozenset(self.uploads),
             running=frozenset(self.running),
-            created={name: frozenset(ids) for name, ids in self.created.items()},
-            containers=self.containers(),
-            leftovers=self.leftovers(),
-            logs=await self.logs(),
+            created={name: frozenset(ids) for name, ids in self.see.created.items()},
+            started={name: frozenset(ids) for name, ids in self.see.started.items()},
+            anew=self.anew,
+            containers=list(containers),
+            leftovers=self.see.leftovers(self.running, containers.values()),
+            logs=await self.logs(again=again),
             integrity=[str(r[0]) for r in rows("PRAGMA integrity_check")],
             recovery=recovery,
             reads=self.reads,
+            patience=self.patience,
         )
 
-    async def verdict(self, recovery: float | None = None) -> list[str]:
-        """Return the broken invariants that are still broken after :data:`SETTLE_SECONDS`."""
+    @property
+    def patience(self) -> float:
+        """By how much the machine is busier than it has cores; 1 if the bounds are strict."""
+        if self._strict or not self._pressure:
+            return 1.0
+        return min(MOST_PATIENCE, statistics.fmean(self._pressure))
+
+    def slack(self, seconds: float) -> float:
+        """Return a bound as it holds on this machine now."""
+        return seconds if self._strict else seconds * min(MOST_PATIENCE, pressure() + 1)
+
+    async def verdict(self, recovery: float | None = None, *, again: bool = True) -> list[str]:
+        """Return the broken invariants that are still broken after :data:`SETTLE_SECONDS`.
+
+        ``again``: read also the logs that were read before; an experiment of many tries does so at
+        its end.
+        """
         end = time.monotonic() + SETTLE_SECONDS
-        while broken := violations(await self.evidence(recovery)):
+        while broken := violations(await self.evidence(recovery, again=again)):
             if time.monotonic() > end:
                 return broken
             await asyncio.sleep(0.2)
@@ -319,18 +360,16 @@ class Rig:
 
     def endings(self) -> list[str]:
         """Return jobs that ended otherwise than a fault of ours may make them end."""
-        last = "SELECT why FROM job_events WHERE job_id = jobs.id ORDER BY n DESC LIMIT 1"
-        sql = f"SELECT id, status, error, ({last}) FROM jobs"
+        sql = (
+            "SELECT jobs.id, to_status, error, exit_code, why"
+            " FROM job_events JOIN jobs ON jobs.id = job_id"
+            " WHERE to_status IN ('failed', 'timed_out')"
+        )
         return [
-            f"job {job_id} ended {status}, {error}: {why}"
-            for job_id, status, error, why in self.rows(sql)
-            if status == "failed"
-            and error not in ALLOWED_ERRORS
-            and job_id not in self.excused
-            and HALF_MADE not in why
+            f"job {job_id} ended {status}, {error}, exit code {code}: {why}"
+            for job_id, status, error, code, why in self.see.rows(sql)
+            if error not in self.allowed and job_id not in self.excused
         ]
-
-    excused: frozenset[str] = frozenset()  # jobs whose failure the experiment wants
 
     # ------------------------------------------------------------------ unrelated readers
 
@@ -348,31 +387,10 @@ class Rig:
     async def _read(self, client: httpx.AsyncClient) -> None:
         while True:
             for path in ("/jobs?limit=5", "/capacity"):
-                begun = time.monotonic()
-                try:
-                    answer = await client.get(path)
-                except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
-                    pass  # it is dead or dying: how long that lasts is the recovery's figure
-                except httpx.TimeoutException:
-                    self.reads.append(5.0)
-                else:
-                    assert answer.status_code in (200, 503), answer.text
-                    self.reads.append(time.monotonic() - begun)
+                if (took := await timed_read(client, path)) is not None:
+                    self.reads.append(took)
+                    self._pressure.append(pressure())
                 await asyncio.sleep(0.05)
 
 
-def new_key() -> str:
-    """Return a client_job_id, UUIDv4."""
-    h = secrets.token_hex(16)
-    return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-8{h[17:20]}-{h[20:]}"
-
-
-async def soon(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
-    """Wait for what has no event."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
-
-
-__all__ = ["RECOVERY_SECONDS", "Rig", "counting", "new_key", "soon"]
+__all__ = ["RECOVERY_SECONDS", "Rig", "counting"]

@@ -1,7 +1,17 @@
-"""``./dev soak``: full admission with random cancels, restarts and kills; then all invariants.
+"""``./dev soak``: a day in little, at full admission, with random cancels and restarts.
 
-Flat means: from the first quarter's median to the last one's, the API's memory has grown by less
-than 20 %, its threads and descriptors by less than 10. Each start of the API is its own series.
+Jobs are posted as fast as the host admits them, some with uploads; some are cancelled. The reaper
+runs with retention times of minutes, so that every job goes through its whole life, to ``cleaned``.
+In the first half the API and the reaper are restarted at random, a third of the time by SIGKILL; in
+the second half they are left alone, and their memory, descriptors and threads must be flat:
+
+- memory: the median of the last quarter is at most 10 % above that of the first one;
+- descriptors and threads: at most 5 more;
+- the database: it holds every row for ever, so it grows with the jobs, by the same for each: the
+  second half of the series adds at most half as much again per job as its first half; its WAL is
+  bounded by the writer's ``journal_size_limit``.
+
+Every log is read when its job has ended; all other invariants are judged at the end.
 """
 
 from __future__ import annotations
@@ -12,94 +22,232 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from checker import Evidence, percentile, violations
 from rig import Rig
 
 from flashpods_dev.machine import inside
+from flashpods_dev.service import Service, twins
 
-ENDS = ("completed", "failed", "timed_out", "cancelled", "cleaning", "cleaned")
-RESTART_EVERY = 90.0  # seconds; a third of them by SIGKILL
+FEEDERS = 6
+RESTART_EVERY = 60.0  # seconds, on average
+MEMORY_GROWTH = 1.1
+COUNT_GROWTH = 5
+DATABASE_GROWTH = 1.5
+WAL_MIB = 80.0  # the writer's journal_size_limit of 64 MiB, and what one checkpoint may lag behind
+SETTINGS: dict[str, Any] = {
+    "uploads": {"finalize_within_seconds": 60, "use_within_seconds": 120},
+    "output": {"artifact_retention_seconds": 60, "log_retention_seconds": 120},
+    "cleanup": {"every_seconds": 10},
+}
 
 
-def sample(rig: Rig) -> dict[str, float]:
-    """Return memory in MiB, threads, descriptors of the API, and the database's size in MiB."""
-    process = Path(f"/proc/{rig.stack.api.pid}")
+@dataclass
+class Course:
+    """What happens while it runs."""
+
+    chance: random.Random
+    end: float
+    calm: float  # from then on nothing is restarted
+    broken: list[str] = field(default_factory=list)
+    series: list[dict[str, float]] = field(default_factory=list)  # the calm part alone
+    restarts: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    back: float = 0.0  # the longest time from the start of a killed API to its answer
+    checks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    def note(self, lines: list[str]) -> None:
+        """Keep what is wrong, and say it at once: the end is far."""
+        self.broken += lines
+        for line in lines:
+            print(f"soak: {line}", file=sys.stderr, flush=True)  # noqa: T201 - its progress
+
+
+def usage(name: str, pid: int) -> dict[str, float]:
+    """Return memory in MiB, threads and descriptors of a process."""
+    process = Path(f"/proc/{pid}")
     status = dict(x.split(":", 1) for x in (process / "status").read_text().splitlines())
-    database = rig.stack.layout.database
     return {
-        "rss_mib": int(status["VmRSS"].split()[0]) / 1024,
-        "threads": int(status["Threads"]),
-        "fds": len(list((process / "fd").iterdir())),
-        "database_mib": sum(p.stat().st_size for p in database.parent.iterdir()) / 1024**2,
+        f"{name}_rss_mib": int(status["VmRSS"].split()[0]) / 1024,
+        f"{name}_threads": int(status["Threads"]),
+        f"{name}_fds": len(list((process / "fd").iterdir())),
     }
 
 
-def growth(series: list[dict[str, float]], key: str) -> tuple[float, float]:
-    """Return the medians of the first and the last quarter."""
-    quarter = max(1, len(series) // 4)
-    first, last = series[:quarter], series[-quarter:]
-    return tuple(statistics.median(s[key] for s in part) for part in (first, last))  # type: ignore[return-value]  # two parts
+def sample(rig: Rig) -> dict[str, float]:
+    """Return the usage of our two processes and of the engine, and the sizes of the database."""
+    database = rig.stack.layout.database
+    wal = database.with_name(database.name + "-wal")
+    engine = rig.stack.podman.pid
+    return {
+        **usage("api", rig.stack.api.pid),
+        **usage("cleanup", rig.stack.cleanup.pid),
+        **usage("podman", next(iter(twins(engine)), engine)),
+        "database_mib": database.stat().st_size / 1024**2,
+        "wal_mib": wal.stat().st_size / 1024**2 if wal.exists() else 0.0,
+        "jobs": len(rig.jobs),
+    }
 
 
-async def feed(rig: Rig, chance: random.Random, end: float) -> None:
+# ------------------------------------------------------------------ what goes on
+
+
+async def feed(rig: Rig, course: Course) -> None:
     """Keep the host full: post, and now and then cancel."""
-    while time.monotonic() < end:
+    chance = course.chance
+    while time.monotonic() < course.end:
         upload = await rig.upload() if chance.random() < 0.3 else None
         more = {"files_id": upload} if upload else {}
         job_id = await rig.count(chance.randrange(1, 60), chance.choice((0, 0.02)), **more)
         if job_id is None:
-            await asyncio.sleep(0.2)
-        elif chance.random() < 0.15:
+            await asyncio.sleep(0.2)  # the host is full, or the API is away
+            continue
+        if chance.random() < 0.15:
             await asyncio.sleep(chance.random())
             await rig.ask("DELETE", f"/jobs/{job_id}")
+        course.checks.put_nowait(job_id)
+
+
+async def check(rig: Rig, course: Course) -> None:
+    """Read the logs of jobs that have ended; for ever."""
+    while True:
+        job_id = await course.checks.get()
+        try:
+            row = await rig.ended(job_id, seconds=90)
+            course.ends[f"{row['status']} {row.get('error') or ''}".strip()] += 1
+            log = await rig.log_of(job_id, whole=row["status"] == "completed")
+            course.note(violations(Evidence(capacity=(0, 0), logs={job_id: log})))
+        except AssertionError as e:
+            course.note([str(e)[:300]])
+        finally:
             rig.lines.pop(job_id, None)
+            course.checks.task_done()
+
+
+async def disturb(rig: Rig, course: Course) -> None:
+    """Restart the API or the reaper now and then, until the calm begins."""
+    chance = course.chance
+    while True:
+        await asyncio.sleep(RESTART_EVERY * chance.uniform(0.2, 1.8))
+        if time.monotonic() > course.calm:
+            return
+        service: Service = rig.stack.api if chance.random() < 0.75 else rig.stack.cleanup
+        how = "SIGKILL" if chance.random() < 0.33 else "SIGTERM"
+        await asyncio.to_thread(service.kill if how == "SIGKILL" else service.terminate)
+        course.restarts[f"{service.name} {how}"] += 1
+        begun = time.monotonic()
+        await asyncio.to_thread(service.start)
+        if service is rig.stack.api:
+            course.back = max(course.back, time.monotonic() - begun)
+
+
+async def watch(rig: Rig, course: Course) -> None:
+    """Take samples, once they are of one life; and the engine's record before it is cut."""
+    while time.monotonic() < course.end:
+        await asyncio.sleep(2)
+        await asyncio.to_thread(rig.see.note_created)
+        if time.monotonic() > course.calm + 30:  # caches fill first
+            course.series.append(await asyncio.to_thread(sample, rig))
+
+
+# ------------------------------------------------------------------ the verdict
+
+
+def ends_of(series: list[dict[str, float]], key: str) -> tuple[float, float]:
+    """Return the medians of the first and the last quarter."""
+    quarter = max(1, len(series) // 4)
+    first, last = series[:quarter], series[-quarter:]
+    return statistics.median(s[key] for s in first), statistics.median(s[key] for s in last)
+
+
+def flatness(series: list[dict[str, float]]) -> list[str]:
+    """Return what of our processes is not flat."""
+    broken = []
+    for key in (k for k in series[0] if k.startswith(("api_", "cleanup_"))):
+        before, after = ends_of(series, key)
+        most = MEMORY_GROWTH * before if key.endswith("rss_mib") else before + COUNT_GROWTH
+        if after > most:
+            broken.append(f"{key} grew from {before:.1f} to {after:.1f}")
+    if (wal := max(s["wal_mib"] for s in series)) > WAL_MIB:
+        broken.append(f"the WAL grew to {wal:.0f} MiB")
+    first, second = (bytes_per_job(part) for part in halves(series))
+    if second > DATABASE_GROWTH * first:
+        broken.append(f"a job cost {first:.0f} bytes of database, later {second:.0f}")
+    return broken
+
+
+def halves(series: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    middle = len(series) // 2
+    return series[: middle + 1], series[middle:]
+
+
+def bytes_per_job(series: list[dict[str, float]]) -> float:
+    """Return what the database grew by, a job."""
+    grown = series[-1]["database_mib"] - series[0]["database_mib"]
+    return 1024**2 * grown / max(1.0, series[-1]["jobs"] - series[0]["jobs"])
+
+
+def tables(database: Path, jobs: int) -> dict[str, int]:
+    """Return the bytes a job of each table and index, the largest first (dbstat)."""
+    sql = "SELECT name, sum(pgsize) FROM dbstat GROUP BY name ORDER BY 2 DESC LIMIT 12"
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        return {name: round(size / max(1, jobs)) for name, size in connection.execute(sql)}
+
+
+def figures(rig: Rig, course: Course, recovery: float) -> dict[str, Any]:
+    """Return what the report has."""
+    series = course.series
+    rows = dict(rig.see.rows("SELECT status, count(*) FROM jobs GROUP BY status"))
+    first, second = (bytes_per_job(part) for part in halves(series))
+    return {
+        "jobs": len(rig.jobs),
+        "uploads": len(rig.uploads),
+        "ended": dict(course.ends.most_common()),
+        "rows": rows,
+        "restarts": dict(course.restarts),
+        "api_back_seconds": round(course.back, 2),
+        "recovery_seconds": round(recovery, 2),
+        "reads": len(rig.reads),
+        "read_p99_seconds": round(percentile(rig.reads, 0.99), 3),
+        "samples": len(series),
+        "first_and_last_quarter": {
+            key: [round(value, 1) for value in ends_of(series, key)] for key in series[0]
+        },
+        "highest": {key: round(max(s[key] for s in series), 1) for key in series[0]},
+        "database_bytes_per_job": [round(first), round(second)],
+        "database_bytes_per_job_by_table": tables(rig.stack.layout.database, len(rig.jobs)),
+    }
 
 
 async def soak(rig: Rig, minutes: float) -> list[str]:
     """Run it and return what is wrong."""
-    chance = random.Random(19)
-    end = time.monotonic() + 60 * minutes
-    broken: list[str] = []
-    last: list[dict[str, float]] = []
-    long = max(60 * minutes / 2, RESTART_EVERY)  # the last series gets half of the time
-
-    async def disturb() -> None:
-        while time.monotonic() + long + RESTART_EVERY < end:
-            await asyncio.sleep(RESTART_EVERY * chance.uniform(0.5, 1.5))
-            await asyncio.to_thread(
-                rig.stack.api.kill if chance.random() < 0.33 else rig.stack.api.terminate
-            )
-            await rig.start()
-            last.clear()
-
-    async def watch() -> None:
-        while time.monotonic() < end:
-            await asyncio.sleep(1)
-            try:
-                last.append(sample(rig))
-            except OSError:
-                continue  # between two lives
-
-    async with rig.readers():
-        await asyncio.gather(*(feed(rig, chance, end) for _ in range(6)), disturb(), watch())
+    now = time.monotonic()
+    course = Course(random.Random(19), now + 60 * minutes, now + 30 * minutes)
+    async with asyncio.TaskGroup() as group, rig.readers():
+        checkers = [group.create_task(check(rig, course)) for _ in range(FEEDERS)]
+        feeders = [group.create_task(feed(rig, course)) for _ in range(FEEDERS)]
+        others = [disturb(rig, course), watch(rig, course)]
+        await asyncio.gather(*feeders, *others)
+        await course.checks.join()
+        for task in checkers:
+            task.cancel()
     took = await rig.recovered(time.monotonic(), 60)
-    broken += await rig.verdict(took)
-    figures: dict[str, Any] = {"jobs": len(rig.jobs), "samples": len(last)}
-    for key in last[-1]:
-        before, after = figures[key] = growth(last[10:] or last, key)
-        most = 1.2 * before if key == "rss_mib" else before + 10
-        if key != "database_mib" and after > most:
-            broken.append(f"{key} grew from {before:.0f} to {after:.0f}")
-    per_job = 1024**2 * last[-1]["database_mib"] / max(1, len(rig.jobs))
-    figures["database_bytes_per_job"] = round(per_job)
-    print(json.dumps({"broken": broken, **figures}, indent=2))  # noqa: T201 - its result
-    Path(os.environ["FLASHPODS_FAULTS_BOARD"]).write_text(json.dumps(figures) + "\n")  # noqa: ASYNC240 - at its end
+    await asyncio.to_thread(rig.stack.cleanup.terminate)
+    broken = course.broken + await rig.verdict(took) + flatness(course.series)
+    found = {"broken": broken, **figures(rig, course, took)}
+    print(json.dumps(found, indent=2))  # noqa: T201 - its result
+    board = Path(os.environ["FLASHPODS_FAULTS_BOARD"])
+    board.write_text(json.dumps({**found, "series": course.series}) + "\n")  # noqa: ASYNC240 - at its end
     return broken
 
 
@@ -109,9 +257,9 @@ async def main() -> int:
     args = parser.parse_args()
     state = Path(tempfile.mkdtemp(prefix="s-", dir=os.environ["FLASHPODS_TEST_TMP"]))
     state.chmod(0o755)  # noqa: ASYNC240 - at its start
-    rig = Rig(state, inside())
+    rig = Rig(state, inside(), SETTINGS, parts=("podman", "api", "cleanup"))
     try:
-        rig.stack.start()
+        await asyncio.to_thread(rig.stack.start)
         async with rig.connected():
             return 1 if await soak(rig, args.minutes) else 0
     finally:

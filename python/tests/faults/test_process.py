@@ -17,11 +17,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from rig import Rig, soon
+from rig import Rig
 from support import follow
-from test_storage import shim  # noqa: F401 - a fixture
+from witness import soon
 
-from conftest import FULL, Score
+from conftest import Score, extent
+
+pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
 
 HOUR, YEAR = 3600, 365 * 86400
 
@@ -33,7 +35,7 @@ HOUR, YEAR = 3600, 365 * 86400
     [-HOUR, *(pytest.param(s, marks=pytest.mark.faults_full) for s in (HOUR, YEAR, -YEAR))],
 )
 @pytest.mark.experiment(15, "clock steps of an hour and a year")
-async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None:  # noqa: F811
+async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None:
     """Only the API's wall clock steps: what runs goes on, neither ended early nor for ever."""
     clock = rig.stack.layout.root / "clock"
     clock.write_bytes(struct.pack("q", 0))
@@ -66,26 +68,30 @@ async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None
 
 @pytest.mark.experiment(16, "SIGTERM with open streams")
 async def test_sigterm_with_open_streams(rig: Rig, score: Score) -> None:
-    for _ in range(5 if FULL else 1):
+    for _ in range(extent(5, 1, 1)):
         with score.trial():
-            job_id = await rig.must(await rig.count(150, 0.05))
+            job_id = await rig.must(await rig.count(100, 0.05))
             await rig.until(job_id, "running")
-            readers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
+            followers = [asyncio.create_task(follower(rig, job_id)) for _ in range(20)]
             waiting = asyncio.create_task(rig.ask("GET", f"/jobs/{job_id}", params={"wait": 60}))
-            await asyncio.sleep(1.5)
-            begun = time.monotonic()
-            code = await asyncio.to_thread(rig.stack.api.terminate, 15)
-            took = time.monotonic() - begun
-            assert took < 10, f"it took {took:.1f} s to exit"
-            assert code == 0, f"exit code {code}"
-            await waiting
-            begun = time.monotonic()
-            await rig.start()
-            for lines in await asyncio.gather(*readers):
-                assert lines == list(range(150)), "a follower lost or doubled a line"
+            rig.reads.clear()
+            async with rig.readers(1):
+                await asyncio.sleep(1.5)
+                begun = time.monotonic()
+                code = await asyncio.to_thread(rig.stack.api.terminate, 60)
+                took = time.monotonic() - begun
+                assert code == 0, f"exit code {code}"
+                assert took < rig.slack(10), f"it took {took:.1f} s to exit"
+                await waiting
+                begun = time.monotonic()
+                await rig.start()
+                for lines in await asyncio.gather(*followers):
+                    assert lines == list(range(100)), "a follower lost or doubled a line"
             assert (await rig.ended(job_id))["status"] == "completed"
-            assert rig.rows(f"SELECT count(*) FROM job_events WHERE job_id = '{job_id}'") == [(4,)]
-            score.judge(await rig.verdict(), await rig.recovered(begun), rig)
+            events = rig.see.rows("SELECT count(*) FROM job_events WHERE job_id = ?", job_id)
+            assert events == [(4,)], "the job noticed"
+            took = await rig.recovered(begun)
+            score.judge(await rig.verdict(took), took, rig)
     score.settle()
 
 
@@ -116,7 +122,6 @@ async def follower(rig: Rig, job_id: str) -> list[int]:
 # ------------------------------------------------------------------ 17
 
 
-@pytest.mark.faults_full
 @pytest.mark.experiment(17, "ulimit -n 64 under 200 connections")
 async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
     await rig.restart("prlimit", "--nofile=64:64")
@@ -146,7 +151,7 @@ async def test_few_file_descriptors(rig: Rig, score: Score) -> None:
             connection.close()
         begun = time.monotonic()
         accepted = None
-        while accepted is None and time.monotonic() - begun < 10:
+        while accepted is None and time.monotonic() - begun < rig.slack(10):
             accepted = await rig.count()
         job_id = await rig.must(accepted)
         assert (await rig.ended(job_id))["status"] == "completed"
@@ -174,6 +179,8 @@ def manager(rig: Rig) -> Iterator[tuple[Path, socket.socket]]:
 
 
 def heard(sock: socket.socket) -> list[str]:
+    """Return what has come; from now on the socket does not block."""
+    sock.setblocking(False)
     states = []
     while True:
         try:
@@ -197,7 +204,8 @@ async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.sock
         await soon(beaten, "beats")
         assert states[0] == "READY=1", states
         assert states.count("READY=1") == 1
-        job_id = await rig.must(await rig.count(pause=0.05))
+        job_id = await rig.must(await rig.count(60, 0.05))
+        await rig.until(job_id, "running")
         os.kill(rig.stack.api.pid, signal.SIGSTOP)
         heard(sock)
         await asyncio.sleep(1)
@@ -205,7 +213,7 @@ async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.sock
         rig.stack.api.kill()
         begun = time.monotonic()
         await rig.start(env={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
-        assert (await rig.ended(job_id))["status"] in ("completed", "failed")
+        assert (await rig.ended(job_id))["status"] == "completed"
         took = await rig.recovered(begun)
         score.judge(await rig.verdict(took), took, rig)
         heard(sock)
@@ -217,25 +225,29 @@ async def test_watchdog(rig: Rig, score: Score, manager: tuple[Path, socket.sock
 def test_a_blocked_loop_sends_no_beat(tmp_path: Path) -> None:
     """The beat comes from the loop itself: another thread would go on while the loop hangs."""
     code = (
-        "import asyncio, time\nfrom flashpods.sdnotify import keep_alive\n"
+        "import asyncio, sys\nfrom flashpods.sdnotify import keep_alive\n"
         "async def main():\n"
         "    task = asyncio.create_task(keep_alive())\n"
-        "    await asyncio.sleep(0.5)\n    print('blocked', flush=True)\n    time.sleep(1)\n"
-        "    print('free', flush=True)\n    await asyncio.sleep(0.3)\n"
+        "    await asyncio.sleep(0.5)\n    print('blocked', flush=True)\n    sys.stdin.readline()\n"
+        "    await asyncio.sleep(0.5)\n"
         "asyncio.run(main())"
     )
     path = tmp_path / "n"
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sock:
         sock.bind(str(path))
-        sock.setblocking(False)
+        sock.settimeout(1)  # ten beats' time
         env = {**os.environ, "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "100000"}
-        with subprocess.Popen(
-            [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True
-        ) as child:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, **pipes) as child:
+            assert child.stdin is not None
             assert child.stdout is not None
+            assert sock.recv(4096) == b"WATCHDOG=1"
             assert child.stdout.readline() == "blocked\n"
-            assert heard(sock).count("WATCHDOG=1") >= 2
-            assert child.stdout.readline() == "free\n"
-            assert len(heard(sock)) <= 1
-            assert child.wait(10) == 0
-            assert heard(sock)
+            heard(sock)
+            sock.settimeout(1)
+            with pytest.raises(TimeoutError):
+                sock.recv(4096)
+            child.stdin.write("go on\n")
+            child.stdin.flush()
+            assert sock.recv(4096) == b"WATCHDOG=1"
+            assert child.wait(20) == 0

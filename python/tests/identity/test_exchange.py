@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import signal
 import time
 import uuid
@@ -253,7 +254,7 @@ async def test_secrets_are_reloaded(host: Connected, shared: MiniStack) -> None:
     fresh = {**rig.SECRETS, "github_token": f"ghp_{uuid.uuid4().hex}"}
     try:
         identity.write_secrets(fresh)
-        identity.tokens.signal(signal.SIGHUP)
+        os.kill(identity.tokens.pid, signal.SIGHUP)
         log = identity.tokens.log
         rig.within(10, lambda: "secrets reloaded" in log.read_text(), "the reload")
         answer = await rig.ask(host.client, "worker", "whole")

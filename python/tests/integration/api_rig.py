@@ -18,7 +18,7 @@ from flashpods.bootstrap import bounds_of
 from flashpods.config import Settings
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.changes import InProcessChanges
-from flashpods.jobs.model import Artifact, Capacity, Job, JobType, Outcome
+from flashpods.jobs.model import Artifact, Capacity, Job, JobType, Outcome, Step
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.ports.identity import IdentityChain
@@ -74,8 +74,6 @@ class Rig:
         self.app = create_app(self.services())
 
     def services(self) -> Services:
-        jobs, uploads = self.settings.jobs, self.settings.uploads
-
         async def cancel(job_id: str) -> Job:
             job = await self.store.request_cancel(job_id, at=self.clock.now())
             self.changes.publish(job_id)
@@ -97,33 +95,39 @@ class Rig:
             disk=self.disk,
             identity=self.identity,
             changes=self.changes,
-            submitter=Submitter(
-                store=self.store,
-                clock=self.clock,
-                disk=self.disk,
-                critical=0.85,
-                capacity=Capacity(cpus=8, memory_gb=32),
-                bounds={
-                    JobType.WORKER: bounds_of(jobs.worker),
-                    JobType.AGENT: bounds_of(jobs.agent),
-                },
-                images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
-                accepted=lambda _: None,
-            ),
-            uploads=Uploads(
-                store=self.store,
-                workspaces=self.workspaces,
-                clock=self.clock,
-                max_bytes=uploads.max_bytes,
-                total_bytes=uploads.total_bytes,
-                finalize_within=timedelta(seconds=1800),
-                use_within=timedelta(seconds=3600),
-            ),
+            submitter=self.submitter(),
+            uploads=self.uploads(),
             cancel=cancel,
             ended=[],
             started_at=self.clock.now(),
             start=nothing,
             stop=stop,
+        )
+
+    def submitter(self) -> Submitter:
+        jobs = self.settings.jobs
+        return Submitter(
+            store=self.store,
+            clock=self.clock,
+            disk=self.disk,
+            critical=0.85,
+            capacity=Capacity(cpus=8, memory_gb=32),
+            bounds={JobType.WORKER: bounds_of(jobs.worker), JobType.AGENT: bounds_of(jobs.agent)},
+            images={JobType.WORKER: jobs.worker.image, JobType.AGENT: jobs.agent.image},
+            accepted=lambda _: None,
+        )
+
+    def uploads(self) -> Uploads:
+        uploads = self.settings.uploads
+        return Uploads(
+            store=self.store,
+            workspaces=self.workspaces,
+            clock=self.clock,
+            max_bytes=uploads.max_bytes,
+            total_bytes=uploads.total_bytes,
+            max_files=uploads.max_files,
+            finalize_within=timedelta(seconds=1800),
+            use_within=timedelta(seconds=3600),
         )
 
     def client(self, auth: bool = True, **options: Any) -> httpx.AsyncClient:
@@ -141,9 +145,8 @@ class Rig:
     ) -> Job:
         job = await self.store.get(job_id)
         assert job is not None
-        job = await self.store.advance(
-            job_id, job.status, trigger, why=trigger.value, at=self.clock.now(), **more
-        )
+        step = Step(why=trigger.value, at=self.clock.now(), **more)
+        job = await self.store.advance(job_id, job.status, trigger, step)
         if publish:
             self.changes.publish(job_id)
         return job
@@ -223,7 +226,7 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 async def waiting_in(rig: Rig, count: int = 1) -> None:
     """Return once so many requests are held open; TimeoutError after 5 s."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(rig.app.context.held) != count:  # noqa: ASYNC110 - the app has no event for it
             await asyncio.sleep(0.001)
 
@@ -276,7 +279,7 @@ class Stream:
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
         self._gone.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self._task.done():
                 if self._sent.empty():
                     await asyncio.sleep(0)
@@ -285,7 +288,7 @@ class Stream:
             await self._task
 
     async def _message(self) -> MutableMapping[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self._sent.get()
 
     async def part(self) -> bytes | None:

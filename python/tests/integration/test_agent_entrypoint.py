@@ -180,6 +180,16 @@ def test_a_command_that_changes_nothing_makes_the_branch_and_an_empty_patch(agen
     assert agent.patch == ""
 
 
+def test_a_long_task_that_the_command_does_not_read(agent: Rig) -> None:
+    code, out = agent.run(
+        FLASHPODS_TASK="x" * 100_000,
+        FLASHPODS_CONTEXT="y" * 100_000,
+        FLASHPODS_AGENT_COMMAND=agent.script("touch x"),
+    )
+    assert code == 0, out
+    assert agent.remote("log", "-1", "--format=%s", "fix/it") == "Work of an agent"
+
+
 def test_what_the_command_committed_itself_is_pushed(agent: Rig) -> None:
     command = agent.script("cat >/dev/null; git commit --quiet --allow-empty -m own && touch x")
     code, out = agent.run(FLASHPODS_AGENT_COMMAND=command)

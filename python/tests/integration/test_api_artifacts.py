@@ -13,7 +13,7 @@ import pytest
 from api_rig import Rig, make_rig, refused
 
 from flashpods.api.download import CHUNK_BYTES
-from flashpods.jobs.model import Phase
+from flashpods.jobs.model import Note, Phase
 from flashpods.jobs.states import JobStatus
 
 DATA = bytes(range(256)) * 4
@@ -201,10 +201,10 @@ async def test_each_state(rig: Rig, status: JobStatus) -> None:
 
 async def test_while_collecting_and_after_deletion(rig: Rig) -> None:
     job_id = await rig.running()
-    await rig.store.note(job_id, phase=Phase.COLLECTING)
+    await rig.store.note(job_id, Note(phase=Phase.COLLECTING))
     async with rig.client() as client:
         refused(await client.get(f"/jobs/{job_id}/artifacts"), 503, "copy_in_progress")
         await rig.end(job_id)
-        await rig.store.note(job_id, artifacts_deleted_at=rig.clock.now())
+        await rig.store.note(job_id, Note(artifacts_deleted_at=rig.clock.now()))
         refused(await client.get(f"/jobs/{job_id}/artifacts"), 410, "artifacts_deleted")
         refused(await client.get(f"/jobs/{job_id}/artifacts/a"), 410, "artifacts_deleted")

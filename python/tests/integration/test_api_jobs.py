@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from api_rig import WORKER, Rig, make_rig, refused, waiting_in
 
-from flashpods.jobs.model import Outcome, Phase
+from flashpods.jobs.model import Note, Outcome, Phase
 from flashpods.jobs.states import ACTIVE, JobStatus, Trigger
 
 
@@ -80,6 +80,8 @@ async def test_validation_codes_pass_through(rig: Rig) -> None:
             ({"type": "agent", "task": "t"}, 400, "missing_git_branch"),
             ({**WORKER, "client_job_id": "1"}, 400, "invalid_client_job_id"),
             ({**WORKER, "image": "A B"}, 400, "invalid_image"),
+            ({**WORKER, "image": "dir:x"}, 400, "invalid_image"),
+            ({**WORKER, "image": "docker://ubuntu:22.04"}, 400, "invalid_image"),
             ({**WORKER, "cpus": 0}, 400, "invalid_cpus"),
             ({**WORKER, "memory_gb": 1.5}, 400, "invalid_memory"),
             ({**WORKER, "timeout_minutes": True}, 400, "invalid_timeout"),
@@ -223,10 +225,10 @@ async def test_bad_waits(rig: Rig, query: str) -> None:
 
 async def test_wait_answers_on_change(rig: Rig) -> None:
     job_id = await rig.job()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         moves: list[tuple[Callable[[], Awaitable[object]], tuple[str, str | None]]] = [
             (lambda: rig.move(job_id, Trigger.LAUNCH), ("starting", None)),
-            (lambda: rig.store.note(job_id, phase=Phase.PULLING), ("starting", "pulling")),
+            (lambda: rig.store.note(job_id, Note(phase=Phase.PULLING)), ("starting", "pulling")),
             (lambda: rig.move(job_id, Trigger.STARTED), ("running", None)),
         ]
         for move, expected in moves:
@@ -241,7 +243,7 @@ async def test_wait_answers_on_change(rig: Rig) -> None:
 
 async def test_wait_sees_what_another_process_changed(rig: Rig) -> None:
     job_id = await rig.running()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         waiting = asyncio.create_task(client.get(f"/jobs/{job_id}?wait=60"))
         await waiting_in(rig)
         await rig.move(job_id, Trigger.SUCCEED, publish=False, outcome=Outcome(exit_code=0))
@@ -250,7 +252,7 @@ async def test_wait_sees_what_another_process_changed(rig: Rig) -> None:
 
 async def test_wait_ends_in_time_and_when_we_stop(rig: Rig) -> None:
     job_id = await rig.running()
-    async with rig.client() as client, asyncio.timeout(5):
+    async with rig.client() as client, asyncio.timeout(30):
         assert (await client.get(f"/jobs/{job_id}?wait=0.05")).json()["status"] == "running"
         waiting = asyncio.create_task(client.get(f"/jobs/{job_id}?wait=60"))
         await waiting_in(rig)
@@ -262,7 +264,7 @@ async def test_wait_ends_in_time_and_when_we_stop(rig: Rig) -> None:
 
 async def test_waiting_for_an_ended_job_answers_at_once(rig: Rig) -> None:
     job_id = await rig.in_state(JobStatus.FAILED)
-    async with rig.client() as client, asyncio.timeout(2):
+    async with rig.client() as client, asyncio.timeout(30):
         assert (await client.get(f"/jobs/{job_id}?wait=60")).json()["status"] == "failed"
 
 

@@ -10,6 +10,7 @@ import pytest
 from api_rig import Rig, Stream, make_rig, refused
 
 from flashpods.api import stream as stream_module
+from flashpods.jobs.model import Note
 from flashpods.jobs.states import JobStatus, Trigger
 
 LINE = "[09:30:00.000] "
@@ -96,7 +97,7 @@ async def test_each_state_without_a_log(rig: Rig, status: JobStatus) -> None:
 
 async def test_a_deleted_log_is_gone(rig: Rig) -> None:
     job_id = await rig.completed()
-    await rig.store.note(job_id, log_deleted_at=rig.clock.now())
+    await rig.store.note(job_id, Note(log_deleted_at=rig.clock.now()))
     async with rig.client() as client:
         refused(await client.get(f"/jobs/{job_id}/output"), 410, "logs_deleted")
 
@@ -175,7 +176,7 @@ async def test_many_followers_read_a_chunk_once(rig: Rig, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(rig.logs, "read", counted)
     streams = [Stream(rig.app, f"/jobs/{job_id}/output", "follow=true") for _ in range(50)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for stream in streams:
             await stream.__aenter__()
             assert (await stream.event() or {})["data"] == f"{LINE}one"

@@ -17,7 +17,8 @@ import pytest
 from api_rig import TOKEN, Rig, make_rig, waiting_in
 
 from flashpods.api import main
-from flashpods.config import ConfigError, Settings
+from flashpods.config import Settings
+from flashpods.config_base import ConfigError
 from flashpods.web import protocol
 
 HEAD = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\n"
@@ -30,7 +31,7 @@ class Connection:
         self.reader, self.writer = reader, writer
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {}
             for line in head[1:-2]:
@@ -45,7 +46,7 @@ class Connection:
         return await self.answer()
 
     async def closed(self) -> bool:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             try:
                 return await self.reader.read(1) == b""
             except ConnectionResetError:
@@ -88,7 +89,7 @@ async def running(root: Path, **http: Any) -> AsyncIterator[Running]:
     finally:
         await up.close()
         server.should_exit = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
         assert rig.stopped.is_set()
 
@@ -198,7 +199,7 @@ async def test_a_late_head_is_cut(
 
 
 async def test_a_client_that_leaves_ends_its_stream(tmp_path: Path) -> None:
-    async with running(tmp_path) as up, asyncio.timeout(5):
+    async with running(tmp_path) as up, asyncio.timeout(30):
         job_id = await up.rig.running()
         c = await up.connect()
         c.writer.write(f"GET /jobs/{job_id}/output?follow=true HTTP/1.1\r\n{HEAD}\r\n".encode())
@@ -245,7 +246,7 @@ async def test_stopping_ends_streams_cleanly_and_soon(tmp_path: Path) -> None:
 async def get_metrics(port: int, path: str = "/metrics") -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
+import support
+from support import Connected
 
 from flashpods.config import Settings
 from flashpods_dev.machine import Machine, inside
@@ -179,6 +181,20 @@ async def api(
             return running
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def shared(machine: Machine) -> Iterator[MiniStack]:
+    """One stack for the tests of a module that leave it as it was."""
+    with support.stack_of(machine) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def host(shared: MiniStack) -> AsyncIterator[Connected]:
+    """The module's stack, with a client of this test."""
+    async with support.connect(shared) as connected:
+        yield connected
 
 
 def with_defaults(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,26 +19,12 @@ import support
 from support import Connected, assert_refused
 
 from flashpods.client import ClientConfig, ClientError, FlashpodsClient
-from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
 if TYPE_CHECKING:
     from conftest import ApiFactory, RunningApi
 
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def shared(machine: Machine) -> Iterator[MiniStack]:
-    """One stack for the tests that leave it as it was."""
-    with support.stack_of(machine) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def host(shared: MiniStack) -> AsyncIterator[Connected]:
-    async with support.connect(shared) as connected:
-        yield connected
 
 
 async def listed(client: httpx.AsyncClient, job_id: str) -> dict[str, Row]:

@@ -7,7 +7,7 @@ import contextlib
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import support
 from support import Connected, assert_refused
 
 from flashpods.client import ClientConfig, FlashpodsClient
-from flashpods_dev.machine import UID, Machine
+from flashpods_dev.machine import UID
 from flashpods_dev.stack import MiniStack
 
 if TYPE_CHECKING:
@@ -28,19 +28,6 @@ LINE = re.compile(r"\[\d\d:\d\d:\d\d\.\d{3}\] ")
 MB = 1024**2
 # Says "ready", then waits for the test to make /artifacts/<word>.
 GATE = "gate() {{ while [ ! -e /artifacts/$1 ]; do sleep 0.02; done; }}; {}"
-
-
-@pytest.fixture(scope="module")
-def shared(machine: Machine) -> Iterator[MiniStack]:
-    """One stack for the tests that leave it as it was."""
-    with support.stack_of(machine) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def host(shared: MiniStack) -> AsyncIterator[Connected]:
-    async with support.connect(shared) as connected:
-        yield connected
 
 
 def log_file(host: Connected | RunningApi, job_id: str) -> Path:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import signal
 import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
-from inspection import ROOMY, containers, rows
-from support import ended, output, submit, until
+from inspection import containers, rows
+from support import ended, output, submit, texts, until
 
-if TYPE_CHECKING:
-    from conftest import ApiFactory, RunningApi
+from conftest import ApiFactory, RunningApi
+from flashpods import failpoints
+from flashpods_dev.stack import MiniStack
 
 COUNT = 40
 COUNTING = f"i=0; while [ $i -lt {COUNT} ]; do echo line $i; i=$((i+1)); sleep 0.1; done"
@@ -51,13 +58,16 @@ def container_ids(api: RunningApi, job_id: str) -> str:
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 async def test_a_restart_in_the_middle_of_a_job(api: ApiFactory, how: str) -> None:
     running = api()
-    job_id = await submit(running.client, COUNTING)
+    # It ends when it is told to, however long the restart takes.
+    gate = "while [ ! -e /artifacts/go ]; do sleep 0.05; done; rm /artifacts/go"
+    job_id = await submit(running.client, f"{COUNTING}; {gate}")
     await until(running.client, job_id, "running")
     before = container_ids(running, job_id)
     assert before
     getattr(running, how)()
     running.start()
     assert container_ids(running, job_id) == before
+    (Path(running.settings.paths.artifacts) / ".staging" / job_id / "go").touch()
     job = await ended(running.client, job_id)
     assert job["status"] == "completed"
     assert [e["to"] for e in job["events"]] == ["pending", "starting", "running", "completed"]
@@ -101,34 +111,86 @@ async def exited(api: RunningApi, job_id: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-async def test_sigkill_in_each_state(api: ApiFactory) -> None:
-    """Kill at ever later moments after the post: pending, starting, running, collecting."""
-    running = api(ROOMY)
-    work = "dd if=/dev/zero of=/artifacts/a bs=1M count=50 2>/dev/null; echo ok"
-    met: set[tuple[str, str | None]] = set()
-    ids = []
-    for step in range(24):
-        job_id = await submit(running.client, work)
-        ids.append(job_id)
-        await pause(step * 0.015)
-        running.kill()
-        met.update(rows(running, f"SELECT status, phase FROM jobs WHERE id = '{job_id}'"))
-        running.start()
-    results = [await ended(running.client, job_id) for job_id in ids]
-    states = {status for status, _ in met}
-    assert {"pending", "starting", "running"} & states, f"no kill met an active job: {met}"
-    for job in results:
-        # A crash between the commit of ``starting`` and the container is a loss by contract.
-        lost = job["error"] == "container_not_found_on_recovery"
-        assert lost or (job["status"], job["exit_code"]) == ("completed", 0), job
+class Moment(NamedTuple):
+    """Where the API dies, what the row says there, and how the job ends all the same."""
+
+    place: str
+    status: str
+    phase: str | None
+    ending: tuple[str, int | None, str | None] = ("completed", 0, None)
+
+
+MOMENTS = [
+    Moment("submit.after_commit", "pending", None),
+    Moment(  # the row says that a container may be there, and none is: a loss by contract
+        "launch.after_starting",
+        "starting",
+        "creating",
+        ("failed", None, "container_not_found_on_recovery"),
+    ),
+    Moment("launch.after_create", "starting", "creating"),
+    Moment("launch.after_started", "running", None),
+    Moment("collect.before_drain", "running", "collecting"),
+    Moment("collect.after_artifacts", "running", "collecting"),
+    Moment("collect.after_note", "running", "collecting"),
+    Moment("collect.after_end", "completed", None),
+]
+ARTIFACT_BYTES = 3_000_000
+
+
+@pytest.fixture
+async def killed_at(shared: MiniStack) -> AsyncIterator[Callable[[str], RunningApi]]:
+    """Return a function that starts the module's API anew, to be killed at a failpoint."""
+    running = RunningApi(shared)
+
+    def arm(place: str) -> RunningApi:
+        shared.api.kill()
+        shared.use_api(env={failpoints.VARIABLE: place})
+        shared.api.start()
+        return running
+
+    yield arm
+    if not shared.api.alive:  # the next test finds one, whatever became of this one
+        shared.use_api()
+        shared.api.start()
+    await running.client.aclose()
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=[moment.place for moment in MOMENTS])
+async def test_sigkill_in_each_state(
+    killed_at: Callable[[str], RunningApi], moment: Moment
+) -> None:
+    """The API dies exactly there; the next one finishes the job, and has nothing lost or left."""
+    running = killed_at(moment.place)
+    command = f"seq -f 'line %g' 0 99; head -c {ARTIFACT_BYTES} /dev/urandom >/artifacts/a"
+    key = str(uuid.uuid4())
+    body = {"type": "worker", "command": command, "cpus": 1, "memory_gb": 1, "client_job_id": key}
+    with suppress(httpx.TransportError):  # it may die before it has answered
+        await running.client.post("/jobs", json=body)
+    assert await asyncio.to_thread(running.service.wait, 30) == -signal.SIGKILL
+    met = rows(running, f"SELECT id, status, phase FROM jobs WHERE client_job_id = '{key}'")
+    assert [row[1:] for row in met] == [(moment.status, moment.phase)]
+    (job_id, _, _) = met[0]
+
+    running.stack.use_api()
+    running.start()
+    again = await running.client.post("/jobs", json=body)
+    assert (again.status_code, again.json()["job_id"]) == (200, job_id)
+    job = await ended(running.client, job_id)
+    assert (job["status"], job["exit_code"], job["error"]) == moment.ending
+    states = [event["to"] for event in job["events"]]
+    if job["status"] == "failed":
+        assert states == ["pending", "starting", "failed"]
+    else:
+        assert states == ["pending", "starting", "running", "completed"]
+        assert texts(await output(running.client, job_id)) == [f"line {n}" for n in range(100)]
+        (artifact,) = (await running.client.get(f"/jobs/{job_id}/artifacts")).json()["artifacts"]
+        content = (await running.client.get(f"/jobs/{job_id}/artifacts/a")).content
+        assert (artifact["name"], len(content)) == ("a", ARTIFACT_BYTES)
+        assert artifact["sha256"] == hashlib.sha256(content).hexdigest()
     capacity = (await running.client.get("/capacity")).json()
     assert capacity["running_jobs"] == 0
     await nothing_left(running)
-
-
-async def pause(seconds: float) -> None:
-    """Let a chosen time pass: the moment of the kill is what is being varied."""
-    await asyncio.get_running_loop().create_task(asyncio.sleep(seconds))
 
 
 async def test_sigkill_of_the_podman_service(api: ApiFactory) -> None:

@@ -105,17 +105,18 @@ def test_up_prints_one_line_and_serves(machine: Machine, others: set[str]) -> No
         assert set(line) == KEYS
         token = Path(line["token_file"])
         assert token.stat().st_mode & 0o007 == 0
-        answer = httpx.get(f"{line['api_url']}/health", trust_env=False)
-        assert answer.status_code == 200, answer.text
+        health = f"{line['api_url']}/health"
+        # On a loaded machine Podman may miss a check's two seconds, and then it says so.
+        assert until(lambda: httpx.get(health, trust_env=False).status_code == 200), health
         refused = httpx.get(f"{line['api_url']}/capacity", trust_env=False)
         assert refused.status_code == 401
         start_container(line)
         (name,) = runs(machine) - others
         began = time.monotonic()
         os.kill(up.pid, signal.SIGINT)
-        out, err = up.communicate(timeout=20)
+        out, err = up.communicate(timeout=30)
     assert up.returncode == 0, err.decode()
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 20
     assert out == b""  # one line was all
     assert runs(machine) == others
     assert not Path(line["state_dir"]).exists()
@@ -210,7 +211,21 @@ def test_stacks_do_not_see_each_other(machine: Machine, reachable_path: Path) ->
         run = [f"--cgroup-parent={b.cgroup_parent}/x", "--userns=keep-id", "--network=none"]
         done = b.run_podman("run", "--name=x", *run, b.info.image, "id", "-u")
         assert done.stdout.strip() == "64900", done.stderr
-        assert time.monotonic() - began < 5  # conmon's cleanup works: without it Podman waits 20 s
+        assert time.monotonic() - began < 18  # conmon's cleanup works: without it Podman waits 20 s
+
+
+def test_the_checkouts_path_may_be_long(machine: Machine, reachable_path: Path) -> None:
+    """Neither the socket nor what conmon and Podman make of the path may be in its way."""
+    state = reachable_path / ("d" * 100) / ("e" * 60)
+    with MiniStack(state, machine, parts=["podman"]) as stack:
+        start_container({"podman_socket": str(stack.layout.socket), "image": stack.info.image})
+        done = stack.run_podman("exec", "left", "echo", "inside")
+        assert (done.returncode, done.stdout) == (0, "inside\n"), done.stderr
+        began = time.monotonic()
+        run = [f"--cgroup-parent={stack.cgroup_parent}/x", "--userns=keep-id", "--network=none"]
+        done = stack.run_podman("run", *run, stack.info.image, "true")
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began < 18  # as above
 
 
 def test_a_killed_engine_stops_answering_and_keeps_its_containers(

@@ -9,7 +9,7 @@ import random
 import signal
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,26 +22,13 @@ from support import Connected, Rsync, assert_refused
 
 from flashpods.client import ClientConfig, FlashpodsClient
 from flashpods.client.rsync import Ending, build_command, judge, run_rsync
-from flashpods_dev.machine import RSYNC_UID, SUBIDS_START, UID, Machine
+from flashpods_dev.machine import RSYNC_UID, SUBIDS_START, UID
 from flashpods_dev.stack import MiniStack
 
 if TYPE_CHECKING:
     from conftest import ApiFactory, RunningApi
 
 UNKNOWN = "upload_nobodyhasthis"
-
-
-@pytest.fixture(scope="module")
-def shared(machine: Machine) -> Iterator[MiniStack]:
-    """One stack for the tests that leave it as it was."""
-    with support.stack_of(machine) as stack:
-        yield stack
-
-
-@pytest.fixture
-async def host(shared: MiniStack) -> AsyncIterator[Connected]:
-    async with support.connect(shared) as connected:
-        yield connected
 
 
 @pytest.fixture
@@ -107,7 +94,17 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     assert reserved["state"] == "uploading"
     assert reserved["limits"] == {"max_bytes": 2 * 1024**3, "total_bytes": 10 * 1024**3}
 
-    # Reserved, nothing pushed.
+    await reserved_only(host, upload_id)
+    before = await job_count(client)
+    await pushed_and_finalized(host, tree, upload_id)
+    assert await job_count(client) == before
+    await taken_by_a_job(host, upload_id)
+    assert await job_count(client) == before + 1
+
+
+async def reserved_only(host: Connected, upload_id: str) -> None:
+    """Nothing is pushed: it can neither be finalized nor used."""
+    client = host.client
     assert_refused(await support.finalize(client, upload_id), 404, "upload_not_found")
     found = await upload_of(client, upload_id)
     assert found["state"] == "uploading"
@@ -115,8 +112,11 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     before = await job_count(client)
     refused = await support.post_job(client, "true", files_id=upload_id)
     assert_refused(refused, 409, "upload_not_finalized")
+    assert await job_count(client) == before
 
-    # Pushed, finalized.
+
+async def pushed_and_finalized(host: Connected, tree: Path, upload_id: str) -> None:
+    client = host.client
     await support.push(host, tree, upload_id)
     answer = await support.finalize(client, upload_id)
     assert answer.status_code == 200, answer.text
@@ -127,9 +127,11 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     assert not transfers(host, upload_id).exists()
     assert finalized(host, upload_id).is_dir()
     assert_refused(await support.finalize(client, upload_id), 409, "upload_already_finalized")
-    assert await job_count(client) == before
 
-    # A job takes it.
+
+async def taken_by_a_job(host: Connected, upload_id: str) -> None:
+    """The tree becomes the job's workspace, and goes with it."""
+    client = host.client
     job_id = await support.submit(client, "cat a b sub/c; echo; exec sleep 60", files_id=upload_id)
     await support.until(client, job_id, "running")
     async with asyncio.timeout(30), support.follow(client, job_id) as stream:
@@ -145,14 +147,11 @@ async def test_life_from_reserve_to_consumed(host: Connected, tree: Path) -> Non
     deleted = await client.delete(f"/uploads/{upload_id}")
     assert_refused(deleted, 409, "upload_already_consumed")
     assert (workspace / "a").read_text() == "aaaa"
-
-    # It ends, and its workspace with it.
     assert (await client.delete(f"/jobs/{job_id}")).status_code == 200
     await support.until(client, job_id, "cancelled")
     assert support.texts(await support.output(client, job_id)) == ["aaaabbbbcccc"]
     await support.true_soon(lambda: not workspace.exists(), "the workspace goes")
     assert_refused(await support.finalize(client, upload_id), 409, "upload_already_consumed")
-    assert await job_count(client) == before + 1
 
 
 @pytest.mark.parametrize("upload_id", [UNKNOWN, "upload_short", "x", "upload_..%2f..%2fetcetera"])

@@ -13,7 +13,7 @@ from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.cleanup import Cleaner, Retention
-from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome
+from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome, Step
 from flashpods.jobs.states import Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.testing.clock import ManualClock
@@ -80,14 +80,8 @@ class World:
             accepted=lambda _: None,
         )
         job, _ = await submitter.submit({"type": "worker", "command": "true"})
-        return await self.store.advance(
-            job.id,
-            job.status,
-            Trigger.FAIL,
-            why="test",
-            at=self.clock.now(),
-            outcome=Outcome(exit_code=1),
-        )
+        step = Step(why="test", at=self.clock.now(), outcome=Outcome(exit_code=1))
+        return await self.store.advance(job.id, job.status, Trigger.FAIL, step)
 
 
 @pytest.fixture

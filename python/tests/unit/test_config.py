@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import ConfigError, load, read_tokens
+from flashpods.config import load, read_tokens
+from flashpods.config_base import ConfigError
 
 
 def write(tmp_path: Path, data: object) -> Path:
@@ -35,6 +36,8 @@ def test_an_empty_object_is_the_contracts_defaults(tmp_path: Path) -> None:
         ({"jobs": {"worker": {"cpus": 9}}}, "jobs.worker.max_cpus"),
         ({"disk": {"warn_percent": 90}}, "disk.warn_percent"),
         ({"podman": {"network": "host"}}, "podman.network"),
+        ({"jobs": {"worker": {"image": "dir:/etc"}}}, "jobs.worker.image"),
+        ({"jobs": {"agent": {"image": ""}}}, "jobs.agent.image"),
         ({"jobs": {"agent": {"command": ""}}}, "jobs.agent.command"),
         ({"jobs": {"agent": {"command": "a\nb"}}}, "jobs.agent.command"),
         ({"jobs": {"agent": {"git_url": "git@github.com:me/x"}}}, "jobs.agent.git_url"),

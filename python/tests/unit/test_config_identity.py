@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.config_identity import Identity, job_env, job_mounts
 
 ON = Identity(enabled=True, helper=Path("/nix/store/x/bin/flashpods-token"))

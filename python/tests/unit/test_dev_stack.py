@@ -10,7 +10,6 @@ import pytest
 from flashpods.config import Settings
 from flashpods_dev import check, image, rsyncd
 from flashpods_dev.layout import Layout, free_port, merge, port_is_free
-from flashpods_dev.machine import StackError
 from flashpods_dev.stack import Info
 
 LAYOUT = Layout(Path("/c/.dev/state/up-1"), Path("/media"))
@@ -42,9 +41,12 @@ def test_the_shared_images_are_read_only_to_a_stack() -> None:
     assert "additionalimagestores" not in LAYOUT.engine_config(None)["storage.conf"]
 
 
-def test_a_state_directory_too_deep_for_a_socket_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="choose a shorter --state"):
-        Layout(tmp_path / ("d" * 100), tmp_path).prepare()
+def test_a_socket_has_a_short_path_whatever_the_checkouts() -> None:
+    assert LAYOUT.socket == Path("/c/.dev/state/up-1/engine/podman.sock")
+    assert not LAYOUT.socket_is_hidden
+    deep = Layout(Path("/c") / ("d" * 100), Path("/media"))
+    assert deep.socket_is_hidden
+    assert deep.socket == deep.run / "podman.sock"
 
 
 def test_merge_goes_section_by_section() -> None:

@@ -16,13 +16,24 @@ import pytest
 
 from flashpods.errors import Conflict, InsufficientStorage, Unavailable
 from flashpods.jobs.changes import InProcessChanges
+from flashpods.jobs.disk import FIRST_SECONDS, Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
-from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, UploadState
+from flashpods.jobs.model import (
+    Capacity,
+    FinalTree,
+    Grant,
+    Job,
+    JobType,
+    NewJob,
+    Step,
+    UploadState,
+    container_name,
+)
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.ports import ContainerSpec, Limits
+from flashpods.ports import ContainerSpec, DiskUse, Limits
 from flashpods.testing.clock import ManualClock
-from flashpods.testing.files import FakeArtifactStore, FakeWorkspaces
+from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
 from flashpods.testing.runtime import IMAGE, MemoryRuntime, Script
 from flashpods.testing.stores import MemoryStore
@@ -42,12 +53,15 @@ class World:
         self.workspaces = FakeWorkspaces(root)
         self.policy = Policy()
         self.changes = InProcessChanges()
+        self.meter = FakeDiskMeter()
         self.supervisor: Supervisor
         self.recovery: Recovery
         self.boot()
 
     def boot(self) -> None:
         """Start a process of ours: new use cases over what is there."""
+        budget = Budget(bytes=2**30, entries=1000, guard=1)
+        self.disk = DiskWatch(self.meter, self.runtime, self.clock, budget)
         line = Line(
             store=self.store,
             uploads=self.store,
@@ -57,6 +71,7 @@ class World:
             workspaces=self.workspaces,
             clock=self.clock,
             changes=self.changes,
+            disk=self.disk,
             policy=self.policy,
         )
         self.supervisor = Supervisor(line)
@@ -92,13 +107,13 @@ class World:
         return await self.until(job, JobStatus.RUNNING)
 
     async def until(self, job: Job, status: JobStatus) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (row := await self.store.get(job.id)) is None or row.status is not status:
                 await self.changes.wait(job.id, 0.02)
             return row
 
     async def ended(self, job: Job) -> Job:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.supervisor.idle()
         row = await self.store.get(job.id)
         assert row is not None
@@ -374,14 +389,14 @@ async def test_an_upload_becomes_the_workspace_and_is_consumed(world: World) -> 
     (tree / "Makefile").write_text("all:")
     size = await world.workspaces.finalize(upload_id, max_bytes=1000)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id,
+    final = FinalTree(
         at=now,
         expires_at=now.replace(year=now.year + 1),
         size_bytes=size.size_bytes,
         file_count=size.file_count,
         total_quota_bytes=10**9,
     )
+    await world.store.complete_finalize(upload_id, final)
     job = await world.running(files_id=upload_id)
     work = {m.target: m.source for m in world.runtime.spec(job.container_name).mounts}["/work"]
     assert (work / "Makefile").read_text() == "all:"
@@ -440,9 +455,8 @@ async def test_recovery_none_pending_with_its_upload_gone(world: World) -> None:
     later = now.replace(year=now.year + 1)
     await world.store.adopt(upload_id, at=now, expires_at=later)
     await world.store.begin_finalize(upload_id, at=now)
-    await world.store.complete_finalize(
-        upload_id, at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100
-    )
+    final = FinalTree(at=now, expires_at=later, size_bytes=1, file_count=1, total_quota_bytes=100)
+    await world.store.complete_finalize(upload_id, final)
     job = await world.accept(files_id=upload_id)
     await recovered(world)
     row = await world.ended(job)
@@ -456,7 +470,7 @@ async def starting(world: World, *, status: str | None) -> Job:
     """Leave a job as a crash in the middle of its launch does."""
     job = await world.accept()
     now = world.clock.now()
-    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, why="test", at=now)
+    job = await world.store.advance(job.id, job.status, Trigger.LAUNCH, Step(why="test", at=now))
     if status is not None:
         await world.workspaces.claim(None, job.id)
         await world.artifacts.prepare(job.id)
@@ -570,8 +584,8 @@ async def test_one_orphan_that_stays_keeps_no_other(
 ) -> None:
     jobs = [await starting(world, status="running") for _ in range(2)]
     for job in jobs:
-        now = world.clock.now()
-        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+        step = Step(why="test", at=world.clock.now())
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     stuck = await world.runtime.inspect(jobs[0].container_name)
     assert stuck is not None
     remove = world.runtime.remove
@@ -584,6 +598,19 @@ async def test_one_orphan_that_stays_keeps_no_other(
     monkeypatch.setattr(world.runtime, "remove", fails)
     await recovered(world)
     assert world.runtime.removed == [jobs[1].container_name]
+
+
+async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:
+    active = await starting(world, status="running")
+    ended = await starting(world, status="running")
+    now = world.clock.now()
+    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+    await world.runtime.remove(ended.container_name)
+    lost = container_name("f" * 16)  # of no row at all
+    world.runtime.left |= {ended.container_name, lost, "of-somebody-else"}
+    await recovered(world)
+    assert world.runtime.left == {"of-somebody-else"}
+    assert active.container_name not in world.runtime.removed
 
 
 @pytest.mark.parametrize(
@@ -639,7 +666,7 @@ async def test_a_store_that_is_away_for_a_moment_is_asked_again(
 
     monkeypatch.setattr(world.store, "advance", flaky)
     world.runtime.exit(job.container_name, 0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while world.supervisor.has(job.id):
             await world.changes.wait(job.id, 0.02)
             world.clock.advance(1)
@@ -666,9 +693,8 @@ async def test_recovery_removes_what_no_row_explains(world: World) -> None:
 
 async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> None:
     job = await starting(world, status="running")
-    await world.store.advance(
-        job.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=world.clock.now()
-    )
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
     await recovered(world)
     assert world.runtime.removed == [job.container_name]
 
@@ -707,3 +733,54 @@ async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     await world.recovery.run_once()
     await world.supervisor.idle()
     assert (await row_of(world, job)).status is JobStatus.COMPLETED
+
+
+# ------------------------------------------------------------------ disk
+
+
+async def over_its_budget(world: World, job: Job) -> None:
+    world.meter.uses[job.id] = DiskUse(where={1: 2**30 + 1}, entries=1)
+    async with asyncio.timeout(5):
+        while not world.disk.has(job.id):
+            await world.changes.wait(job.id, 0.02)
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    await world.disk.look()
+
+
+async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) -> None:
+    world.runtime.default = Script(ignores_sigterm=True)
+    neighbour = await world.running()
+    job = await world.running()
+    await over_its_budget(world, job)
+    await world.runtime.until(job.container_name, None)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    (warning,) = row.warnings
+    assert "the limit is 1.00 GiB" in warning
+    row = await world.until(neighbour, JobStatus.RUNNING)
+    assert world.runtime.signals(neighbour.container_name) == []
+    world.runtime.exit(neighbour.container_name, 0)
+    assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:
+    job = await world.running()
+    await world.supervisor.close()
+    noted = "disk_limit_exceeded: it holds 3.00 GiB on disk, the limit is 1.00 GiB"
+    await world.store.note(job.id, warnings=[noted])
+    world.runtime.exit(job.container_name, 137)
+    world.boot()
+    await world.recovery.run_once()
+    row = await world.ended(job)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
+async def test_a_cancellation_wins_over_the_disk(world: World) -> None:
+    job = await world.running()
+    await world.supervisor.close()
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    await world.store.note(job.id, warnings=["disk_limit_exceeded: x"])
+    world.runtime.exit(job.container_name, 137)
+    world.boot()
+    await world.recovery.run_once()
+    assert (await world.ended(job)).status is JobStatus.CANCELLED

@@ -14,7 +14,7 @@ import pytest
 
 from flashpods import sdlisten
 from flashpods.adapters.peercred import SO_PEERPIDFD, SocketPeer
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 
 
 @pytest.fixture

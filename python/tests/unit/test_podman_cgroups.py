@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from flashpods.adapters.podman.cgroups import (
+    all_wait,
     belongs,
     cgroup_of,
+    children,
     controllers_below,
     open_process,
     read_limits,
@@ -144,16 +146,19 @@ def test_controllers_of_the_nearest_that_exists(tmp_path: Path) -> None:
     assert controllers_below("/elsewhere", root=tmp_path) == frozenset()
 
 
-def test_removing_a_parent_is_best_effort(tmp_path: Path) -> None:
+def test_a_parent_that_holds_a_process_stays_and_is_told(tmp_path: Path) -> None:
     (tmp_path / "fp/job_x/child").mkdir(parents=True)
     busy = tmp_path / "fp/job_x/busy"
     tree(tmp_path, "/fp/job_x/busy", {"process": "here"})
-    remove_parent("/fp/job_x", root=tmp_path)
+    assert not remove_parent("/fp/job_x", root=tmp_path)
     assert busy.exists()
+    assert children("/fp", root=tmp_path) == ["job_x"]
     assert not (tmp_path / "fp/job_x/child").exists()
     (busy / "process").unlink()
-    remove_parent("/fp/job_x", root=tmp_path)
-    remove_parent("/fp/job_x", root=tmp_path)
+    assert remove_parent("/fp/job_x", root=tmp_path)
+    assert remove_parent("/fp/job_x", root=tmp_path)
+    assert children("/fp", root=tmp_path) == []
+    assert children("/nowhere", root=tmp_path) == []
     assert not (tmp_path / "fp/job_x").exists()
     assert (tmp_path / "fp").exists()
 
@@ -175,3 +180,18 @@ def test_a_container_waits_for_its_start_while_the_oci_runtime_is_its_process(
     (tmp_path / "7" / "cgroup").write_text(f"0::{cgroup}\n")
     assert waits_for_start(7, "abc", proc=tmp_path) is expected
     assert waits_for_start(8, "abc", proc=tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [([], True), (["crun"], True), (["crun", "runc:[2:INIT]"], True), (["crun", "sh"], False)],
+)
+def test_whether_all_of_a_container_waits(tmp_path: Path, names: list[str], expected: bool) -> None:
+    pids = [str(pid) for pid in range(7, 7 + len(names))]
+    for pid, name in zip(pids, names, strict=True):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "comm").write_text(f"{name}\n")
+    tree(tmp_path, "/fp/job_x", {"cgroup.procs": ""})
+    tree(tmp_path, "/fp/job_x/libpod-1", {"cgroup.procs": "\n".join([*pids, "999"])})
+    assert all_wait("/fp/job_x", root=tmp_path, proc=tmp_path) is expected
+    assert all_wait("/fp/absent", root=tmp_path, proc=tmp_path)

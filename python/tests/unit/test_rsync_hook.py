@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from flashpods import rsync_hook
+from flashpods import rsync_record
 from flashpods.adapters.sqlite import transfers
 from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.adapters.sqlite.migrations import migrate
-from flashpods.rsync_hook import Refused, check_options, cut, requested_upload, upload_of
+from flashpods.rsync_record import transaction
+from flashpods.rsync_request import Refused, check_options, cut, requested_upload, upload_of
 
 ID = "upload_abcdefghijkl"
 OWNER, RSYNC_UID = 64901, 64902  # users that no file of the machine has
@@ -301,12 +302,12 @@ def test_without_a_database_nothing_begins(place: Path) -> None:
 
 
 def test_a_locked_database_refuses_in_time(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rsync_hook, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(rsync_record, "BUSY_SECONDS", 0.05)
     with closing(connect_writer(database)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (
             pytest.raises(sqlite3.OperationalError, match="locked"),
-            rsync_hook.transaction(database),
+            transaction(database),
         ):
             pytest.fail("the transaction must not begin")
 

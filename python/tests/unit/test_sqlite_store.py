@@ -18,7 +18,7 @@ from flashpods.adapters.sqlite import reader as readers
 from flashpods.adapters.sqlite import transfers
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.errors import Conflict, Unavailable
-from flashpods.jobs.model import Capacity, Grant, JobType, NewJob
+from flashpods.jobs.model import Capacity, Grant, JobType, NewJob, Step
 from flashpods.jobs.states import JobStatus, Trigger
 
 AT = datetime(2026, 11, 24, 9, 31, 26, 123000, tzinfo=UTC)
@@ -64,7 +64,7 @@ async def submit_and_die(path: str) -> None:
     """Run in a process of its own."""
     store = await SqliteStore.open(Path(path))
     await asyncio.gather(*(store.submit(new_job(n), capacity=HOST, at=AT) for n in range(50)))
-    await store.advance("j00007", JobStatus.PENDING, Trigger.FAIL, why="w", at=AT)
+    await store.advance("j00007", JobStatus.PENDING, Trigger.FAIL, Step(why="w", at=AT))
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -73,6 +73,7 @@ def test_above_the_maximum_is_clamped_and_said() -> None:
         ({**AGENT, "git_branch": "-x"}, "invalid_request"),
         ({**AGENT, "git_branch": "a..b"}, "invalid_request"),
         ({**AGENT, "git_branch": "a.lock"}, "invalid_request"),
+        ({**AGENT, "git_branch": "HEAD"}, "invalid_request"),
         ({**AGENT, "task": "é" * 50_001}, "invalid_request"),
         ({**AGENT, "context": "x" * 100_001}, "invalid_request"),
         ({**WORKER, "priority": 1}, "invalid_request"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -101,6 +102,14 @@ def test_the_bearer_token() -> None:
         with pytest.raises(Unauthorized) as invalid:
             bearer(odd)
         assert invalid.value.code == "invalid_jwt"
+
+
+def test_spaces_without_end_take_no_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unauthorized):
+        bearer([b"Bearer x" + b" " * 60_000 + b"x" + b"\xff"])
+    assert bearer([b"Bearer x" + b" " * 60_000 + b"x"])
+    assert time.monotonic() - began < 1
 
 
 class Peer:

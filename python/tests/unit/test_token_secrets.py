@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import InternalError
 from flashpods.token.secrets import MOST_BYTES, Vault, locate, read
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import ConfigError, load
+from flashpods.config import load
+from flashpods.config_base import ConfigError
 
 AGENT = {"job_type": "agent", "granted": ["GITHUB_TOKEN"]}
 

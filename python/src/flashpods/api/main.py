@@ -18,14 +18,14 @@ from starlette.types import ASGIApp
 
 from flashpods.api.app import Api, create_app
 from flashpods.api.context import Context
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.logs_setup import configure_logging, join_stdlib_logging
 from flashpods.web import metrics_server
 from flashpods.web import server as web
 from flashpods.web.protocol import Protocol
 
 EX_CONFIG: Final = 78  # sysexits(3)
-BACKLOG: Final = 1024
 
 
 class Server(web.Server):
@@ -53,20 +53,12 @@ class Server(web.Server):
 
 def configure(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Return uvicorn's configuration; the bench uses the same for its bare application."""
-    return uvicorn.Config(
+    return web.configuration(
         app,
-        loop="uvloop",
         http=Protocol,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        # Nothing is in front of us; a forwarded address would choose its own rate limit.
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.http.shutdown_seconds) or 1,
+        lifespan=True,
+        keep_alive_seconds=30,
+        shutdown_seconds=settings.http.shutdown_seconds,
     )
 
 

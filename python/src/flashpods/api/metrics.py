@@ -6,13 +6,11 @@ import re
 from collections import Counter as Tally
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
-import flashpods
 from flashpods.jobs.states import ACTIVE, JobStatus
 from flashpods.services import Services
+from flashpods.web.metrics import new_registry
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"})
 _REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,47}\Z")
@@ -25,12 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Register everything."""
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        Info("flashpods_build", "What runs.", registry=registry).info(
-            {"version": flashpods.__version__}
-        )
+        self.registry = registry = new_registry()
         self._requests = Histogram(
             "flashpods_http_request_duration_seconds",
             "Time to the first byte of the answer, by route template.",

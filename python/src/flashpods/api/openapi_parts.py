@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from flashpods.api import schemas as s
+from flashpods.api.links import linked
 
 Operation = dict[str, Any]
 
@@ -138,7 +139,7 @@ def operation(
         made["parameters"] = parameters
     if body:
         made["requestBody"] = body
-    return made
+    return linked(made)
 
 
 def query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:

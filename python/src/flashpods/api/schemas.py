@@ -10,9 +10,11 @@ import re
 from typing import Any, Final
 
 from flashpods.jobs import names
+from flashpods.jobs.agent import COMMAND_FAILED, ENTRYPOINT_ERRORS
 from flashpods.jobs.model import JobType, Phase, UploadState
+from flashpods.jobs.names import MOST_IMAGE
 from flashpods.jobs.states import JobStatus
-from flashpods.jobs.submit import MOST_BRANCH, MOST_COMMAND, MOST_IMAGE, MOST_TEXT
+from flashpods.jobs.submit import MOST_BRANCH, MOST_COMMAND, MOST_TEXT
 
 Schema = dict[str, Any]
 
@@ -96,6 +98,7 @@ _ASK: Final[dict[str, Schema]] = {
     "timeout_minutes": nullable(whole("above the maximum is clamped", 1)),
 }
 
+_AGENT_ERRORS = ", ".join((COMMAND_FAILED, *ENTRYPOINT_ERRORS.values()))
 _JOB_ROW: Final[dict[str, Schema]] = {
     "id": text(pattern=JOB_ID),
     "type": text(enum=[t.value for t in JobType]),
@@ -117,7 +120,7 @@ _JOB_ROW: Final[dict[str, Schema]] = {
     "completed_at": nullable(TIME),
     "cancel_requested": {**FLAG, "description": "a DELETE is recorded"},
     "exit_code": nullable({"type": "integer"}),
-    "error": nullable(text()),
+    "error": nullable(text(f"why it failed; of an agent also {_AGENT_ERRORS}")),
     "warnings": WARNINGS,
 }
 _JOB_TIMES: Final[dict[str, Schema]] = {

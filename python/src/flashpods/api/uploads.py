@@ -38,7 +38,6 @@ class UploadCalls:
     def __init__(self, context: Context) -> None:
         """Keep what they use."""
         self._uploads = context.services.uploads
-        self._max_files = context.services.settings.uploads.max_files
         self._url = context.services.settings.uploads.rsync_url.rstrip("/")
 
     async def reserve(self, request: Request) -> Reply:
@@ -70,9 +69,7 @@ class UploadCalls:
     async def finalize(self, request: Request) -> Reply:
         """Close the upload to further writing."""
         no_query(request)
-        upload = await self._uploads.finalize(
-            request.scope["path_params"]["upload_id"], max_files=self._max_files
-        )
+        upload = await self._uploads.finalize(request.scope["path_params"]["upload_id"])
         return json_reply(
             {
                 "upload_id": upload.id,

@@ -11,7 +11,7 @@ import structlog
 
 from flashpods import failpoints
 from flashpods.errors import FlashpodsError
-from flashpods.jobs.model import Job, UploadState
+from flashpods.jobs.model import Job, Note, Step, UploadState
 from flashpods.jobs.names import UPLOAD_ID
 from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
 from flashpods.ports import (
@@ -139,7 +139,11 @@ class Cleaner:
         for upload_id, since in await self._workspaces.transferring():
             if UPLOAD_ID.match(upload_id) and await self._uploads.get_upload(upload_id) is None:
                 expires = since + self._keep.uploads
-                yield upload_id, self._uploads.adopt(upload_id, at=since, expires_at=expires)
+                yield upload_id, self._adopt(upload_id, since, expires)
+
+    async def _adopt(self, upload_id: str, since: datetime, expires: datetime) -> None:
+        await self._uploads.adopt(upload_id, at=since, expires_at=expires)
+        failpoints.hit("cleanup.after_adopt")
 
     async def _expire_uploads(self, now: datetime) -> Items:
         for upload in await self._uploads.uploads(UploadState.UPLOADING, UploadState.FINALIZED):
@@ -184,7 +188,7 @@ class Cleaner:
 
     async def _drop_artifacts(self, job: Job, now: datetime) -> None:
         # State first: a reader is told 410 before the files begin to go.
-        await self._store.note(job.id, artifacts_deleted_at=now)
+        await self._store.note(job.id, Note(artifacts_deleted_at=now))
         failpoints.hit("cleanup.after_artifacts_note")
         await self._artifacts.delete(job.id)
         failpoints.hit("cleanup.after_artifacts")
@@ -197,7 +201,7 @@ class Cleaner:
     async def _finish(self, job: Job, now: datetime) -> None:
         if job.status is not JobStatus.CLEANING:
             job = await self._store.advance(
-                job.id, job.status, Trigger.CLEAN, why="retention is over", at=now
+                job.id, job.status, Trigger.CLEAN, Step(why="retention is over", at=now)
             )
         failpoints.hit("cleanup.after_cleaning")
         await self._logs.delete(job.id)
@@ -206,9 +210,8 @@ class Cleaner:
         failpoints.hit("cleanup.after_finish_artifacts")
         await self._workspaces.discard(job.id)
         failpoints.hit("cleanup.after_finish_workspace")
-        await self._store.advance(
-            job.id, job.status, Trigger.CLEANED, why="log and artifacts deleted", at=now
-        )
+        step = Step(why="log and artifacts deleted", at=now)
+        await self._store.advance(job.id, job.status, Trigger.CLEANED, step)
         failpoints.hit("cleanup.after_cleaned")
 
     async def _trim_logs(self, now: datetime) -> Items:
@@ -225,7 +228,7 @@ class Cleaner:
                 yield job.id, self._drop_log(job, now)
 
     async def _drop_log(self, job: Job, now: datetime) -> None:
-        await self._store.note(job.id, log_deleted_at=now)
+        await self._store.note(job.id, Note(log_deleted_at=now))
         failpoints.hit("cleanup.after_log_note")
         await self._logs.delete(job.id)
         failpoints.hit("cleanup.after_log")

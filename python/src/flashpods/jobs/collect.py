@@ -119,6 +119,7 @@ async def tidy(line: Line, job: Job, *, keep_base: bool) -> bool:
         failpoints.hit("tidy.after_discard")
         if not keep_base:
             await line.artifacts.delete(job.id)
+            failpoints.hit("tidy.after_delete")
             if job.files_id is not None:
                 await discard_ended_upload(line, job.files_id)
     except (OSError, FlashpodsError) as e:

@@ -11,7 +11,8 @@ from typing import Final
 import structlog
 
 from flashpods.errors import StaleState, Unavailable
-from flashpods.jobs.model import Artifact, Job, Outcome, Phase
+from flashpods.jobs.disk import DiskWatch
+from flashpods.jobs.model import Artifact, Job, Note, Outcome, Phase, Step
 from flashpods.jobs.states import Trigger
 from flashpods.jobs.states import advance as next_status
 from flashpods.ports import (
@@ -74,6 +75,7 @@ class Line:
     workspaces: Workspaces
     clock: Clock
     changes: Changes
+    disk: DiskWatch
     policy: Policy
 
     async def advance(
@@ -100,17 +102,15 @@ class Line:
         target = next_status(job.status, trigger)
         for attempt in range(TRIES):
             try:
-                moved = await self.store.advance(
-                    job.id,
-                    job.status,
-                    trigger,
+                step = Step(
                     why=why,
                     at=at or self.clock.now(),
                     outcome=outcome,
                     phase=phase,
                     container_id=container_id,
-                    artifacts=artifacts,
+                    artifacts=None if artifacts is None else tuple(artifacts),
                 )
+                moved = await self.store.advance(job.id, job.status, trigger, step)
             except StaleState:
                 row = await self.store.get(job.id) if attempt else None
                 if row is None or row.status is not target:
@@ -128,7 +128,7 @@ class Line:
     async def show(self, job: Job, phase: Phase) -> None:
         """Show a phase; it is only for the eye, so a store that does not answer is let be."""
         try:
-            await self.store.note(job.id, phase=phase)
+            await self.store.note(job.id, Note(phase=phase))
         except Unavailable as e:
             log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)
@@ -136,5 +136,5 @@ class Line:
     async def warn(self, job: Job, warnings: Sequence[str]) -> None:
         """Add warnings; the store keeps each once, so this may be repeated."""
         if warnings:
-            await self.store.note(job.id, warnings=warnings)
+            await self.store.note(job.id, Note(warnings=tuple(warnings)))
             self.changes.publish(job.id)

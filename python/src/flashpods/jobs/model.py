@@ -104,9 +104,17 @@ class Job:
         return container_name(self.id)
 
 
+_CONTAINER = "job_"
+
+
 def container_name(job_id: str) -> str:
     """Return the name of the job's container."""
-    return f"job_{job_id}"
+    return f"{_CONTAINER}{job_id}"
+
+
+def job_of(name: str) -> str | None:
+    """Return the id of the job whose container bears the name; None if no job's could."""
+    return name.removeprefix(_CONTAINER) if name.startswith(_CONTAINER) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +134,28 @@ class Outcome:
 
     exit_code: int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What changes together with a job's state; the times and the why go to its event too."""
+
+    why: str
+    at: datetime
+    outcome: Outcome | None = None
+    phase: Phase | None = None  # replaces the phase; None clears it
+    container_id: str | None = None
+    artifacts: tuple[Artifact, ...] | None = None  # None leaves the rows as they are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What changes in a job's row beside its state; None leaves a field as it is."""
+
+    phase: Phase | None = None
+    warnings: tuple[str, ...] = ()  # appended, each once
+    log_deleted_at: datetime | None = None
+    artifacts_deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +208,17 @@ class Upload:
     size_bytes: int | None
     file_count: int | None
     job_id: str | None  # the job that has claimed it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalTree:
+    """What is known of an upload's tree once it is closed, and what all trees may hold."""
+
+    at: datetime
+    expires_at: datetime
+    size_bytes: int
+    file_count: int
+    total_quota_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

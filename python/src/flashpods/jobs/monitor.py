@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from flashpods import failpoints
 from flashpods.errors import Unavailable
 from flashpods.jobs.agent import agent_error
+from flashpods.jobs.disk import Excess
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Job, JobType, Outcome, Phase
 from flashpods.jobs.states import Trigger
@@ -39,6 +40,7 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
     state: ContainerState | None,
     *,
     stopped_for: Trigger | None = None,
+    excess: Excess | None = None,
     watched: bool = False,
 ) -> Ending:
     """Turn a dead container into the job's ending: pure, the same in life and in recovery.
@@ -47,12 +49,17 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
         job: the row; a recorded cancellation wins over everything.
         state: the dead container, or None if it is gone.
         stopped_for: TIME_OUT or CANCEL if we stopped it.
+        excess: why it was killed, if its disk use was why; in recovery the row's warnings tell.
         watched: whether we saw it run until it died. Then our own timer, which no step of the
             wall clock moves, has told whether it was late.
     """
     code = state.exit_code if state is not None else None
+    excess = excess or (Excess.noted(job.warnings) if code == KILLED else None)
     if job.cancel_requested_at is not None or stopped_for is Trigger.CANCEL:
         return Ending(trigger=Trigger.CANCEL, outcome=Outcome(exit_code=code), why="cancelled")
+    if excess is not None:
+        outcome = Outcome(exit_code=code, error=excess.error)
+        return Ending(trigger=Trigger.FAIL, outcome=outcome, why=excess.why)
     if state is None:
         return Ending(
             trigger=Trigger.FAIL,
@@ -91,6 +98,8 @@ async def monitor(
 ) -> Ending:
     """Wait for the container's end; stop it at its deadline or when ``cancel`` is set.
 
+    Kill it when it takes too much of the host's disks.
+
     ``watched``: whether it was alive when this process first saw it.
     """
     failpoints.hit("monitor.before_wait")
@@ -98,19 +107,27 @@ async def monitor(
     ended = asyncio.create_task(line.runtime.wait(container_id))
     asked = asyncio.create_task(cancel.wait())
     timer = asyncio.create_task(line.clock.sleep(max(left, 0)))
+    over = asyncio.create_task(line.disk.exceeded(job, container_id))
+    tasks = (ended, asked, timer, over)
     try:
-        await asyncio.wait({ended, asked, timer}, return_when=asyncio.FIRST_COMPLETED)
-        stopped_for = None
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        stopped_for, excess = None, None
         if not ended.done():
-            stopped_for = Trigger.CANCEL if asked.done() else Trigger.TIME_OUT
-            await stop(line, job, container_id, ended)
+            if asked.done():
+                stopped_for = Trigger.CANCEL
+            elif over.done():
+                excess = over.result()
+                await line.warn(job, [excess.warning])
+            else:
+                stopped_for = Trigger.TIME_OUT
+            await stop(line, job, container_id, ended, at_once=excess is not None)
         failpoints.hit("monitor.after_wait")
         state = ended.result() if ended.done() else None
-        return judge(job, state, stopped_for=stopped_for, watched=watched)
+        return judge(job, state, stopped_for=stopped_for, excess=excess, watched=watched)
     finally:
-        for task in (ended, asked, timer):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(ended, asked, timer, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def stop(
@@ -118,17 +135,22 @@ async def stop(
     job: Job,
     container_id: str,
     ended: asyncio.Task[ContainerState | None],
+    *,
+    at_once: bool = False,
 ) -> None:
     """SIGTERM to PID 1, the grace period, SIGKILL to the whole; return when it is dead.
+
+    ``at_once``: SIGKILL without warning, because it does harm meanwhile.
 
     An engine that does not answer is asked again for as long as it takes: the job is not ended
     before its container is. One that the engine says does not run has no end to wait for.
     """
-    failpoints.hit("monitor.before_sigterm")
-    await _signal(line, container_id, "SIGTERM")
-    failpoints.hit("monitor.after_sigterm")
-    await line.show(job, Phase.STOPPING)
-    grace = asyncio.create_task(line.clock.sleep(line.policy.grace))
+    if not at_once:
+        failpoints.hit("monitor.before_sigterm")
+        await _signal(line, container_id, "SIGTERM")
+        failpoints.hit("monitor.after_sigterm")
+        await line.show(job, Phase.STOPPING)
+    grace = asyncio.create_task(line.clock.sleep(0 if at_once else line.policy.grace))
     try:
         await asyncio.wait({ended, grace}, return_when=asyncio.FIRST_COMPLETED)
         while not ended.done():

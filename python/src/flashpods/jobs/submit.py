@@ -13,13 +13,12 @@ from flashpods import failpoints
 from flashpods.errors import BadRequest, InsufficientStorage, NotFound, cut
 from flashpods.jobs.admission import Bounds, grant
 from flashpods.jobs.model import Capacity, Job, JobType, NewJob
-from flashpods.jobs.names import UPLOAD_ID
+from flashpods.jobs.names import MOST_IMAGE, UPLOAD_ID, valid_image
 from flashpods.ports import Clock, DiskGauge, JobStore
 
 MOST_COMMAND: Final = 10_000  # characters, at most 40 kB: an argument holds 128 KiB (execve(2))
 MOST_TEXT: Final = 100_000  # bytes of UTF-8: an environment variable holds 128 KiB (execve(2))
-MOST_BRANCH: Final = 255
-MOST_IMAGE: Final = 255
+MOST_BRANCH: Final = 250  # bytes: git keeps it as a file, and locks it as that name and .lock
 
 Unit = Literal["bytes", "characters"]
 
@@ -44,15 +43,9 @@ _OF_AGENT: Final = frozenset({"task", "context", "git_branch"})
 _UUID4 = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z", re.IGNORECASE
 )
-# The reference grammar of github.com/distribution/reference, without transports.
-_IMAGE = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
-    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?\Z"
-)
 # git-check-ref-format(1), for a branch name.
 _NO_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|^[-/.]|[/.]\Z|^@\Z"
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|^[-/.]|[/.]\Z|^@\Z|^HEAD\Z"
 )
 
 
@@ -98,10 +91,10 @@ def _client_job_id(value: Any) -> str | None:
 def _image(value: Any, default: str) -> str:
     if value is None:
         return default
-    if not isinstance(value, str) or len(value) > MOST_IMAGE or not _IMAGE.match(value):
+    if not isinstance(value, str) or not valid_image(value):
         raise BadRequest(
             f"image is {cut(value)}; give a reference like python:3.12 or "
-            f"registry.example/name:tag, at most {MOST_IMAGE} characters",
+            f"registry.example/name:tag, without a transport, at most {MOST_IMAGE} characters",
             code="invalid_image",
         )
     return value

@@ -12,7 +12,7 @@ from flashpods.errors import FlashpodsError, StaleState, Unavailable
 from flashpods.jobs.collect import conclude, discard_ended_upload
 from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, launch
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
-from flashpods.jobs.model import Job, Outcome
+from flashpods.jobs.model import Job, Outcome, job_of
 from flashpods.jobs.monitor import Ending, judge, monitor
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.ports import ContainerState
@@ -176,6 +176,7 @@ class Recovery:
         line = self._line
         # Containers first: one that appears after this look belongs to a row that has a task.
         containers = await line.runtime.containers()
+        remnants = await line.runtime.remnants()
         active = {job.id: job for job in await line.store.active()}
         for job in active.values():
             if not self._supervisor.has(job.id):
@@ -184,18 +185,24 @@ class Recovery:
         for container in containers:
             row = known.get(container.job_id)
             if row is None or container.name != row.container_name or not self._walks(row):
-                await self._remove_orphan(container)
+                await self._remove_orphan(container.id, container.name)
+        whole = {container.name for container in containers}
+        for name in remnants:
+            job_id = job_of(name)
+            if job_id is None or name in whole or job_id in active or self._supervisor.has(job_id):
+                continue
+            await self._remove_orphan(name, name)
         await self._discard_trees()
 
     def _walks(self, row: Job) -> bool:
         return row.active or self._supervisor.has(row.id)
 
-    async def _remove_orphan(self, container: ContainerState) -> None:
-        log.warning("orphan_container", job_id=container.job_id, name=container.name)
+    async def _remove_orphan(self, name_or_id: str, name: str) -> None:
+        log.warning("orphan_container", name=name)
         try:
-            await self._line.runtime.remove(container.id)
+            await self._line.runtime.remove(name_or_id)
         except Unavailable as e:  # one that does not go keeps no other from going
-            log.warning("orphan_stays", name=container.name, reason=e.message)
+            log.warning("orphan_stays", name=name, reason=e.message)
             self._supervisor.broke.set()
 
     async def _discard_trees(self) -> None:

@@ -59,6 +59,7 @@ class ContainerState:
     backstop_hit: bool
     started_at: datetime | None
     finished_at: datetime | None
+    layer: Path | None = None  # the host's directory of what it has written to its own root
 
     @property
     def running(self) -> bool:
@@ -108,7 +109,9 @@ class ContainerRuntime(Protocol):
     async def create(self, spec: ContainerSpec) -> str:
         """Create and initialise the container (its cgroup exists, its command does not run yet).
 
-        Repeated: the container of that name and job is returned, whatever its state.
+        Repeated: the container of that name and job is returned, whatever its state; but one that
+        an engine killed meanwhile left half made, so that its command can't have run, is removed
+        and Unavailable raised, and the next call makes it anew.
         Raises ContainerError; Unavailable also when the image has just gone: have it again.
         """
         ...
@@ -141,7 +144,14 @@ class ContainerRuntime(Protocol):
         ...
 
     async def remove(self, name_or_id: str) -> None:
-        """Kill and remove; absent is fine."""
+        """Kill and remove, with what there is of it beside the engine; absent is fine."""
+        ...
+
+    async def remnants(self) -> list[str]:
+        """Return names of containers, present or not, that have something beside the engine.
+
+        A removal that was cut short leaves it; :meth:`remove` by that name takes it away.
+        """
         ...
 
     async def containers(self) -> list[ContainerState]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import BinaryIO, Final, Protocol
 
 from flashpods.jobs.model import (
     Collected,
+    Job,
 )
+from flashpods.ports.engine import ContainerState
 
 TAIL_BYTES: Final = 4 * 1024**2  # a tail at most, unless its one line is longer
 
@@ -209,4 +211,58 @@ class DiskGauge(Protocol):
 
     def usage(self) -> dict[str, float]:
         """Return tree path → used fraction (0 to 1) of its file system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFill:
+    """How full a file system is, of bytes and of inodes; without an end of these the total is 0."""
+
+    bytes_used: int
+    bytes_total: int
+    entries_used: int
+    entries_total: int
+
+    @property
+    def fraction(self) -> float:
+        """How full it is of what it has least of, 0 to 1."""
+        parts = (
+            (self.bytes_used, self.bytes_total),
+            (self.entries_used, self.entries_total),
+        )
+        return max(used / total if total else 0.0 for used, total in parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskUse:
+    """What a job holds on disks: allocated bytes by device, and entries on all of them."""
+
+    where: Mapping[int, int]
+    entries: int
+
+    @property
+    def bytes(self) -> int:
+        """All bytes."""
+        return sum(self.where.values())
+
+
+class DiskMeter(Protocol):
+    """What jobs write to the host's disks while they run."""
+
+    def fills(self) -> dict[int, DiskFill]:
+        """Return device → how full, of each file system that jobs write to. Costs next to nothing.
+
+        One that holds only containers' layers is known once :meth:`held` has seen a container.
+        """
+        ...
+
+    async def held(self, job: Job, container: ContainerState, *, most: int) -> DiskUse:
+        """Return what a job holds: ``/artifacts``, its container's layer, an agent's ``/work``.
+
+        Files without a name that its processes hold open count. Above ``most`` entries it stops
+        counting. Costs by the entries.
+
+        Raises:
+            Unavailable: it can't be measured now.
+        """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -10,13 +10,14 @@ from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import (
     Artifact,
     Capacity,
+    FinalTree,
     Job,
     JobEvent,
     JobPage,
     NewJob,
-    Outcome,
-    Phase,
+    Note,
     Reserved,
+    Step,
     Upload,
 )
 from flashpods.jobs.states import JobStatus, Trigger
@@ -78,17 +79,11 @@ class JobStore(Protocol):
         job_id: str,
         expected: JobStatus,
         trigger: Trigger,
-        *,
-        why: str,
-        at: datetime,
-        outcome: Outcome | None = None,
-        phase: Phase | None = None,
-        container_id: str | None = None,
-        artifacts: Iterable[Artifact] | None = None,
+        step: Step,
     ) -> Job:
         """Move a job along one edge and write its event, in one transaction.
 
-        ``phase`` replaces the phase (None clears it). STARTED sets ``started_at`` and consumes the
+        STARTED sets ``started_at`` and consumes the
         job's upload; an ending trigger sets ``completed_at``, replaces the artifact rows if given,
         and expires an upload that was never consumed; CLEANED frees the idempotency key and drops
         the artifact rows. Endings and CLEANED are durable when it returns.
@@ -100,19 +95,10 @@ class JobStore(Protocol):
         """
         ...
 
-    async def note(
-        self,
-        job_id: str,
-        *,
-        phase: Phase | None = None,
-        warnings: Sequence[str] = (),
-        log_deleted_at: datetime | None = None,
-        artifacts_deleted_at: datetime | None = None,
-    ) -> Job:
+    async def note(self, job_id: str, note: Note) -> Job:
         """Change what is not state: set the phase, append warnings, date a deletion.
 
-        ``None`` leaves a field as it is; a warning is kept once, and 500 at most. Raises NotFound
-        ``job_not_found``.
+        A warning is kept once, and 500 at most. Raises NotFound ``job_not_found``.
         """
         ...
 
@@ -193,16 +179,7 @@ class UploadStore(Protocol):
         """Open it again after a refusal; a no-op unless it is uploading."""
         ...
 
-    async def complete_finalize(
-        self,
-        upload_id: str,
-        *,
-        at: datetime,
-        expires_at: datetime,
-        size_bytes: int,
-        file_count: int,
-        total_quota_bytes: int,
-    ) -> Upload:
+    async def complete_finalize(self, upload_id: str, tree: FinalTree) -> Upload:
         """Make it ``finalized``; durable; a repeated call returns the row.
 
         Raises InsufficientStorage if all finalized, unconsumed uploads would pass the total quota.

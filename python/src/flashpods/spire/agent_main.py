@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import structlog
 
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.config_identity import Spire
 from flashpods.logs_setup import configure_logging
 from flashpods.spire import agent_config, node

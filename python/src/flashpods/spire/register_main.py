@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import structlog
 
-from flashpods.config import ConfigError, load
+from flashpods.config import load
+from flashpods.config_base import ConfigError
 from flashpods.config_identity import Spire
 from flashpods.logs_setup import configure_logging
 from flashpods.spire.registration import Plan, declared, plan, spiffe_id

@@ -18,11 +18,11 @@ from typing import BinaryIO
 from flashpods.adapters.files.ids import is_job_id, is_upload_id
 from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.errors import NotFound
-from flashpods.jobs.model import Artifact, Collected
+from flashpods.jobs.model import Artifact, Collected, Job
 from flashpods.jobs.names import UPLOAD_ID, job_id, valid_artifact_name
-from flashpods.ports import TreeSize, TreeTooLarge
+from flashpods.ports import ContainerState, DiskFill, DiskUse, TreeSize, TreeTooLarge
 
-__all__ = ["FakeArtifactStore", "FakeDiskGauge", "FakeWorkspaces"]
+__all__ = ["FakeArtifactStore", "FakeDiskGauge", "FakeDiskMeter", "FakeWorkspaces"]
 
 
 class FakeArtifactStore:
@@ -242,3 +242,26 @@ class FakeDiskGauge:
     def usage(self) -> dict[str, float]:
         """Return the fractions."""
         return dict(self.fractions)
+
+
+class FakeDiskMeter:
+    """A :class:`flashpods.ports.DiskMeter` that says what it is told: one device, number 1."""
+
+    def __init__(self, *, total: int = 2**40) -> None:
+        """Build it over an empty disk; change :attr:`uses` and :attr:`fill` at will."""
+        self.uses: dict[str, DiskUse] = {}  # by job
+        self.fill = DiskFill(bytes_used=0, bytes_total=total, entries_used=0, entries_total=0)
+        self.fail_with: Exception | None = None
+        self.measured: list[str] = []
+
+    def fills(self) -> dict[int, DiskFill]:
+        """Return the one."""
+        return {1: self.fill}
+
+    async def held(self, job: Job, container: ContainerState, *, most: int) -> DiskUse:
+        """Return what was set."""
+        del container, most
+        self.measured.append(job.id)
+        if self.fail_with is not None:
+            raise self.fail_with
+        return self.uses.get(job.id, DiskUse(where={}, entries=0))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flashpods.adapters.files.k8sfile import ParserState, flush, log_head, parse, whole_lines
 from flashpods.adapters.files.logread import truncation_line
+from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
 
 
@@ -135,9 +136,7 @@ class MemoryLogStore:
             log.following = False
 
     def _log(self, job_id: str) -> _Log:
-        if not job_id or "/" in job_id or "." in job_id:
-            raise ValueError(f"job id {job_id[:40]!r}: must be 1 to 128 of A-Z a-z 0-9 _ -")
-        return self._logs.setdefault(job_id, _Log())
+        return self._logs.setdefault(names.job_id(job_id), _Log())
 
     async def _take(self, log: _Log) -> None:
         log.began = True

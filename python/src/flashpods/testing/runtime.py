@@ -74,6 +74,7 @@ class MemoryRuntime:
         self.enforceable = enforceable
         self.created: list[str] = []
         self.removed: list[str] = []
+        self.left: set[str] = set()  # what removals that were cut short left beside the engine
         self.pulls: list[str] = []
         self.pull_error: ImageError | None = None
         self._now = now
@@ -246,12 +247,18 @@ class MemoryRuntime:
         """Kill and remove."""
         await self._answer()
         found = self._find(name_or_id)
+        self.left.discard(found.spec.name if found else name_or_id)
         if found is None:
             return
         self._end(found, SIGKILL_CODE)
         del self._containers[found.spec.name]
         self.removed.append(found.spec.name)
         self._wake()
+
+    async def remnants(self) -> list[str]:
+        """Return the names of those that are there, and of ``left``."""
+        await self._answer()
+        return sorted({*self._containers, *self.left})
 
     async def containers(self) -> list[ContainerState]:
         """Return them all; like the engine's list, without ``oom_killed``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Literal
@@ -26,13 +26,15 @@ from flashpods.jobs.admission import check_fits
 from flashpods.jobs.model import (
     Artifact,
     Capacity,
+    FinalTree,
     Job,
     JobEvent,
     JobPage,
     NewJob,
+    Note,
     Outcome,
-    Phase,
     Reserved,
+    Step,
     Upload,
     UploadState,
 )
@@ -133,13 +135,7 @@ class MemoryStore:
         job_id: str,
         expected: JobStatus,
         trigger: Trigger,
-        *,
-        why: str,
-        at: datetime,
-        outcome: Outcome | None = None,
-        phase: Phase | None = None,
-        container_id: str | None = None,
-        artifacts: Iterable[Artifact] | None = None,
+        step: Step,
     ) -> Job:
         """Move a job along one edge and write its event."""
         target = next_status(expected, trigger)
@@ -152,44 +148,39 @@ class MemoryStore:
         ):
             raise stale(job, job_id, expected.value)
         self._jobs[job_id] = job = replace(
-            job, status=target, phase=phase, container_id=container_id or job.container_id
+            job,
+            status=target,
+            phase=step.phase,
+            container_id=step.container_id or job.container_id,
         )
-        self._event(job_id, expected, target, at, why)
+        self._event(job_id, expected, target, step.at, step.why)
         if trigger is Trigger.STARTED:
-            job = replace(job, started_at=_ms(at))
-            self._settle_upload(job_id, UploadState.CONSUMED, at)
+            job = replace(job, started_at=_ms(step.at))
+            self._settle_upload(job_id, UploadState.CONSUMED, step.at)
         elif target in ENDED:
-            ending = outcome or Outcome()
-            job = replace(job, completed_at=_ms(at), exit_code=ending.exit_code, error=ending.error)
-            self._settle_upload(job_id, UploadState.EXPIRED, at)
-            if artifacts is not None:
-                self._artifacts[job_id] = list(artifacts)
+            end = step.outcome or Outcome()
+            job = replace(job, completed_at=_ms(step.at), exit_code=end.exit_code, error=end.error)
+            self._settle_upload(job_id, UploadState.EXPIRED, step.at)
+            if step.artifacts is not None:
+                self._artifacts[job_id] = list(step.artifacts)
         elif trigger is Trigger.CLEANED:
             self._keys = {key: holder for key, holder in self._keys.items() if holder != job_id}
             self._artifacts.pop(job_id, None)
         self._jobs[job_id] = job
         return job
 
-    async def note(
-        self,
-        job_id: str,
-        *,
-        phase: Phase | None = None,
-        warnings: Sequence[str] = (),
-        log_deleted_at: datetime | None = None,
-        artifacts_deleted_at: datetime | None = None,
-    ) -> Job:
+    async def note(self, job_id: str, note: Note) -> Job:
         """Set the phase, append warnings that are not there yet, date a deletion."""
         job = self._jobs.get(job_id)
         if job is None:
             raise job_not_found(job_id)
-        gone = artifacts_deleted_at
+        log, artifacts = note.log_deleted_at, note.artifacts_deleted_at
         self._jobs[job_id] = job = replace(
             job,
-            phase=phase or job.phase,
-            warnings=add_warnings(job.warnings, tuple(warnings)),
-            log_deleted_at=_ms(log_deleted_at) if log_deleted_at else job.log_deleted_at,
-            artifacts_deleted_at=_ms(gone) if gone else job.artifacts_deleted_at,
+            phase=note.phase or job.phase,
+            warnings=add_warnings(job.warnings, note.warnings),
+            log_deleted_at=_ms(log) if log else job.log_deleted_at,
+            artifacts_deleted_at=_ms(artifacts) if artifacts else job.artifacts_deleted_at,
         )
         return job
 
@@ -288,29 +279,20 @@ class MemoryStore:
         if upload is not None and upload.state is UploadState.UPLOADING:
             self._change_upload(upload_id, finalizing_at=None)
 
-    async def complete_finalize(
-        self,
-        upload_id: str,
-        *,
-        at: datetime,
-        expires_at: datetime,
-        size_bytes: int,
-        file_count: int,
-        total_quota_bytes: int,
-    ) -> Upload:
+    async def complete_finalize(self, upload_id: str, tree: FinalTree) -> Upload:
         """Make it ``finalized``; a repeated call returns the row."""
         if not check_complete(self._uploads.get(upload_id), upload_id):
             return self._uploads[upload_id]
         stored = sum(u.size_bytes or 0 for u in await self.uploads(UploadState.FINALIZED))
-        check_quota(stored, size_bytes, total_quota_bytes)
+        check_quota(stored, tree.size_bytes, tree.total_quota_bytes)
         return self._change_upload(
             upload_id,
             state=UploadState.FINALIZED,
             finalizing_at=None,
-            finalized_at=_ms(at),
-            expires_at=_ms(expires_at),
-            size_bytes=size_bytes,
-            file_count=file_count,
+            finalized_at=_ms(tree.at),
+            expires_at=_ms(tree.expires_at),
+            size_bytes=tree.size_bytes,
+            file_count=tree.file_count,
         )
 
     async def expire(self, upload_id: str, *, at: datetime) -> Upload | None:

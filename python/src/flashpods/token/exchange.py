@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +11,6 @@ from flashpods.ports.identity import ContainerTypes, JobContainer, SvidVerifier
 from flashpods.token.policy import Policy
 from flashpods.token.secrets import Vault
 
-_BEARER: Final = re.compile(rb"bearer(?: +(.*?) *)?\Z", re.IGNORECASE | re.DOTALL)
 _HOW: Final = "send one header 'Authorization: Bearer <JWT-SVID>'"
 
 
@@ -77,13 +75,14 @@ def bearer(authorization: Sequence[bytes]) -> str:
         raise BadRequest(f"there is no Authorization header; {_HOW}", code="missing_authorization")
     if len(authorization) > 1:
         raise Unauthorized(f"there are two Authorization headers; {_HOW}", code="invalid_jwt")
-    found = _BEARER.match(authorization[0])
-    if found is None or not found[1]:
+    scheme, _, rest = authorization[0].partition(b" ")
+    token = rest.strip(b" ")
+    if scheme.lower() != b"bearer" or not token:
         raise BadRequest(
             f"the Authorization header has no bearer token; {_HOW}", code="missing_authorization"
         )
     try:
-        return found[1].decode("ascii")
+        return token.decode("ascii")
     except UnicodeDecodeError:
         raise Unauthorized(f"the token is not ASCII; {_HOW}", code="invalid_jwt") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -18,7 +19,8 @@ import structlog
 import uvicorn
 
 from flashpods import sdlisten, sdnotify
-from flashpods.config import ConfigError, Settings, load
+from flashpods.config import Settings, load
+from flashpods.config_base import ConfigError
 from flashpods.errors import Unavailable
 from flashpods.logs_setup import configure_logging, join_stdlib_logging
 from flashpods.token import secrets
@@ -34,7 +36,6 @@ from flashpods.web import server as web
 EX_TEMPFAIL: Final = 75  # sysexits(3): try again later
 EX_CONFIG: Final = 78
 UNIT: Final = "flashpods-token-service.socket"
-BACKLOG: Final = 1024
 PODMAN_CALLS: Final = 8
 SPARE_FDS: Final = 256  # beside two for each connection: its socket and its peer's pidfd
 
@@ -100,19 +101,12 @@ def configure(app: TokenService) -> uvicorn.Config:
     class Timed(Connection):
         head_seconds = tokens.idle_seconds
 
-    return uvicorn.Config(
+    return web.configuration(
         app,
-        loop="uvloop",
         http=Timed,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=max(1, int(tokens.idle_seconds)),
-        timeout_graceful_shutdown=max(1, int(tokens.shutdown_seconds)),
+        lifespan=False,
+        keep_alive_seconds=tokens.idle_seconds,
+        shutdown_seconds=tokens.shutdown_seconds,
     )
 
 
@@ -220,9 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the settings file (JSON)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it would hold the secrets
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines are no JSON
     configure_logging()
     join_stdlib_logging()
+    # It has a line for each request that is no HTTP, with which a job could flood the journal until
+    # the audit's lines are dropped.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         settings = load(options.config)
         with (

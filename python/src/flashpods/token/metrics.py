@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 
-import flashpods
+from flashpods.web.metrics import new_registry
 
 # The codes of an exchange; what is not here is counted as "other".
 OUTCOMES: Final = (
@@ -36,12 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Register everything; every outcome shows from the start, at zero."""
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        Info("flashpods_build", "What runs.", registry=registry).info(
-            {"version": flashpods.__version__}
-        )
+        self.registry = registry = new_registry()
         self._exchanges = Histogram(
             "flashpods_token_exchange_duration_seconds",
             "Exchanges, by outcome: granted, or the error's code.",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import InternalError
 
 MOST_BYTES: Final = 64 * 1024

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import FlashpodsError
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"

@@ -7,11 +7,15 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from flashpods import sdnotify
+from flashpods.web.protocol import Protocol
+
+BACKLOG: Final = 1024
 
 
 class Server(uvicorn.Server):
@@ -54,6 +58,32 @@ class Server(uvicorn.Server):
         sdnotify.notify(sdnotify.STOPPING)
         self.stopping()
         await super().shutdown(sockets=sockets)
+
+
+def configuration(
+    app: ASGIApp,
+    *,
+    http: type[Protocol],
+    lifespan: bool,
+    keep_alive_seconds: float,
+    shutdown_seconds: float,
+) -> uvicorn.Config:
+    """Return uvicorn's configuration; it takes whole seconds, one at least."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=http,
+        ws="none",
+        lifespan="on" if lifespan else "off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        # Nothing is in front of us; a forwarded address would choose its own rate limit.
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=max(1, int(keep_alive_seconds)),
+        timeout_graceful_shutdown=max(1, int(shutdown_seconds)),
+    )
 
 
 def loop() -> Any:

@@ -15,8 +15,9 @@ from flashpods_dev.stack import MiniStack
 BARE = """
 import asyncio, socket, sys, uvicorn, uvloop
 from fastapi import FastAPI
-from flashpods.api.main import BACKLOG, configure
+from flashpods.api.main import configure
 from flashpods.config import Settings
+from flashpods.web.server import BACKLOG
 app = FastAPI()
 @app.get("/jobs/{job_id}")
 async def job(job_id: str):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from flashpods_dev.machine import StackError
@@ -68,7 +69,6 @@ def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> 
     Raises:
         StackError: time is up, or the guest ended without saying how its command went.
     """
-    began = time.monotonic()
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],  # it ends with us, however we end
         stdin=subprocess.DEVNULL,
@@ -88,17 +88,9 @@ def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> 
 
     timer = threading.Timer(seconds, end)
     timer.start()
-    code: int | None = None
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            text = line.rstrip("\r\n")
-            if text.startswith(guest.END):
-                code = int(text.removeprefix(guest.END))
-                break
-            if text == guest.BEGIN:
-                text = f"the guest is up after {time.monotonic() - began:.0f} s"
-            print(f"vm| {text}", file=sys.stderr, flush=True)
+        code = _pass_on(process.stdout)
     finally:
         timer.cancel()
         process.kill()
@@ -107,6 +99,19 @@ def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> 
         why = f"did not end within {seconds:.0f} s" if late.is_set() else "ended by itself"
         raise StackError(f"the guest {why}; its console: {console}\n{_tail(console)}")
     return code
+
+
+def _pass_on(lines: Iterable[str]) -> int | None:
+    """Print what the guest says; return the exit code that it says at its end."""
+    began = time.monotonic()
+    for line in lines:
+        text = line.rstrip("\r\n")
+        if text.startswith(guest.END):
+            return int(text.removeprefix(guest.END))
+        if text == guest.BEGIN:
+            text = f"the guest is up after {time.monotonic() - began:.0f} s"
+        print(f"vm| {text}", file=sys.stderr, flush=True)
+    return None
 
 
 def _tail(path: Path) -> str:

@@ -28,6 +28,7 @@ from typing import BinaryIO, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from flashpods import failpoints
 from flashpods.adapters.files import tree_tool
 from flashpods.adapters.files.collect import (
     DISK,
@@ -43,7 +44,7 @@ from flashpods.adapters.files.offload import DISK_FULL, Budget, Stopped, discard
 from flashpods.adapters.files.openat2 import open_beneath
 from flashpods.adapters.files.tarstream import tar_chunks
 from flashpods.adapters.files.trees import ASIDE, open_dir, open_path
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import NotFound, Unavailable, cut
 from flashpods.jobs.model import Collected
 from flashpods.jobs.names import JOB_ID, job_id, valid_artifact_name
@@ -89,6 +90,11 @@ class FileArtifactStore:
         # Hashing gigabytes must not keep other work waiting for asyncio's own threads.
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, "collect")
         self._at_work: dict[str, tuple[Budget, asyncio.Future[Collected]]] = {}
+
+    @property
+    def staging(self) -> Path:
+        """Holds what each job sees as ``/artifacts`` while it runs, by the job's id."""
+        return self._root / STAGING
 
     def check(self) -> None:
         """Make the directories and prove that they can be used.
@@ -216,7 +222,9 @@ class FileArtifactStore:
             _sync(target, check)
             self._write_manifest(job, collected)
             os.fsync(target)
+            failpoints.hit("artifacts.before_rename")
             building.rename(self._root / job)
+            failpoints.hit("artifacts.after_rename")
             _sync_directory(self._root)
         return collected
 

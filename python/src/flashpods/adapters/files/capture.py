@@ -34,6 +34,7 @@ from typing import Final
 
 import structlog
 
+from flashpods import failpoints
 from flashpods.adapters.files.capture_state import Kept, Place, decode, encode, replace_file
 from flashpods.adapters.files.k8sfile import (
     LINE_BYTES,
@@ -235,6 +236,7 @@ class Capture:
                 os.fsync(f.fileno())
         replace_file(self._checkpoint_file, encode(place), sync=sync)
         self._saved, self._saved_at = place, time.monotonic()
+        failpoints.hit("capture.after_checkpoint")
 
     def _adopt(self, *, gap: bool = False) -> None:
         """Keep the raw file that conmon writes to now, if it has rotated.
@@ -299,6 +301,7 @@ class Capture:
         if size + len(data) > self._limit:
             capped, data = True, self._cut(data, self._limit - size) + self._marker
         if data:
+            failpoints.hit("capture.before_append")
             fd = os.open(self.log, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 view = memoryview(data)
@@ -309,6 +312,7 @@ class Capture:
                     os.ftruncate(fd, size)
             finally:
                 os.close(fd)
+            failpoints.hit("capture.after_append")
         self._place = Place(generation, offset, size, capped, parser)
         self.capped = capped  # first: who sees the last line must know it
         self.visible = max(self.visible, size)
@@ -341,8 +345,10 @@ class Capture:
         """Drop the capture; the rename is the moment from which the log counts as complete."""
         gone = self.directory.with_name(f".gone-{self.directory.name}")
         shutil.rmtree(gone, ignore_errors=True)
+        failpoints.hit("capture.before_rename")
         with suppress(FileNotFoundError):
             self.directory.rename(gone)
+        failpoints.hit("capture.after_rename")
         self.finished = True
         shutil.rmtree(gone, ignore_errors=True)
 

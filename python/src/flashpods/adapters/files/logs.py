@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +25,7 @@ from asyncinotify import Inotify, Mask
 from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
+from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
 
 PASS_SECONDS: Final = 0.02  # between two passes of one job
@@ -37,7 +37,6 @@ THREADS: Final = 2
 INLINE_BYTES: Final = 256 * 1024  # larger pages are read in a thread even when in memory
 LARGE_AT_ONCE: Final = 4  # tails in threads: each holds some megabytes
 
-_JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _WATCHED: Final = Mask.MODIFY | Mask.MOVED_TO | Mask.ONESHOT
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -273,9 +272,7 @@ class FileLogStore:
         return Path(self._file(job_id))
 
     def _file(self, job_id: str) -> str:
-        if not _JOB_ID.fullmatch(job_id):
-            raise ValueError(f"job id {job_id[:40]!r}: must be 1 to 128 of A-Z a-z 0-9 _ -")
-        return f"{self._logs}/{job_id}.log"  # not by pathlib, which takes a tenth of a whole tail
+        return f"{self._logs}/{names.job_id(job_id)}.log"  # pathlib takes a tenth of a whole tail
 
     def _end(self, job_id: str) -> logread.End | None:
         """Return the end of what a job that is followed shows; None for a log that is complete."""

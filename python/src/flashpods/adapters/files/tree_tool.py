@@ -17,6 +17,7 @@ import stat
 import sys
 from pathlib import Path
 
+from flashpods.adapters.files import disk_tool
 from flashpods.adapters.files.trees import (
     Guard,
     Spare,
@@ -57,12 +58,20 @@ def command(*arguments: str) -> list[str]:
     Raises:
         PermissionError: we have no subordinate ids.
     """
-    packages = str(Path(__file__).parents[3])
-    python = [sys.executable, "-I", "-S", "-c", f"{_START}; sys.exit(t.main(sys.argv[1:]))"]
     users = f"--map-users={_subordinate(SUBUID)}"
     groups = f"--map-groups={_subordinate(SUBGID)}"
     unshare = ["unshare", "--map-root-user", users, groups, "--"]
-    return [*unshare, *python, packages, *arguments]
+    return [*unshare, *program(*arguments)]
+
+
+def program(*arguments: str) -> list[str]:
+    """Return the command line that runs a verb where we are.
+
+    ``-I -S`` keeps the start short and the environment out.
+    """
+    packages = str(Path(__file__).parents[3])
+    code = f"{_START}; sys.exit(t.main(sys.argv[1:]))"
+    return [sys.executable, "-I", "-S", "-c", code, packages, *arguments]
 
 
 def _subordinate(file: Path) -> str:
@@ -189,11 +198,7 @@ def keep(
 
         source, module = opened(open_path(work)), opened(open_path(transfers))
         owner = os.fstat(module).st_uid
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(BASES, 0o700, dir_fd=module)
-            os.chown(BASES, owner, os.getegid(), dir_fd=module, follow_symlinks=False)
-            grant(module, BASES, 0o770)
-        shelf = opened(open_dir(module, BASES))
+        shelf = opened(_shelf(module, owner))
         try:
             root = opened(open_dir(source, job))
         except (FileNotFoundError, NotADirectoryError):
@@ -208,6 +213,15 @@ def keep(
             os.rename(job, project, src_dir_fd=source, dst_dir_fd=shelf)
             os.fchown(root, owner, -1)
         _trim(shelf, bases, guard)
+
+
+def _shelf(module: int, owner: int) -> int:
+    """Open the directory of the bases, made if it is not there."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(BASES, 0o700, dir_fd=module)
+        os.chown(BASES, owner, os.getegid(), dir_fd=module, follow_symlinks=False)
+        grant(module, BASES, 0o770)
+    return open_dir(module, BASES)
 
 
 def _trim(shelf: int, most: int, guard: Guard) -> None:
@@ -233,8 +247,10 @@ def main(arguments: list[str]) -> int:
                 keep(work, job, transfers, project, bases=int(bases), most=int(most))
             case ["discard", parent, name]:
                 discard(parent, name)
+            case ["serve"]:
+                return disk_tool.serve()
             case _:
-                sys.stderr.write("usage: finalize|keep|discard ARGUMENT…\n")
+                sys.stderr.write("usage: finalize|keep|discard|serve ARGUMENT…\n")
                 return 2
     except TooLarge:
         answer = {"error": "too_large"}

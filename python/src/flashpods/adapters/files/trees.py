@@ -309,6 +309,9 @@ def _open_to_empty(parent: int, name: str) -> int:
 
 def _hollow_out(top: int, name: str, fresh: Iterator[str], guard: Guard) -> None:
     """Delete the files of a directory, move its directories beside it, delete it."""
+    with contextlib.suppress(OSError):  # an empty one needs no more
+        os.rmdir(name, dir_fd=top)
+        return
     try:
         fd = _open_to_empty(top, name)
     except FileNotFoundError:

@@ -25,7 +25,7 @@ from flashpods.adapters.files.offload import (
     storage,
 )
 from flashpods.adapters.files.trees import ASIDE, SPARE, TooLarge
-from flashpods.config import ConfigError
+from flashpods.config_base import ConfigError
 from flashpods.errors import Conflict, NotFound, cut
 from flashpods.jobs.names import PROJECT, UPLOAD_ID, job_id
 from flashpods.ports import TreeSize, TreeTooLarge

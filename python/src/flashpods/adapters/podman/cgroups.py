@@ -63,23 +63,42 @@ def controllers_below(parent: str, *, root: Path = CGROUPS) -> frozenset[str]:
     return frozenset()
 
 
-def remove_parent(parent: str, *, root: Path = CGROUPS) -> None:
-    """Remove the cgroup that was made for one container, best effort.
+def children(parent: str, *, root: Path = CGROUPS) -> list[str]:
+    """Return the names of the cgroups below ``parent``; none if it does not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        return [p.name for p in (root / parent.lstrip("/")).iterdir() if p.is_dir()]
+    return []
 
-    A failed start, or a lost conmon, leaves the container's own cgroup in it. The kernel refuses
-    to remove one that holds a process, and rmdir takes nothing else away. Processes that were just
+
+def remove_parent(parent: str, *, root: Path = CGROUPS) -> bool:
+    """Remove the cgroup that was made for one container; return whether it is gone.
+
+    A failed start, or a lost conmon, leaves the container's own cgroup in it. What still runs there
+    is killed. The kernel refuses to remove one that holds a process, and those that were just
     killed hold it a little longer: they get :data:`EMPTY_SECONDS`. Blocks that long at most.
     """
     top = root / parent.lstrip("/")
     end = time.monotonic() + EMPTY_SECONDS
+    _kill_all(top)
     while top.exists():
         for directory, _, _ in os.walk(top, topdown=False):
             with contextlib.suppress(OSError):
                 Path(directory).rmdir()
         if time.monotonic() > end:
-            return
+            return not top.exists()
         if top.exists():
             time.sleep(EMPTY_LOOK)
+    return True
+
+
+def _kill_all(top: Path) -> None:
+    """SIGKILL all below a cgroup; a kernel before 5.14 has no such file."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(top / "cgroup.kill", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"1")
+        finally:
+            os.close(descriptor)
 
 
 def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:
@@ -109,6 +128,25 @@ def waits_for_start(pid: int, container_id: str, *, proc: Path = PROC) -> bool |
         return None
     # The name first, then whose it is: a reused pid is never taken for it.
     return name.startswith(OCI_RUNTIMES) if belongs(pid, container_id, proc=proc) else None
+
+
+def emptied(parent: str, *, root: Path = CGROUPS) -> bool:
+    """Whether the cgroup is there and holds no process, itself or below."""
+    try:
+        events = (root / parent.lstrip("/") / "cgroup.events").read_text()
+    except OSError:
+        return False
+    return "populated 0" in events.splitlines()
+
+
+def all_wait(parent: str, *, root: Path = CGROUPS, proc: Path = PROC) -> bool:
+    """Whether every process below the cgroup is the OCI runtime still, or there is none."""
+    for file in (root / parent.lstrip("/")).rglob("cgroup.procs"):
+        with contextlib.suppress(OSError):  # it is going, or the process is
+            for pid in file.read_text().split():
+                if not (proc / pid / "comm").read_text().startswith(OCI_RUNTIMES):
+                    return False
+    return True
 
 
 def _number(file: Path) -> int | None:

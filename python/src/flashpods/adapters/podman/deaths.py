@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ FIRST_LOOK, MOST_LOOK = 0.004, 0.256
 """Seconds between looks after the death: its status is taken in within 5 to 30 ms."""
 FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
 """Seconds between tries while the engine does not answer."""
-STATUS_LOST_AFTER: Final = 8.0
+STATUS_LOST_AFTER: Final = 6.0
 """Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""
 SLICE: Final = 20.0
 """Seconds of one ``wait`` call of the engine; then it is made anew."""
@@ -46,11 +47,27 @@ async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
 class DeathWatch:
     """One wait for one container."""
 
-    def __init__(self, rest: RestClient, container_id: str, *, proc: Path = PROC) -> None:
-        """Take the client; ``proc`` is where processes are looked for."""
+    def __init__(
+        self,
+        rest: RestClient,
+        container_id: str,
+        *,
+        proc: Path = PROC,
+        emptied: Callable[[ContainerState], bool] = lambda _state: False,
+    ) -> None:
+        """Take the client.
+
+        Args:
+            rest: the engine.
+            container_id: whose end.
+            proc: where processes are looked for.
+            emptied: whether the kernel says that the container's cgroup holds no process. Podman
+                calls a container whose conmon was killed "running" for ever.
+        """
         self._rest = rest
         self._id = container_id
         self._proc = proc
+        self._emptied = emptied
         self._look = FIRST_LOOK
         self._dead_since: float | None = None
 
@@ -81,6 +98,9 @@ class DeathWatch:
     async def _next(self, state: ContainerState) -> None:
         """Wait until another look is worth it."""
         seen = self._dead_since is not None or await self._by_kernel(state)
+        if not seen and state.running and await asyncio.to_thread(self._emptied, state):
+            self._died()
+            seen = True
         # Not to be seen: it is elsewhere, or it has died since and Podman is about to notice.
         if not seen and self._look >= MOST_LOOK:
             await self._by_engine()

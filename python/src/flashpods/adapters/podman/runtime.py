@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+from flashpods import failpoints
+from flashpods.adapters.files.tree_helper import TreeHelper
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
+    all_wait,
     belongs,
     cgroup_of,
+    children,
+    emptied,
     read_limits,
     remove_parent,
     waits_for_start,
@@ -31,6 +36,7 @@ from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limit
 CALLS: Final = 16
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
 """Seconds that the engine gets to notice a death, and between looks."""
+EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 WAITS: Final = 256
@@ -78,6 +84,7 @@ class PodmanRuntime:
         )
         self._images = Images(self._rest, idle_seconds=settings.pull_idle_seconds)
         self._library = Library(settings)
+        self._trees = TreeHelper()
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
@@ -91,6 +98,7 @@ class PodmanRuntime:
         await self._images.close()
         await self._rest.close()
         self._library.close()
+        await self._trees.close()
 
     async def ping(self) -> None:
         """Return when the engine answers; the first time it is also asked what it can do."""
@@ -122,6 +130,7 @@ class PodmanRuntime:
             answer = await self._rest.call("POST", "/containers/create", body=request)
         if answer.ok:
             container_id: str = answer.json()["Id"]
+            failpoints.hit("engine.before_init")
             await self._initialise(container_id)
             self._remember(container_id, spec.name)
             return container_id
@@ -129,14 +138,42 @@ class PodmanRuntime:
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
         found = await self.inspect(spec.name)
         if found is None:
+            if "in use" in answer.message and (await self._delete(spec.name)).ok:
+                # A service killed within "create" left the name in its storage, no container.
+                raise Unavailable(f"{spec.name} was left half made; it is made anew")
             raise _refusal(answer, f"cannot create {spec.name}")
         if found.job_id != spec.job_id or found.name != spec.name:
             raise ContainerError(
                 f"the name {spec.name} belongs to a container of another job: {found.id[:12]}"
             )
         if found.status == "created":
-            await self._initialise(found.id)
+            await self._initialise_found(found)
         return found.id
+
+    async def _initialise_found(self, found: ContainerState) -> None:
+        """Initialise a container that an earlier call created; make way if it is half made.
+
+        A service that was killed within "init" leaves a container that the OCI runtime has and the
+        engine does not know of: it can be neither initialised nor started. The engine notes a
+        process before it lets anybody start it, so without one the command has not run.
+        """
+        try:
+            await self._initialise(found.id)
+        except ContainerError as e:
+            later = await self.inspect(found.id)
+            if later is not None and later.status != "created":
+                return  # an earlier call, whose answer nobody waited for, has got there
+            if found.started_at is not None or not await self._all_wait(found.name):
+                raise
+            await self.remove(found.id)
+            raise Unavailable(f"{found.name} was left half made; it is made anew: {e}") from e
+
+    async def _all_wait(self, name: str) -> bool:
+        """Whether no process of the container has gone beyond the OCI runtime."""
+        parent = cgroup_parent(self._settings, name)
+        if parent is None:
+            return True
+        return await asyncio.to_thread(all_wait, parent, root=self._cgroups, proc=self._proc)
 
     async def limits(self, container_id: str) -> Limits | None:
         """Read the limits back from the cgroup; see the port."""
@@ -192,7 +229,12 @@ class PodmanRuntime:
 
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; see the port."""
-        return await DeathWatch(self._rest, container_id, proc=self._proc).run()
+        watch = DeathWatch(self._rest, container_id, proc=self._proc, emptied=self._emptied)
+        return await watch.run()
+
+    def _emptied(self, state: ContainerState) -> bool:
+        parent = cgroup_parent(self._settings, state.name)
+        return parent is not None and emptied(parent, root=self._cgroups)
 
     async def kill(self, container_id: str, signal: str) -> None:
         """Send the signal to PID 1, whose death by SIGKILL ends its whole pid namespace."""
@@ -208,16 +250,37 @@ class PodmanRuntime:
 
     async def remove(self, name_or_id: str) -> None:
         """Kill and remove, and its cgroup parent; see the port."""
-        state = await self.inspect(name_or_id) if self._settings.cgroup_parent else None
+        state = await self.inspect(name_or_id)
+        if state is not None and state.layer is not None:
+            if state.running:
+                await self._killed(state)
+            await self._trees.ask({"ease": str(state.layer)}, seconds=EASE_SECONDS)
         answer = await self._delete(name_or_id)
         if not answer.ok and answer.status != 404:
             # With conmon lost the first try only finds out that the container is dead.
             answer = await self._delete(name_or_id)
         if not answer.ok and answer.status != 404:
             raise Unavailable(f"Podman cannot remove {name_or_id}: {answer.message}")
+        failpoints.hit("engine.after_delete")
         name = state.name if state else name_or_id
-        if parent := cgroup_parent(self._settings, name):
-            await asyncio.to_thread(remove_parent, parent, root=self._cgroups)
+        if (parent := cgroup_parent(self._settings, name)) and not await asyncio.to_thread(
+            remove_parent, parent, root=self._cgroups
+        ):
+            raise Unavailable(f"the cgroup {parent} still holds processes")
+
+    async def remnants(self) -> list[str]:
+        """Return the names of the cgroup parents that are there."""
+        parent = self._settings.cgroup_parent
+        return await asyncio.to_thread(children, parent, root=self._cgroups) if parent else []
+
+    async def _killed(self, state: ContainerState) -> None:
+        """Return once a running container is dead, or is said to be in vain for a while."""
+        await self.kill(state.id, "SIGKILL")
+        for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
+            later = await self.inspect(state.id)
+            if later is None or not later.running:
+                return
+            await asyncio.sleep(NOTICE_LOOK)
 
     async def containers(self) -> list[ContainerState]:
         """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""

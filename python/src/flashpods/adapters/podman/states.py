@@ -16,6 +16,7 @@ Podman's states (libpod/define/containerstate.go), and what they mean here:
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from flashpods.jobs.model import LABEL_ID
@@ -71,7 +72,14 @@ def from_inspect(found: dict[str, Any]) -> ContainerState:
         backstop_hit=backstop,
         started_at=started,
         finished_at=finished if dead else None,
+        layer=_layer(found),
     )
+
+
+def _layer(found: dict[str, Any]) -> Path | None:
+    """Return the upper directory, where the storage driver has one."""
+    data = (found.get("GraphDriver") or {}).get("Data") or {}
+    return Path(data["UpperDir"]) if data.get("UpperDir") else None
 
 
 def from_list(found: dict[str, Any]) -> ContainerState | None:

@@ -24,6 +24,8 @@ FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the agent is away."""
 FIRST_UPDATE_SECONDS: Final = 10.0
 """An agent that accepts a stream sends its bundles at once."""
+STEADY_SECONDS: Final = 10.0
+"""A stream that lasted that long was a good one."""
 
 T = TypeVar("T")
 
@@ -106,8 +108,11 @@ class BundleKeeper:
     async def _follow(self) -> None:
         backoff = FIRST_BACKOFF
         while True:
+            began = self._monotonic()
             heard = await self._stream()
-            backoff = FIRST_BACKOFF if heard else min(backoff * 2, MOST_BACKOFF)
+            # One that breaks off each time is no reason to hurry.
+            lasted = heard and self._monotonic() - began > STEADY_SECONDS
+            backoff = FIRST_BACKOFF if lasted else min(backoff * 2, MOST_BACKOFF)
             await asyncio.sleep(backoff)
 
     async def _stream(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -34,9 +33,10 @@ from flashpods.jobs.model import (
     Job,
     JobPage,
     NewJob,
+    Note,
     Outcome,
-    Phase,
     Reserved,
+    Step,
 )
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
 from flashpods.jobs.states import advance as next_status
@@ -56,18 +56,6 @@ _NEWEST: Final = (
 )
 _ARTIFACTS_KEPT: Final = " AND artifacts_deleted_at IS NULL"
 _UPLOAD: Final = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = ?"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """What :func:`advance` is to do beside the change of state."""
-
-    why: str
-    at: datetime
-    outcome: Outcome | None = None
-    phase: Phase | None = None
-    container_id: str | None = None
-    artifacts: tuple[Artifact, ...] | None = None
 
 
 def submit(
@@ -208,15 +196,7 @@ def _end(
     )
 
 
-def note(
-    connection: sqlite3.Connection,
-    job_id: str,
-    *,
-    phase: Phase | None,
-    warnings: tuple[str, ...],
-    log_deleted_at: datetime | None,
-    artifacts_deleted_at: datetime | None,
-) -> Job:
+def note(connection: sqlite3.Connection, job_id: str, note: Note) -> Job:
     """See :meth:`flashpods.ports.JobStore.note`."""
     job = get(connection, job_id)
     if job is None:
@@ -227,10 +207,10 @@ def note(
         f" artifacts_deleted_at = coalesce(?, artifacts_deleted_at) WHERE id = ?"
         f" RETURNING {rows.JOB}",
         (
-            phase.value if phase else None,
-            json.dumps(add_warnings(job.warnings, warnings)),
-            to_text(log_deleted_at) if log_deleted_at else None,
-            to_text(artifacts_deleted_at) if artifacts_deleted_at else None,
+            note.phase.value if note.phase else None,
+            json.dumps(add_warnings(job.warnings, note.warnings)),
+            to_text(note.log_deleted_at) if note.log_deleted_at else None,
+            to_text(note.artifacts_deleted_at) if note.artifacts_deleted_at else None,
             job_id,
         ),
     ).fetchone()

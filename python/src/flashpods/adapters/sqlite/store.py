@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +20,14 @@ from flashpods.errors import Conflict, FlashpodsError, Unavailable
 from flashpods.jobs.model import (
     Artifact,
     Capacity,
+    FinalTree,
     Job,
     JobEvent,
     JobPage,
     NewJob,
-    Outcome,
-    Phase,
+    Note,
     Reserved,
+    Step,
     Upload,
 )
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
@@ -145,50 +146,18 @@ class SqliteStore:
         job_id: str,
         expected: JobStatus,
         trigger: Trigger,
-        *,
-        why: str,
-        at: datetime,
-        outcome: Outcome | None = None,
-        phase: Phase | None = None,
-        container_id: str | None = None,
-        artifacts: Iterable[Artifact] | None = None,
+        step: Step,
     ) -> Job:
         """Move a job along one edge and write its event, in one transaction."""
         target = next_status(expected, trigger)
-        step = jobs.Step(
-            why=why,
-            at=at,
-            outcome=outcome,
-            phase=phase,
-            container_id=container_id,
-            artifacts=None if artifacts is None else tuple(artifacts),
-        )
         return await self._writer.run(
             lambda c: jobs.advance(c, job_id, expected, trigger, step),
             durable=target in ENDED or target is JobStatus.CLEANED,
         )
 
-    async def note(
-        self,
-        job_id: str,
-        *,
-        phase: Phase | None = None,
-        warnings: Sequence[str] = (),
-        log_deleted_at: datetime | None = None,
-        artifacts_deleted_at: datetime | None = None,
-    ) -> Job:
+    async def note(self, job_id: str, note: Note) -> Job:
         """Set the phase, append warnings that are not there yet, date a deletion."""
-        added = tuple(warnings)
-        return await self._writer.run(
-            lambda c: jobs.note(
-                c,
-                job_id,
-                phase=phase,
-                warnings=added,
-                log_deleted_at=log_deleted_at,
-                artifacts_deleted_at=artifacts_deleted_at,
-            )
-        )
+        return await self._writer.run(lambda c: jobs.note(c, job_id, note))
 
     async def request_cancel(self, job_id: str, *, at: datetime) -> Job:
         """Record the request durably; a repeated call keeps the first time."""
@@ -271,28 +240,10 @@ class SqliteStore:
         """Open it again after a refusal; a no-op unless it is uploading."""
         await self._writer.run(lambda c: uploads.abort_finalize(c, upload_id))
 
-    async def complete_finalize(
-        self,
-        upload_id: str,
-        *,
-        at: datetime,
-        expires_at: datetime,
-        size_bytes: int,
-        file_count: int,
-        total_quota_bytes: int,
-    ) -> Upload:
+    async def complete_finalize(self, upload_id: str, tree: FinalTree) -> Upload:
         """Make it ``finalized``; durable; a repeated call returns the row."""
         return await self._writer.run(
-            lambda c: uploads.complete_finalize(
-                c,
-                upload_id,
-                at=at,
-                expires_at=expires_at,
-                size_bytes=size_bytes,
-                file_count=file_count,
-                total_quota_bytes=total_quota_bytes,
-            ),
-            durable=True,
+            lambda c: uploads.complete_finalize(c, upload_id, tree), durable=True
         )
 
     async def expire(self, upload_id: str, *, at: datetime) -> Upload | None:

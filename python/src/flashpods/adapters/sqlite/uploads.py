@@ -18,7 +18,7 @@ from flashpods.adapters.sqlite.refusals import (
     finalizing,
     upload_exists,
 )
-from flashpods.jobs.model import Upload, UploadState
+from flashpods.jobs.model import FinalTree, Upload, UploadState
 from flashpods.jobs.states import ACTIVE, JobStatus
 
 _BY_ID: Final = f"SELECT {rows.UPLOAD} FROM uploads WHERE id = ?"
@@ -97,16 +97,7 @@ def abort_finalize(connection: sqlite3.Connection, upload_id: str) -> None:
     )
 
 
-def complete_finalize(
-    connection: sqlite3.Connection,
-    upload_id: str,
-    *,
-    at: datetime,
-    expires_at: datetime,
-    size_bytes: int,
-    file_count: int,
-    total_quota_bytes: int,
-) -> Upload:
+def complete_finalize(connection: sqlite3.Connection, upload_id: str, tree: FinalTree) -> Upload:
     """See :meth:`flashpods.ports.UploadStore.complete_finalize`."""
     found = get(connection, upload_id)
     if not check_complete(found, upload_id):
@@ -115,12 +106,12 @@ def complete_finalize(
     (stored,) = connection.execute(
         "SELECT coalesce(sum(size_bytes), 0) FROM uploads WHERE state = 'finalized'"
     ).fetchone()
-    check_quota(stored, size_bytes, total_quota_bytes)
+    check_quota(stored, tree.size_bytes, tree.total_quota_bytes)
     connection.execute("DELETE FROM transfers WHERE upload_id = ?", (upload_id,))
     row = connection.execute(
         "UPDATE uploads SET state = 'finalized', finalizing_at = NULL, finalized_at = ?,"
         f" expires_at = ?, size_bytes = ?, file_count = ? WHERE id = ? RETURNING {rows.UPLOAD}",
-        (to_text(at), to_text(expires_at), size_bytes, file_count, upload_id),
+        (to_text(tree.at), to_text(tree.expires_at), tree.size_bytes, tree.file_count, upload_id),
     ).fetchone()
     return rows.upload(row)
 

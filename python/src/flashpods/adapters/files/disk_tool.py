@@ -1,0 +1,218 @@
+"""Work on the trees that jobs write to: what they hold, and emptying what is large or deep.
+
+Standard library only. It runs as a program within the user namespace of
+:mod:`flashpods.adapters.files.tree_tool`: a job may shut its directories to us, and an image's
+belong to subordinate ids. Each line of standard input is a request, each answered by one line,
+``{"ok": RESULT}`` or ``{"error": MESSAGE}``:
+
+- ``{"measure": [PATH…], "most": ENTRIES}``: ``[[DEVICE, BYTES, ENTRIES]…]``, see :func:`measure`
+- ``{"ease": PATH}``: whether it was emptied, see :func:`ease`
+
+A process is forked for each request, so that what a job piles up is never in ours for longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, TextIO
+
+from flashpods.adapters.files.trees import BATCH, remove, scan
+
+BLOCK: Final = 512  # what st_blocks counts, stat(2)
+EASY_ENTRIES, EASY_DEPTH = 10_000, 100  # what the engine deletes without harm to others
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was counted so far, each file once however many names it has."""
+
+    most: int
+    deepest: int = sys.maxsize
+    bytes: int = 0
+    entries: int = 0
+    depth: int = 0
+    _twins: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is more, or it is deeper, than the caller wants to hear of."""
+        return self.entries > self.most or self.depth > self.deepest
+
+    def take(self, directory: int) -> list[str]:
+        """Count what is in an open directory; return the names of its directories."""
+        inner = []
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                self.entries += 1
+                if self.full:
+                    return []
+                with contextlib.suppress(FileNotFoundError):  # the job is at work
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(info.st_mode):
+                        inner.append(entry.name)
+                    if self._new(info):
+                        self.bytes += info.st_blocks * BLOCK
+        return inner
+
+    def _new(self, info: os.stat_result) -> bool:
+        if stat.S_ISDIR(info.st_mode) or info.st_nlink < 2:
+            return True
+        key = (info.st_dev, info.st_ino)
+        if key in self._twins:
+            return False
+        self._twins.add(key)
+        return True
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way down: its name in its parent, which it is, what is left in it."""
+
+    name: str
+    which: tuple[int, int]
+    left: list[str]
+
+
+def measure(path: str, most: int) -> tuple[int, int, int]:
+    """Return (device, allocated bytes, entries) of a tree; absent is empty.
+
+    Holds two descriptors and goes up by ``..``, so depth costs nothing; it never follows a link,
+    and a directory that is moved away meanwhile is found again from the top or left out. It stops
+    above ``most`` entries.
+
+    Raises:
+        OSError: the tree is not ours to read.
+    """
+    try:
+        root = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0, 0
+    try:
+        tally = _walked(root, Tally(most))
+        return os.fstat(root).st_dev, tally.bytes, tally.entries
+    finally:
+        os.close(root)
+
+
+def ease(path: str) -> bool:
+    """Empty a directory whose tree is deep or large; return whether it was. Absent: it was not.
+
+    The engine deletes a container's layer with a descriptor for each level, so that a deep one
+    fails, and each later mount with it; and under the lock of its store, so that a large one keeps
+    every other job waiting.
+
+    Raises:
+        OSError: something in it can't be deleted; the rest may be gone.
+    """
+    try:
+        root = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        if not _walked(root, Tally(EASY_ENTRIES, EASY_DEPTH)).full:
+            return False
+        while names := [entry.name for entry in scan(root, BATCH)]:
+            for name in names:
+                remove(root, name)
+        return True
+    finally:
+        os.close(root)
+
+
+def _walked(root: int, tally: Tally) -> Tally:
+    fd = os.dup(root)
+    try:
+        levels = [_Level("", _which(fd), tally.take(fd))]
+        while levels and not tally.full:
+            tally.depth = max(tally.depth, len(levels))
+            if levels[-1].left:
+                fd = _down(fd, levels, tally)
+            else:
+                levels.pop()
+                fd = _up(fd, root, levels)
+        return tally
+    finally:
+        os.close(fd)
+
+
+def _which(fd: int) -> tuple[int, int]:
+    info = os.fstat(fd)
+    return info.st_dev, info.st_ino
+
+
+def _down(fd: int, levels: list[_Level], tally: Tally) -> int:
+    """Enter the next directory of the lowest level; return the descriptor to go on from."""
+    name = levels[-1].left.pop()
+    try:
+        deeper = os.open(name, _DIRECTORY, dir_fd=fd)
+    except OSError:  # gone, or no directory any more
+        return fd
+    os.close(fd)
+    levels.append(_Level(name, _which(deeper), tally.take(deeper)))
+    return deeper
+
+
+def _up(fd: int, root: int, levels: list[_Level]) -> int:
+    """Return to the lowest level that is left; levels that are not to be found any more go."""
+    if not levels:
+        return fd
+    with contextlib.suppress(OSError):
+        above = os.open("..", _DIRECTORY, dir_fd=fd)
+        if _which(above) == levels[-1].which:
+            os.close(fd)
+            return above
+        os.close(above)
+    os.close(fd)  # it was moved meanwhile: come again from the top
+    fd = os.dup(root)
+    for depth, level in enumerate(levels[1:], 1):
+        try:
+            deeper = os.open(level.name, _DIRECTORY, dir_fd=fd)
+        except OSError:
+            del levels[depth:]
+            break
+        os.close(fd)
+        fd = deeper
+        if _which(fd) != level.which:
+            level.left.clear()  # another one by the same name
+    return fd
+
+
+def answer(request: str) -> str:
+    """Return the answer to one line."""
+    try:
+        asked = json.loads(request)
+        result: object
+        if "ease" in asked:
+            result = ease(asked["ease"])
+        else:
+            result = [measure(place, asked["most"]) for place in asked["measure"]]
+        return json.dumps({"ok": result})
+    except OSError as e:
+        return json.dumps({"error": e.strerror or type(e).__name__})
+
+
+def serve(requests: Iterable[str] = sys.stdin, answers: TextIO = sys.stdout) -> int:
+    """Answer until the requests end; return the exit code."""
+    for request in requests:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                answers.write(answer(request) + "\n")
+                answers.flush()
+                status = 0
+            finally:
+                os._exit(status)  # what follows is the parent's
+        _, ended = os.waitpid(child, 0)
+        if ended:
+            answers.write('{"error": "the walk was ended"}\n')
+            answers.flush()
+    return 0

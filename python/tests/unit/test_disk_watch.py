@@ -1,0 +1,281 @@
+"""What ends a job for its disk use: the rules, and when the watch looks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flashpods.errors import Unavailable
+from flashpods.jobs.disk import (
+    BUDGET,
+    FIRST_SECONDS,
+    GUARD_PAUSE,
+    HOST,
+    LOOK_SECONDS,
+    PAUSE_LEAST,
+    PAUSE_MOST,
+    Budget,
+    DiskWatch,
+    Excess,
+    offender,
+)
+from flashpods.jobs.model import Job, JobType
+from flashpods.jobs.states import JobStatus
+from flashpods.ports import ContainerSpec, DiskFill, DiskUse, Limits
+from flashpods.testing.clock import ManualClock
+from flashpods.testing.files import FakeDiskMeter
+from flashpods.testing.runtime import IMAGE, MemoryRuntime
+
+GIB = 1024**3
+START = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
+
+
+def use(size: int, entries: int = 1, device: int = 1) -> DiskUse:
+    return DiskUse(where={device: size}, entries=entries)
+
+
+def fill(used: int, total: int = 100, files: tuple[int, int] = (0, 0)) -> DiskFill:
+    return DiskFill(
+        bytes_used=used, bytes_total=total, entries_used=files[0], entries_total=files[1]
+    )
+
+
+# ------------------------------------------------------------------ rules
+
+
+@pytest.mark.parametrize(
+    ("held", "error"),
+    [
+        (use(10), None),
+        (use(11), BUDGET),
+        (use(0, entries=5), None),
+        (use(0, entries=6), BUDGET),
+        (DiskUse(where={1: 6, 2: 5}, entries=0), BUDGET),
+    ],
+)
+def test_the_budget_is_of_all_disks_together(held: DiskUse, error: str | None) -> None:
+    found = Budget(bytes=10, entries=5, guard=1).excess(held)
+    assert (found.error if found else None) == error
+
+
+def test_what_a_row_remembers_is_what_was_noted() -> None:
+    excess = Excess(error=BUDGET, why="it holds 3 GiB: too much")
+    assert Excess.noted(["limits are not enforced: cpus", excess.warning]) == excess
+    assert Excess.noted(["disk_limit_exceeded", "artifacts: x"]) is None
+
+
+@pytest.mark.parametrize(
+    ("fills", "uses", "chosen"),
+    [
+        ({1: fill(91)}, {"a": use(50)}, None),
+        ({1: fill(92)}, {"a": use(50), "b": use(51)}, "b"),
+        ({1: fill(92)}, {"a": use(0)}, None),  # its end would free nothing
+        ({1: fill(92)}, {}, None),
+        ({1: fill(10), 2: fill(99)}, {"a": use(50), "b": use(2, device=2)}, "b"),
+        ({1: fill(10, files=(99, 100))}, {"a": use(50)}, "a"),
+        ({1: fill(99)}, {"a": use(50, device=2)}, None),
+    ],
+)
+def test_who_holds_most_of_the_full_disk_goes(
+    fills: dict[int, DiskFill], uses: dict[str, DiskUse], chosen: str | None
+) -> None:
+    assert offender(0.92, fills, uses) == chosen
+
+
+# ------------------------------------------------------------------ the watch
+
+
+class World:
+    """A watch over an engine and a disk in memory."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock(START)
+        self.meter = FakeDiskMeter(total=100 * GIB)
+        self.runtime = MemoryRuntime(now=self.clock.now)
+        budget = Budget(bytes=10 * GIB, entries=50_000, guard=0.92)
+        self.watch = DiskWatch(self.meter, self.runtime, self.clock, budget)
+        self.tasks: dict[str, asyncio.Task[Excess]] = {}
+
+    async def begin(self, letter: str) -> str:
+        job_id = letter * 16
+        container = await self.runtime.create(spec(job_id))
+        await self.runtime.start(container)
+        task = asyncio.create_task(self.watch.exceeded(job(job_id, self.clock.now()), container))
+        self.tasks[job_id] = task
+        await asyncio.sleep(0)  # it is watched from here on
+        return job_id
+
+    def gain(self, size: int, entries: int = 0) -> None:
+        self.meter.fill = replace(
+            self.meter.fill,
+            bytes_used=self.meter.fill.bytes_used + size,
+            entries_used=self.meter.fill.entries_used + entries,
+        )
+
+    async def excess(self, job_id: str) -> Excess:
+        async with asyncio.timeout(5):
+            return await self.tasks[job_id]
+
+
+def spec(job_id: str) -> ContainerSpec:
+    return ContainerSpec(
+        job_id=job_id, job_type="worker", name=f"job_{job_id}", image=IMAGE, argv=("x",), env={},
+        workdir="/work", mounts=(), limits=Limits(cpus=1, memory_bytes=1, pids=1),
+        backstop_seconds=1, log_path=Path("/x"), enforce_limits=True,
+    )  # fmt: skip
+
+
+def job(job_id: str, started: datetime) -> Job:
+    return Job(
+        id=job_id, seq=1, client_job_id=None, request_sha256="", type=JobType.WORKER,
+        status=JobStatus.RUNNING, phase=None, command="x", task=None, context=None,
+        git_branch=None, files_id=None, image=IMAGE, cpus=1, memory_gb=1, timeout_minutes=1,
+        created_at=started, started_at=started, completed_at=None, cancel_requested_at=None,
+        container_id="c", exit_code=None, error=None, warnings=(), log_deleted_at=None,
+        artifacts_deleted_at=None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    yield world
+    for task in world.tasks.values():
+        task.cancel()
+    await asyncio.gather(*world.tasks.values(), return_exceptions=True)
+
+
+async def test_a_short_job_is_never_measured(world: World) -> None:
+    await world.begin("a")
+    assert await world.watch.look() == PAUSE_MOST
+    world.clock.advance(FIRST_SECONDS)
+    await world.watch.look()
+    assert world.meter.measured == []
+
+
+async def test_a_job_is_measured_now_and_then(world: World) -> None:
+    job_id = await world.begin("a")
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id]
+    world.clock.advance(LOOK_SECONDS - 1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id]
+    world.clock.advance(1.1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id, job_id]
+
+
+async def test_it_is_measured_at_once_when_the_disk_gained_what_it_may_hold(world: World) -> None:
+    job_id = await world.begin("a")
+    await world.watch.look()
+    world.gain(10 * GIB + 1)
+    world.meter.uses[job_id] = use(11 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    excess = await world.excess(job_id)
+    assert (excess.error, "11.00 GiB" in excess.why) == (BUDGET, True)
+
+
+async def test_what_another_wrote_ends_nobody(world: World) -> None:
+    job_id = await world.begin("a")
+    await world.watch.look()
+    world.gain(50 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id]
+    assert not world.tasks[job_id].done()
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id], "the bound starts anew from what was measured"
+
+
+async def test_what_others_free_meanwhile_hides_only_one_look(world: World) -> None:
+    job_id = await world.begin("a")
+    for _ in range(3):
+        await world.watch.look()
+        world.gain(4 * GIB)
+        world.clock.advance(0.1)
+        await world.watch.look()
+        world.gain(-4 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert world.meter.measured == [job_id]
+
+
+async def test_inodes_count_as_bytes_do(world: World) -> None:
+    job_id = await world.begin("a")
+    await world.watch.look()
+    world.gain(0, entries=50_001)
+    world.meter.uses[job_id] = use(0, entries=50_001)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert (await world.excess(job_id)).error == BUDGET
+
+
+async def test_the_nearer_the_budget_the_sooner_the_next_look(world: World) -> None:
+    await world.begin("a")
+    await world.watch.look()
+    world.gain(10 * GIB - 1)
+    assert await world.watch.look() == PAUSE_LEAST
+
+
+async def test_a_full_host_ends_one_job_and_looks_whether_that_helped(world: World) -> None:
+    small, big, other = [await world.begin(letter) for letter in "abc"]
+    world.meter.uses = {small: use(2 * GIB), big: use(5 * GIB), other: use(4 * GIB)}
+    await world.watch.look()
+    world.gain(95 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert (await world.excess(big)).error == HOST
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert not world.tasks[other].done(), "what the first one held is not freed yet"
+    world.clock.advance(GUARD_PAUSE)
+    await world.watch.look()
+    assert (await world.excess(other)).error == HOST
+    assert not world.tasks[small].done()
+
+
+async def test_an_unmeasurable_job_is_left_running_and_tried_again(world: World) -> None:
+    job_id = await world.begin("a")
+    world.meter.fail_with = Unavailable("no")
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    await world.watch.look()
+    world.meter.fail_with = None
+    world.meter.uses[job_id] = use(11 * GIB)
+    world.clock.advance(LOOK_SECONDS * 4)
+    await world.watch.look()
+    assert (await world.excess(job_id)).error == BUDGET
+
+
+async def test_a_job_found_at_start_is_measured_at_once(world: World) -> None:
+    container = await world.runtime.create(spec("a" * 16))
+    await world.runtime.start(container)
+    found = job("a" * 16, world.clock.now())
+    world.clock.advance(60)
+    world.tasks[found.id] = asyncio.create_task(world.watch.exceeded(found, container))
+    await asyncio.sleep(0)
+    await world.watch.look()
+    assert world.meter.measured == [found.id]
+
+
+async def test_the_loop_goes_on_after_a_defect(world: World) -> None:
+    job_id = await world.begin("a")
+    world.meter.fail_with = RuntimeError("defect")
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    loop = asyncio.create_task(world.watch.run())
+    try:
+        await world.clock.until_sleeping()
+        world.meter.fail_with = None
+        world.meter.uses[job_id] = use(11 * GIB)
+        world.clock.advance(LOOK_SECONDS)
+        assert (await world.excess(job_id)).error == BUDGET
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
