@@ -19,7 +19,7 @@ TOKEN_SOCKET = "/run/flashpods/token.sock"
 def fetch(audience: str = AUDIENCE) -> dict[str, str]:
     """Fetch a JWT-SVID: ``{"id", "jwt"}``, or ``{"refused"}``."""
     command = ["/opt/spire-agent", "api", "fetch", "jwt", "-audience", audience]
-    command += ["-socketPath", AGENT_SOCKET, "-output", "json", "-timeout", "5s"]
+    command += ["-socketPath", AGENT_SOCKET, "-output", "json", "-timeout", "10s"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         svid = json.loads(done.stdout)[0]["svids"][0]
@@ -30,9 +30,9 @@ def fetch(audience: str = AUDIENCE) -> dict[str, str]:
 
 def exchange(token: str | None) -> dict[str, object]:
     """Exchange a token: ``{"status", "body"}``, or ``{"failed"}``."""
-    connection = http.client.HTTPConnection("localhost", timeout=5)
+    connection = http.client.HTTPConnection("localhost", timeout=10)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(5)
+    connection.sock.settimeout(10)
     try:
         connection.sock.connect(TOKEN_SOCKET)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

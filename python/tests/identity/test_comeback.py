@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import identity_rig as rig
 import pytest
-import rig
 import support
 from cryptography import x509
 

@@ -13,9 +13,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import identity_rig as rig
 import jwt
 import pytest
-import rig
 import support
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import identity_rig as rig
 import pytest
-import rig
 from support import Connected
 
 from flashpods.spire import agent_config

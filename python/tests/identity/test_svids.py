@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+import identity_rig as rig
 import pytest
-import rig
 from support import Connected
 
 from flashpods_dev.machine import UID
