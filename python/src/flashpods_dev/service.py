@@ -58,6 +58,7 @@ class Service:
         twins: bool = False,
         fork: Callable[[Path], Child] | None = None,
         passes: Callable[[], Sequence[int]] = tuple,
+        patience: float = 30,
     ) -> None:
         """Keep the recipe; nothing starts yet.
 
@@ -71,6 +72,7 @@ class Service:
                 starts itself again in the user namespace, and that child is the one that serves.
             fork: starts it instead of ``argv``, given the log.
             passes: gives the descriptors that it inherits.
+            patience: seconds that it may take to be ready.
         """
         self.name = name
         self.log = log
@@ -80,6 +82,7 @@ class Service:
         self._twins = twins
         self._fork = fork
         self._passes = passes
+        self._patience = patience
         self._process: subprocess.Popen[bytes] | Child | None = None
 
     @property
@@ -122,12 +125,13 @@ class Service:
                 start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
             )
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float | None = None) -> None:
         """Return when it answers.
 
         Raises:
             StackError: it ended, or time is up; with the end of its log.
         """
+        seconds = seconds or self._patience
         end = time.monotonic() + seconds
         while not self._ready():
             if not self.alive:

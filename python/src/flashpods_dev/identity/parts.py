@@ -24,7 +24,8 @@ from flashpods_dev.machine import TOKEN_UID, UID, StackError
 from flashpods_dev.probe import Unix, accepts, answers
 from flashpods_dev.service import Service, as_user, in_cgroup
 
-REGISTER_SECONDS = 90
+REGISTER_SECONDS = 120
+READY_SECONDS = 120  # on a machine that is busy with builds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +279,9 @@ class Identity:
         passes: Callable[[], Sequence[int]] = tuple,
     ) -> Service:
         log, cwd = self.layout.logs / f"{name}.log", self.layout.root
-        return Service(name, argv, log=log, ready=ready, cwd=cwd, passes=passes)
+        return Service(
+            name, argv, log=log, ready=ready, cwd=cwd, passes=passes, patience=READY_SECONDS
+        )
 
     def _token_command(self) -> list[str]:
         if self._listener is None:
