@@ -55,6 +55,17 @@ def whole() -> dict[str, object]:
     return {"id": svid["id"], "kid": kid, **exchange(svid["jwt"])}
 
 
+def late() -> dict[str, object]:
+    """Exchange a token once it has expired."""
+    svid = fetch()
+    if "jwt" not in svid:
+        return svid
+    payload = svid["jwt"].split(".")[1]
+    expires = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+    time.sleep(max(0, expires + 1 - time.time()))
+    return exchange(svid["jwt"])
+
+
 def patient(seconds: float) -> None:
     """Go the whole way until it works, and say how long that took."""
     began = time.monotonic()
@@ -85,12 +96,14 @@ def attempts(seconds: float, pause: float) -> None:
 
 
 def main() -> None:
-    """``fetch [AUDIENCE]``, ``whole``, ``exchange TOKEN``, ``patient SECONDS``, ``attempts …``."""
+    """Do what the first argument says; the functions of that name have the rest."""
     verb, *words = sys.argv[1:]
     if verb == "fetch":
         print(json.dumps(fetch(*words)))
     elif verb == "whole":
         print(json.dumps(whole()))
+    elif verb == "late":
+        print(json.dumps(late()))
     elif verb == "exchange":
         print(json.dumps(exchange(words[0] if words else None)))
     elif verb == "patient":

@@ -51,6 +51,13 @@ def expired(identity: Identity) -> bool:
     return max(ends) < datetime.now(UTC)
 
 
+async def test_a_token_that_has_expired(stack: MiniStack) -> None:
+    await rig.works(stack)
+    async with support.connect(stack) as host:
+        answer = await rig.ask(host.client, "agent", "late")
+    assert (answer["status"], answer["body"]["error"]) == (401, "expired_jwt")
+
+
 async def test_the_host_was_off_for_a_week(stack: MiniStack, identity: Identity) -> None:
     """The SVID has expired, and the authorities that the agent trusts as well."""
     before = rig.minted(identity)

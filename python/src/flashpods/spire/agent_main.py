@@ -83,7 +83,11 @@ def become(spire: Spire, content: dict[str, Any]) -> None:
 
 def main() -> None:
     """Become the agent, or exit 70 (unsafe, refused), 75 (the server is away), 78."""
-    parser = argparse.ArgumentParser(prog="flashpods-spire-agent", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="flashpods-spire-agent",
+        description="Become spire-agent, with a new join token when its cached identity is no use.",
+        epilog="example: flashpods-spire-agent --config /etc/flashpods/settings.json",
+    )
     parser.add_argument("--config", type=Path, help="settings file (JSON)")
     parser.add_argument("--wait", type=float, default=60, help="seconds for the server to answer")
     arguments = parser.parse_args()

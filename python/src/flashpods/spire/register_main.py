@@ -79,8 +79,12 @@ def _checked(answer: dict[str, Any], verb: str) -> None:
 
 def main() -> None:
     """Run once; exit 0, 70 (refused), 75 (the server is away) or 78 (configuration)."""
-    parser = argparse.ArgumentParser(prog="flashpods-spire-register", description=__doc__)
-    parser.add_argument("--config", type=Path)
+    parser = argparse.ArgumentParser(
+        prog="flashpods-spire-register",
+        description="Make the server's registration entries what the settings declare; repeatable.",
+        epilog="example: flashpods-spire-register --config /etc/flashpods/settings.json",
+    )
+    parser.add_argument("--config", type=Path, help="settings file (JSON)")
     parser.add_argument("--wait", type=float, default=60, help="seconds for the server to answer")
     arguments = parser.parse_args()
     configure_logging()
