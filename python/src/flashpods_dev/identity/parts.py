@@ -142,6 +142,7 @@ class Identity:
                 "agent_binary": str(self.options.spire.agent),
                 "agent_config": str(self.agent_config),
                 "agent_data": str(self.agent_data),
+                "call_seconds": READY_SECONDS / 2,
             },
         }
 
