@@ -24,7 +24,7 @@ from flashpods_dev.machine import TOKEN_UID, UID, StackError
 from flashpods_dev.probe import Unix, accepts, answers
 from flashpods_dev.service import Service, as_user, in_cgroup
 
-REGISTER_SECONDS = 120
+REGISTER_SECONDS = 300
 READY_SECONDS = 120  # on a machine that is busy with builds
 
 
