@@ -34,12 +34,12 @@ def stack(machine: Machine) -> Iterator[MiniStack]:
 
 
 @pytest.fixture
-def identity(stack: MiniStack) -> Iterator[Identity]:
+def identity(stack: MiniStack) -> Identity:
     """All parts run: a unit would have started an agent again that a slow machine let expire."""
     found = rig.identity_of(stack)
     for service in found.services:
         service.start()
-    yield found
+    return found
 
 
 def expired(identity: Identity) -> bool:
