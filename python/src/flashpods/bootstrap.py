@@ -16,11 +16,13 @@ from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.adapters.identity import UnixIdentityChain
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.config import GB, Agent, Settings, Worker, read_tokens
 from flashpods.config_base import ConfigError
+from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.cleanup import Cleaner, Retention
@@ -29,6 +31,7 @@ from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
 from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services
 from flashpods.uploads import Uploads
 
@@ -86,7 +89,11 @@ def _policy(settings: Settings) -> Policy:
         pids=podman.pids_limit,
         bases=settings.uploads.bases,
         allow_unenforced_limits=settings.development.allow_unenforced_limits,
-        mounts={target: Path(source) for target, source in podman.mounts.items()},
+        mounts={
+            **{target: Path(source) for target, source in podman.mounts.items()},
+            **job_mounts(settings.identity),
+        },
+        env=job_env(settings.identity),
     )
 
 
@@ -229,6 +236,13 @@ def _uploads(settings: Settings, adapters: Adapters) -> Uploads:
     )
 
 
+def _identity(settings: Settings) -> IdentityChain | None:
+    identity = settings.identity
+    if not identity.enabled:
+        return None
+    return UnixIdentityChain(identity.spire_socket_dir / AGENT_SOCKET, identity.token_socket)
+
+
 async def build(settings: Settings) -> Services:
     """Wire the API's process.
 
@@ -265,6 +279,7 @@ async def build(settings: Settings) -> Services:
         artifacts=adapters.artifacts,
         runtime=adapters.runtime,
         disk=adapters.disk,
+        identity=_identity(settings),
         changes=changes,
         submitter=_submitter(settings, adapters, capacity, supervisor),
         uploads=_uploads(settings, adapters),

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from flashpods.config_base import ConfigError, Seconds, Section
+from flashpods.config_identity import Identity, Spire, identity_contradictions
 from flashpods.config_tokens import Tokens, token_contradictions
 from flashpods.jobs.names import valid_image
 
@@ -31,6 +32,8 @@ MB = 1024**2
 GB = 1024**3
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
 ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
+
+SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
 
 Bytes = Annotated[int, Field(gt=0, le=1024 * GB)]
 
@@ -84,6 +87,7 @@ class Podman(Section):
     cgroup_parent: str | None = None  # the job's cgroup is <cgroup_parent>/job_<id>
     launch_slots: int = Field(0, ge=0)  # containers being created at once; 0: twice the cores
     mounts: dict[str, str] = Field(default_factory=dict)  # target → host path, read-only
+    seccomp_profile: Path = SECCOMP_PROFILE  # read by Podman's service
 
 
 class Worker(Section):
@@ -197,6 +201,8 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
+    identity: Identity = Identity()
+    spire: Spire = Spire()
     tokens: Tokens = Tokens()
     development: Development = Development()
 
@@ -302,9 +308,13 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for (outer_key, outer), (key, path) in permutations(trees.items(), 2):
         if outer in path.parents or (outer == path and outer_key < key):
             yield f"{key} {path} is in {outer_key} {outer}: give each its own directory"
-    for target, source in settings.podman.mounts.items():
-        if not (target.startswith("/") and source.startswith("/")):
-            yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
+    yield from _mount_faults(settings.podman)
+    yield from identity_contradictions(
+        settings.identity,
+        settings.spire,
+        podman_socket=settings.podman.socket,
+        cgroup_parent=settings.podman.cgroup_parent,
+    )
     if not settings.uploads.rsync_url.startswith("rsync://"):
         yield f"uploads.rsync_url is {settings.uploads.rsync_url!r}: must begin with rsync://"
     yield from token_contradictions(settings.tokens)
@@ -312,6 +322,17 @@ def contradictions(settings: Settings) -> Iterator[str]:
     same = (http.metrics_host, http.metrics_port) == (tokens.metrics_host, tokens.metrics_port)
     if same and http.metrics_host is not None and http.metrics_port:
         yield f"tokens.metrics_port is {tokens.metrics_port}, as is http.metrics_port: change one"
+
+
+def _mount_faults(podman: Podman) -> Iterator[str]:
+    for target, source in podman.mounts.items():
+        if not (target.startswith("/") and source.startswith("/")):
+            yield f"podman.mounts {target!r}: {source!r}: both must be absolute paths"
+        elif podman.socket.is_relative_to(source):
+            yield (
+                f"podman.mounts {target!r}: {source!r} holds podman.socket, with which a job could "
+                f"start containers of its own"
+            )
 
 
 def _value(settings: Settings, key: str) -> int:

@@ -18,6 +18,7 @@ from flashpods.ports import (
     JobStore,
     LogStore,
 )
+from flashpods.ports.identity import IdentityChain
 from flashpods.uploads import Uploads
 
 
@@ -33,6 +34,7 @@ class Services:
     artifacts: ArtifactStore
     runtime: ContainerRuntime
     disk: DiskGauge
+    identity: IdentityChain | None  # None: jobs get no identity
     changes: Changes
     submitter: Submitter
     uploads: Uploads

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, image
+from flashpods_dev import attacks, check, demo, faults, helper_build, image
+from flashpods_dev.identity import build, tests
+from flashpods_dev.identity.parts import Options
 from flashpods_dev.lab import run as lab
 from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
@@ -29,6 +31,7 @@ PASSED_ON = (
     "attacks",
     "faults",
     "soak",
+    "identity",
     "bench",
     "lab",
     "shell",
@@ -50,6 +53,7 @@ def run(machine: Machine, arguments: list[str]) -> int:
     up = verbs.add_parser("up")
     up.add_argument("--state", type=Path)
     up.add_argument("--port", type=int, default=0)
+    up.add_argument("--identity", action="store_true")
     for name in ("image", "demo"):
         verbs.add_parser(name)
     for name in PASSED_ON:
@@ -68,7 +72,7 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
     image.ensure(machine)
     match known.verb:
         case "up":
-            return _up(machine, known.state, known.port)
+            return _up(machine, known.state, known.port, identity=known.identity)
         case "demo":
             with state_directory(machine, "demo") as state:
                 return demo.run(machine, state)
@@ -83,6 +87,9 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
         case "soak":
             with state_directory(machine, "soak") as state:
                 return faults.soak(machine, state, rest)
+        case "identity":
+            with state_directory(machine, "identity") as state:
+                return tests.run(machine, state, rest)
         case "bench":
             return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
         case "shell":
@@ -126,13 +133,17 @@ def _lock(directory: Path) -> int | None:
     return descriptor
 
 
-def _up(machine: Machine, given: Path | None, port: int) -> int:
+def _up(machine: Machine, given: Path | None, port: int, *, identity: bool) -> int:
     """Run the stack until a signal stops it (0), or a part of it keeps failing (1)."""
     if given is None:
         with state_directory(machine, "up") as state:
-            return _up(machine, state, port)
+            return _up(machine, state, port, identity=identity)
+    options = None
+    if identity:
+        helper = helper_build.ensure(machine.checkout).helper
+        options = Options(spire=build.ensure(machine.dev), helper=helper)
     steps = Steps()
-    with MiniStack(given, machine, port=port) as stack:
+    with MiniStack(given, machine, port=port, identity=options) as stack:
         steps.done("stack")
         print(stack.info.line(), flush=True)
         if stack.layout.socket_is_hidden:
@@ -149,7 +160,9 @@ def _watch(stack: MiniStack) -> int:
     """Start a part again when it dies, as systemd would; give up when that happens too often."""
     deaths: dict[str, list[float]] = {}
     while True:
-        for service in (stack.podman, stack.rsyncd, stack.api, stack.cleanup):
+        if stack.identity:
+            stack.identity.tend()
+        for service in stack.services:
             if service.alive:
                 continue
             now = time.monotonic()

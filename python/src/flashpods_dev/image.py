@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from flashpods_dev.machine import AGENT_IMAGE, IMAGE, SUBIDS_START, UID, Machine, StackError
@@ -88,7 +89,7 @@ def ensure(machine: Machine) -> None:
             return
         say(f"building the image {IMAGE} and its agent once (in {machine.dev}: cache/, images/)")
         steps = Steps()
-        archive = _root(machine, key)
+        archive = root_tree(machine, f"root-{key}", PACKAGES)
         steps.done("root tree of the base image")
         shutil.rmtree(machine.images, ignore_errors=True)
         _import(machine, archive, steps)
@@ -96,21 +97,33 @@ def ensure(machine: Machine) -> None:
 
 
 def _key() -> str:
-    """Name what the image depends on."""
     release = Path("/etc/os-release").read_text()
     podman = _run(["podman", "--version"], 30)
-    parts = (RECIPE, release, podman, *PACKAGES, *LEFT_OUT, str(UID), str(SUBIDS_START))
+    return key_of(RECIPE, release, podman, *PACKAGES, *LEFT_OUT, str(UID), str(SUBIDS_START))
+
+
+def key_of(*parts: str) -> str:
+    """Name what an image depends on."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _root(machine: Machine, key: str) -> Path:
-    """Make the root tree as an archive, unless it is cached."""
+def root_tree(machine: Machine, name: str, packages: Sequence[str]) -> Path:
+    """Make a root tree of the machine's own distribution, as an archive, unless it is cached.
+
+    Args:
+        machine: where the cache is.
+        name: of the archive, ``<kind>-<key>``; others of the kind are removed.
+        packages: what is in it beside what every Debian has.
+
+    Raises:
+        StackError: there is no source for it, or mmdebstrap failed.
+    """
     cache = machine.dev / "cache"
     cache.mkdir(exist_ok=True)
-    archive = cache / f"root-{key}.tar"
+    archive = cache / f"{name}.tar"
     if archive.exists():
         return archive
-    for old in cache.glob("root-*.tar*"):
+    for old in cache.glob(f"{name.partition('-')[0]}-*.tar*"):
         old.unlink()
     codename = os_release(Path("/etc/os-release").read_text()).get("VERSION_CODENAME", "")
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.*"))]
@@ -131,7 +144,7 @@ def _root(machine: Machine, key: str) -> Path:
         mirrors.append(machine.run_dir / f"mirror{number}.{suffix}")
         mirrors[-1].write_text(source.strip() + "\n")
     new = archive.with_suffix(".tar.new")
-    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--format=tar"]
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--format=tar"]
     command += ["--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
     command += [f"--aptopt={line}" for line in proxy.splitlines() if line.strip()]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]

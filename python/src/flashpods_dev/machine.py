@@ -13,6 +13,7 @@ from pathlib import Path
 
 USER = "flashpods"
 UID = 64900
+TOKEN_UID = 64901  # the token service's: the jobs run as the stack's user
 SUBIDS_START = 2_000_000_000
 SUBIDS_COUNT = 65536
 RSYNC_UID = (

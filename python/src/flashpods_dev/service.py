@@ -21,10 +21,13 @@ JOIN = 'echo $$ >"$0" && exec "$@"'
 OWN_SHM = 'mount --bind "$0" /dev/shm && mount --make-rshared / && exec "$@"'
 
 
-def as_user(argv: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """Wrap a command so that it runs as the stack's user with exactly this environment."""
+def as_user(argv: Sequence[str], env: Mapping[str, str], *, uid: int = UID) -> list[str]:
+    """Wrap a command so that it runs as the stack's user with exactly this environment.
+
+    Another ``uid`` gets the stack's user's group and no other.
+    """
     return [
-        *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+        *("setpriv", f"--reuid={uid}", f"--regid={UID}", "--clear-groups"),
         *("env", "-i", *(f"{key}={value}" for key, value in env.items())),
         *argv,
     ]
@@ -47,33 +50,39 @@ class Service:
     def __init__(
         self,
         name: str,
-        argv: Sequence[str],
+        argv: Sequence[str] | Callable[[], Sequence[str]],
         *,
         log: Path,
         ready: Callable[[], bool],
         cwd: Path,
         twins: bool = False,
         fork: Callable[[Path], Child] | None = None,
+        passes: Callable[[], Sequence[int]] = tuple,
+        patience: float = 30,
     ) -> None:
         """Keep the recipe; nothing starts yet.
 
         Args:
             name: for messages.
-            argv: the command; a wrapper in it must exec.
+            argv: the command, or what gives it at each start; a wrapper in it must exec.
             log: takes its output, appended.
             ready: is polled after the start.
             cwd: where it runs.
             twins: whether children that run the same program are part of it. Rootless Podman
                 starts itself again in the user namespace, and that child is the one that serves.
             fork: starts it instead of ``argv``, given the log.
+            passes: gives the descriptors that it inherits.
+            patience: seconds that it may take to be ready.
         """
         self.name = name
         self.log = log
-        self._argv = list(argv)
+        self._argv = argv
         self._ready = ready
         self._cwd = cwd
         self._twins = twins
         self._fork = fork
+        self._passes = passes
+        self._patience = patience
         self._process: subprocess.Popen[bytes] | Child | None = None
 
     @property
@@ -107,20 +116,22 @@ class Service:
                 os.chown(self.log, UID, UID)
                 return self._fork(self.log)
             return subprocess.Popen(
-                self._argv,
+                list(self._argv() if callable(self._argv) else self._argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self._cwd,
+                pass_fds=tuple(self._passes()),
                 start_new_session=True,  # a ctrl-C at the terminal reaches the supervisor only
             )
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float | None = None) -> None:
         """Return when it answers.
 
         Raises:
             StackError: it ended, or time is up; with the end of its log.
         """
+        seconds = seconds or self._patience
         end = time.monotonic() + seconds
         while not self._ready():
             if not self.alive:

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from flashpods_dev import cgroups, rsyncd
+from flashpods_dev.identity.parts import Identity, Options
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
+from flashpods_dev.probe import Unix, answers, listens
 from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
 from flashpods_dev.zygote import Child, Zygote
 
@@ -49,37 +50,6 @@ class Info:
         return json.dumps(asdict(self))
 
 
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("podman", timeout=5)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(5)
-        self.sock.connect(str(self._path))
-
-
-def answers(connection: http.client.HTTPConnection, path: str, statuses: Sequence[int]) -> bool:
-    """Whether a GET is answered with one of the statuses."""
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status in statuses
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def listens(port: int) -> bool:
-    """Whether something accepts connections on a loopback port."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
 class MiniStack:
     """A stack; a context manager that starts it and leaves nothing of it running.
 
@@ -90,6 +60,7 @@ class MiniStack:
         port: of the API; 0 takes a free one.
         parts: which services to start, of ``podman``, ``rsyncd``, ``api``, ``cleanup``.
         images: whether to see the shared images.
+        identity: of what, for a stack with identity; None: without.
     """
 
     PARTS = ("podman", "rsyncd", "api", "cleanup")
@@ -103,6 +74,7 @@ class MiniStack:
         port: int = 0,
         parts: Sequence[str] = PARTS,
         images: bool = True,
+        identity: Options | None = None,
     ) -> None:
         """Only compute names and ports; nothing is started or written."""
         if port and not port_is_free(port):
@@ -119,16 +91,20 @@ class MiniStack:
         # Of this process and object, so that stacks of one run don't meet.
         self.cgroup = f"{machine.cgroup}/{os.getpid():x}-{id(self):x}"
         self.cgroup_parent = f"{self.cgroup}/ctrs"
-        self.settings = merge(
-            self.layout.render_settings(
-                port=self.port,
-                metrics_port=self.metrics_port,
-                rsync_port=self.rsync_port,
-                cgroup_parent=self.cgroup_parent,
-                limits_enforced=machine.limits_enforced,
-            ),
-            overrides or {},
+        self.identity: Identity | None = None
+        if identity is not None:
+            self.identity = Identity(
+                self.layout, identity, cgroup_dir=self.cgroup_dir, cgroup_parent=self.cgroup_parent
+            )
+        rendered = self.layout.render_settings(
+            port=self.port,
+            metrics_port=self.metrics_port,
+            rsync_port=self.rsync_port,
+            cgroup_parent=self.cgroup_parent,
+            limits_enforced=machine.limits_enforced,
         )
+        with_identity = self.identity.overrides() if self.identity else {}
+        self.settings = merge(merge(rendered, with_identity), overrides or {})
         self.podman = self._podman()
         self.rsyncd = self._rsyncd()
         self.api = self._python("api", ["flashpods.api.main"], self._api_answers)
@@ -167,6 +143,9 @@ class MiniStack:
                 service.start(wait=False)
             for service in early:
                 service.wait_ready()
+            if self.identity:
+                self.identity.prepare()
+                self.identity.start()
             for service in running:
                 service.start()
             undo.pop_all()
@@ -180,6 +159,8 @@ class MiniStack:
         for service in (self.api, self.cleanup):
             service.terminate(API_GRACE)
         self.rsyncd.kill()
+        if self.identity:
+            self.identity.stop()
         if not cgroups.clear(self.cgroup_dir):
             raise StackError(f"processes are left in {self.cgroup_dir}")
         self.podman.kill()
@@ -211,6 +192,12 @@ class MiniStack:
     def api_url(self) -> str:
         """Where the API listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """All processes of it, whether or not they run."""
+        identity = self.identity.services if self.identity else ()
+        return (self.podman, self.rsyncd, *identity, self.api, self.cleanup)
 
     @property
     def info(self) -> Info:
@@ -333,7 +320,11 @@ class MiniStack:
         return self._service("podman", self._as_engine(argv), self._podman_answers, twins=True)
 
     def _podman_answers(self) -> bool:
-        return answers(_Unix(self.layout.socket), "/_ping", [200])
+        if not answers(Unix(self.layout.socket), "/_ping", [200]):
+            return False
+        if self.identity:
+            self.identity.tend()
+        return True
 
     def _rsyncd(self) -> Service:
         config = self.layout.root / "rsyncd.conf"

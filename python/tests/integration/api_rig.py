@@ -21,6 +21,7 @@ from flashpods.jobs.changes import InProcessChanges
 from flashpods.jobs.model import Artifact, Capacity, Job, JobType, Outcome, Step
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.submit import Submitter
+from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskGauge, FakeWorkspaces
@@ -62,6 +63,7 @@ class Rig:
     changes: InProcessChanges = field(default_factory=InProcessChanges)
     runtime: Runtime = field(default_factory=Runtime)
     disk: FakeDiskGauge = field(default_factory=FakeDiskGauge)
+    identity: IdentityChain | None = None
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
     app: Api = field(init=False)
 
@@ -91,6 +93,7 @@ class Rig:
             artifacts=self.artifacts,
             runtime=self.runtime,  # type: ignore[arg-type] # only ping is called here
             disk=self.disk,
+            identity=self.identity,
             changes=self.changes,
             submitter=self.submitter(),
             uploads=self.uploads(),

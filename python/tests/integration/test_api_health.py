@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from api_rig import Rig, make_rig
 
+from flashpods.config import Settings
 from flashpods.errors import Unavailable
 from flashpods.web import checks
 
@@ -62,6 +63,26 @@ async def test_each_part_degrades_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
         rig.disk.fractions["/work"] = 0.1
         monkeypatch.undo()
         assert await failing() == set()
+
+
+async def test_identity_counts_once_it_is_configured(tmp_path: Path) -> None:
+    class Chain:
+        why: str | None = None
+
+        async def ping(self) -> None:
+            if self.why:
+                raise Unavailable(self.why)
+
+    chain = Chain()
+    rig = Rig(tmp_path, Settings(), identity=chain)
+    async with rig.client(auth=False) as client:
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.json()["checks"]["identity"]) == (200, {"status": "ok"})
+        chain.why = "SPIRE's agent does not answer"
+        rig.clock.advance(1)
+        answer = await client.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "degraded")
+    assert answer.json()["checks"]["identity"] == {"status": "failing", "message": chain.why}
 
 
 async def test_a_disk_that_fills_is_a_warning_not_a_failure(rig: Rig) -> None:

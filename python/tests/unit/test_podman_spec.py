@@ -7,7 +7,7 @@ import pytest
 
 from flashpods.adapters.podman.library import engine_from, excess
 from flashpods.adapters.podman.spec import Engine, create_request
-from flashpods.config import Podman
+from flashpods.config import SECCOMP_PROFILE, Podman
 from flashpods.errors import Unavailable
 from flashpods.ports import ContainerSpec, Limits, Mount
 
@@ -45,7 +45,7 @@ def test_everything_an_image_could_set_is_set() -> None:
     assert request["healthconfig"] == {"Test": ["NONE"]}
     assert request["stop_signal"] == 15
     assert request["seccomp_policy"] == "default"
-    assert "seccomp_profile_path" not in request
+    assert request["seccomp_profile_path"] == str(SECCOMP_PROFILE)
     assert "annotations" not in request
 
 

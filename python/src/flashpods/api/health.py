@@ -55,8 +55,10 @@ class Health(Checks):
         return {"status": "ok", "used_percent": used}
 
     async def _identity(self) -> Finding:
-        # SPIRE's Workload API joins with the identity service; until then there is none to check.
-        return {"status": "not_configured"}
+        if self._services.identity is None:
+            return {"status": "not_configured"}
+        await self._services.identity.ping()
+        return {"status": "ok"}
 
 
 class HealthCalls:

@@ -195,7 +195,7 @@ async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) 
 
 
 async def _spec(line: Line, job: Job, workspace: Path, *, enforce: bool) -> ContainerSpec:
-    env = {"FLASHPODS_JOB_ID": job.id, "HOME": "/tmp"}  # noqa: S108 - the job's own /tmp
+    env = {**line.policy.env, "FLASHPODS_JOB_ID": job.id, "HOME": "/tmp"}  # noqa: S108 - its own
     argv: tuple[str, ...]
     if job.type is JobType.AGENT:
         argv = _AGENT_ARGV

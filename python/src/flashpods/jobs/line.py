@@ -46,6 +46,7 @@ class Policy:
     bases: int = 8
     allow_unenforced_limits: bool = False
     mounts: Mapping[str, Path] = field(default_factory=dict)  # container path → host path
+    env: Mapping[str, str] = field(default_factory=dict)  # of every job, beside its own
 
 
 class JobFailed(Exception):

@@ -1,4 +1,4 @@
-"""The ports of the token service: who vouches for a token, and who is calling."""
+"""The ports of identity: who vouches for a token, who is calling, whether jobs can have one."""
 
 from __future__ import annotations
 
@@ -74,5 +74,17 @@ class ContainerTypes(Protocol):
 
         Raises:
             Unavailable: it does not, or not in time.
+        """
+        ...
+
+
+class IdentityChain(Protocol):
+    """All that a job needs to get its identity and its secrets."""
+
+    async def ping(self) -> None:
+        """Return when a job could get both.
+
+        Raises:
+            Unavailable: names the part that does not answer.
         """
         ...

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flashpods_dev.stack import listens
+from flashpods_dev.probe import listens
 
 START_SECONDS = 20
 

@@ -72,7 +72,7 @@ def create_request(
         "create_working_dir": True,
         "labels": labels(spec),
         "netns": {"nsmode": settings.network},
-        **_privileges(engine),
+        **_privileges(engine, settings),
         "init": True,
         "systemd": "false",
         "stdin": False,
@@ -97,7 +97,7 @@ def create_request(
     return request
 
 
-def _privileges(engine: Engine) -> dict[str, Any]:
+def _privileges(engine: Engine, settings: Podman) -> dict[str, Any]:
     return {
         # keep-id maps the engine's user to itself; an image's USER would run as another one.
         "user": f"{engine.uid}:{engine.gid}",
@@ -107,6 +107,7 @@ def _privileges(engine: Engine) -> dict[str, Any]:
         "privileged": False,
         "no_new_privileges": True,
         "seccomp_policy": "default",  # "image" would take the profile from an image's label
+        "seccomp_profile_path": str(settings.seccomp_profile),
     }
 
 

@@ -1,0 +1,1 @@
+"""SPIRE's product side: registration by declaration, and an agent that comes back by itself."""
