@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from conftest import RunningApi
+from running_api import RunningApi
 
 ROOMY = {"development": {"pretend_cpus": 64, "pretend_memory_gb": 256}}
 

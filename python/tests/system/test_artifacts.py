@@ -10,19 +10,17 @@ import json
 import random
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 import support
+from running_api import ApiFactory, RunningApi
 from support import Connected, assert_refused
 
 from flashpods.client import ClientConfig, ClientError, FlashpodsClient
 from flashpods_dev.stack import MiniStack
-
-if TYPE_CHECKING:
-    from conftest import ApiFactory, RunningApi
 
 Row = dict[str, Any]
 

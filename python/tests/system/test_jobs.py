@@ -8,18 +8,16 @@ import uuid
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 from inspection import ROOMY, containers, rows
+from running_api import ApiFactory, RunningApi, SharedStack
 from support import ended, follow, output, run, submit, true_soon, until
 
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.ports import ContainerSpec, ContainerState, Limits
-
-if TYPE_CHECKING:
-    from conftest import ApiFactory, RunningApi, SharedStack
 
 
 @pytest.fixture

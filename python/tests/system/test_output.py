@@ -10,19 +10,17 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import support
+from running_api import ApiFactory, RunningApi
 from support import Connected, assert_refused
 
 from flashpods.client import ClientConfig, FlashpodsClient
 from flashpods_dev.machine import UID
 from flashpods_dev.stack import MiniStack
-
-if TYPE_CHECKING:
-    from conftest import ApiFactory, RunningApi
 
 LINE = re.compile(r"\[\d\d:\d\d:\d\d\.\d{3}\] ")
 MB = 1024**2

@@ -13,20 +13,18 @@ from collections.abc import Awaitable, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import support
+from running_api import ApiFactory, RunningApi
 from support import Connected, Rsync, assert_refused
 
 from flashpods.client import ClientConfig, FlashpodsClient
 from flashpods.client.rsync import Ending, build_command, judge, run_rsync
 from flashpods_dev.machine import RSYNC_UID, SUBIDS_START, UID
 from flashpods_dev.stack import MiniStack
-
-if TYPE_CHECKING:
-    from conftest import ApiFactory, RunningApi
 
 UNKNOWN = "upload_nobodyhasthis"
 
