@@ -122,7 +122,8 @@ async def watched(client: httpx.AsyncClient, job_id: str) -> tuple[dict[str, Any
         row = await support.row_of(client, job_id)
         while row["status"] not in support.TERMINAL:
             seen.append((row["status"], row["phase"]))
-            row = await support.row_of(client, job_id, wait=30)
+            # Not longer: a change between two requests is not waited for, and a phase passes.
+            row = await support.row_of(client, job_id, wait=1)
     return row, seen
 
 
