@@ -35,7 +35,7 @@ def deadline(job: Job) -> datetime:
     return job.started_at + timedelta(minutes=job.timeout_minutes)
 
 
-def judge(  # noqa: PLR0911 - one return per row of the table that it is
+def judge(
     job: Job,
     state: ContainerState | None,
     *,
@@ -73,6 +73,12 @@ def judge(  # noqa: PLR0911 - one return per row of the table that it is
             outcome=Outcome(exit_code=code, error=TIMEOUT_ERROR),
             why=f"ran longer than {job.timeout_minutes} minutes",
         )
+    return _by_itself(job, state)
+
+
+def _by_itself(job: Job, state: ContainerState) -> Ending:
+    """Judge a container that nobody stopped."""
+    code = state.exit_code
     if code == 0:
         # The command survived the kill of a child and called itself successful: so it was.
         warned = ("a process of the job was killed for memory",) if state.oom_killed else ()
