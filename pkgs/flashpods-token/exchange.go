@@ -31,10 +31,17 @@ func exchange(ctx context.Context, places sockets) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	var last error
 	for {
 		tokens, away, err := exchangeOnce(ctx, places.tokens, svid.Marshal())
-		if !away || !pause(ctx) {
+		if !away {
 			return tokens, err
+		}
+		if last == nil || ctx.Err() == nil { // as in fetchSVID
+			last = err
+		}
+		if !pause(ctx) {
+			return nil, last
 		}
 	}
 }

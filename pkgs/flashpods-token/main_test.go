@@ -73,6 +73,24 @@ func call(t *testing.T, input string, arguments ...string) result {
 	return result{code, out.String(), errors.String()}
 }
 
+// within gives the program a quarter of a second, and more as long as the answer is not what it is
+// with enough time: a busy machine may need seconds for what comes before.
+func within(t *testing.T, enough func(result) bool, arguments ...string) result {
+	t.Helper()
+	for timeout := 250 * time.Millisecond; ; timeout *= 4 {
+		began := time.Now()
+		got := call(t, "", append([]string{"--timeout", timeout.String()}, arguments...)...)
+		if took := time.Since(began); took > timeout+10*time.Second {
+			t.Fatalf("%v: %v with a timeout of %v", arguments, took, timeout)
+		}
+		if enough(got) || timeout > 10*time.Second {
+			return got
+		}
+	}
+}
+
+func exchanged(got result) bool { return got.code != exitAttestation }
+
 // child runs the program as a process, with nothing in its environment but what is given.
 func child(t *testing.T, environment []string, arguments ...string) result {
 	t.Helper()
@@ -171,6 +189,18 @@ func TestExecSetsTheVariablesAndBecomesTheCommand(t *testing.T) {
 	}
 }
 
+func TestTheEnvironmentDivertsNothing(t *testing.T) {
+	world(t, &fake.Workload{ID: agentID}, &fake.Tokens{Body: both})
+	nowhere := "=http://127.0.0.1:1"
+	environment := []string{"GRPC_GO_LOG_SEVERITY_LEVEL=info", "GRPC_GO_LOG_VERBOSITY_LEVEL=99"}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"} {
+		environment = append(environment, name+nowhere)
+	}
+	if got := child(t, environment, "get", "GITHUB_TOKEN"); got != (result{0, "token\n", ""}) {
+		t.Fatalf("%+v", got)
+	}
+}
+
 func TestExecNeedsNeitherPathNorHome(t *testing.T) {
 	world(t, &fake.Workload{ID: agentID}, &fake.Tokens{Body: both})
 	if got := child(t, nil, "exec", "--", "true"); got != (result{0, "", ""}) {
@@ -224,17 +254,14 @@ func TestNoIdentityInTime(t *testing.T) {
 			tokens := &fake.Tokens{Body: both}
 			world(t, c.workload, tokens)
 			for _, arguments := range [][]string{{"env"}, {"get", "A"}, {"whoami"}, {"exec", "--", "true"}} {
-				began := time.Now()
-				got := call(t, "", append([]string{"--timeout", "250ms"}, arguments...)...)
+				says := func(got result) bool { return strings.Contains(got.errors, c.says) }
+				got := within(t, says, arguments...)
 				code, _ := problem(t, got)
 				if got.code != exitAttestation || got.out != "" || code != "spire_attestation_timeout" {
 					t.Fatalf("%v: %+v", arguments, got)
 				}
 				if !strings.Contains(got.errors, c.says) || len(got.errors) > 1000 {
 					t.Fatalf("%v: %q", arguments, got.errors)
-				}
-				if took := time.Since(began); took > 2*time.Second {
-					t.Fatalf("%v took %v", arguments, took)
 				}
 			}
 			if tokens.Calls.Load() != 0 {
@@ -306,11 +333,12 @@ func TestRefusalsOfTheTokenService(t *testing.T) {
 		tokens := &fake.Tokens{Status: c.status, Body: c.body}
 		world(t, &fake.Workload{ID: agentID}, tokens)
 		for _, verb := range []string{"env", "exec"} {
-			arguments := []string{"--timeout=300ms", verb}
+			arguments := []string{verb}
 			if verb == "exec" {
 				arguments = append(arguments, "--", "true")
 			}
-			got := call(t, "", arguments...)
+			says := func(got result) bool { return strings.Contains(got.errors, `"code":"`+c.code+`"`) }
+			got := within(t, says, arguments...)
 			code, details := problem(t, got)
 			if got.code != exitExchange || got.out != "" || code != "token_exchange_failed" {
 				t.Fatalf("%d %.40q: %+v", c.status, c.body, got)
@@ -322,9 +350,14 @@ func TestRefusalsOfTheTokenService(t *testing.T) {
 				t.Fatalf("the JWT is in the error: %q", got.errors)
 			}
 		}
-		if calls := tokens.Calls.Load(); c.status != 503 && calls != 2 {
-			t.Fatalf("%d %.40q was asked %d times by two commands", c.status, c.body, calls)
-		}
+	}
+}
+
+func TestARefusalIsNotAskedAgain(t *testing.T) {
+	tokens := &fake.Tokens{Status: 403, Body: `{"error":"unknown_identity"}`}
+	world(t, &fake.Workload{ID: agentID}, tokens)
+	if got := call(t, "", "env"); got.code != exitExchange || tokens.Calls.Load() != 1 {
+		t.Fatalf("%+v, asked %d times", got, tokens.Calls.Load())
 	}
 }
 
@@ -348,7 +381,7 @@ func TestATokenServiceThatRestartsIsWaitedFor(t *testing.T) {
 func TestATokenServiceThatIsAwayEndsInTime(t *testing.T) {
 	for name, tokens := range map[string]*fake.Tokens{"no socket": nil, "closes": {Absent: -1}} {
 		world(t, &fake.Workload{ID: agentID}, tokens)
-		got := call(t, "", "--timeout", "0.25", "env")
+		got := within(t, exchanged, "env")
 		code, details := problem(t, got)
 		if got.code != exitExchange || code != "token_exchange_failed" || details["code"] != "unreachable" {
 			t.Fatalf("%s: %+v", name, got)
@@ -380,13 +413,9 @@ func TestATokenServiceThatSaysNothingOrTooMuchEndsInTime(t *testing.T) {
 				}()
 			}
 		}()
-		began := time.Now()
-		got := call(t, "", "--timeout", "300ms", "env")
+		got := within(t, exchanged, "env")
 		if _, details := problem(t, got); got.code != exitExchange || details["code"] != "unreachable" {
 			t.Fatalf("flood %v: %+v", flood, got)
-		}
-		if took := time.Since(began); took > 2*time.Second {
-			t.Fatalf("flood %v took %v", flood, took)
 		}
 	}
 }

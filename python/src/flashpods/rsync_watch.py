@@ -25,10 +25,13 @@ from flashpods.adapters.sqlite import transfers
 # No machine of ours takes more; they only say how soon the next look must come.
 TOP_BYTES: Final = 8 * 1024**3  # a second
 TOP_FILES: Final = 40_000
-USUAL_FILES: Final = 20_000  # where others free inodes meanwhile, or nobody counts them
+# Where others free inodes meanwhile, or nobody counts them, the tree's own pace says when to look.
+HASTE: Final = 4  # times the pace that the last walk found
+FIRST_PACE: Final = 5_000  # a second, before there is one
+QUIET_PACE: Final = 250  # of a tree that has not grown
 PAUSE_LEAST: Final = 0.004
 PAUSE_MOST: Final = 0.5
-LOOK_LEAST: Final = 0.1
+LOOK_LEAST: Final = 0.02
 LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
 TELL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 0.2
@@ -207,6 +210,7 @@ class Watch:
         self._told_size = 0
         self._asked = False
         self._walk_took = 0.0
+        self._pace = float(FIRST_PACE)  # entries a second
 
     def run(self) -> None:
         """Watch until the transfer has ended, or end it."""
@@ -243,12 +247,13 @@ class Watch:
 
     def _must_walk(self, size: int, files: int) -> bool:
         since = time.monotonic() - self._walked
-        likely = (self._most_files - self._files) / USUAL_FILES
+        likely = (self._most_files - self._files) / (HASTE * max(self._pace, QUIET_PACE))
+        rest = 5 * self._walk_took if self._pace < QUIET_PACE else 0.0
         return (
             size > self._most_bytes
             or files > self._most_files
             or since > LOOK_SECONDS + 20 * self._walk_took
-            or since > max(likely, LOOK_LEAST) + 5 * self._walk_took
+            or since > max(likely, LOOK_LEAST, rest)
         )
 
     def _walk(self) -> None:
@@ -260,9 +265,11 @@ class Watch:
             most_bytes=2 * self._most_bytes,
             most_files=self._most_files,
         )
-        self._walked = time.monotonic()
+        ran, self._walked = began - self._walked, time.monotonic()
         self._walk_took = self._walked - began
         if found is not None:
+            if ran < began:  # not the first walk
+                self._pace = max(0, found[1] - self._files) / max(ran, PAUSE_LEAST)
             self._size, self._files = found
             self._size -= self._replaced()
         self._wrote_then = sum(self._wrote.values())
@@ -283,7 +290,8 @@ class Watch:
 
     def _pause(self, size: int, files: int) -> float:
         soonest = min((self._most_bytes - size) / TOP_BYTES, (self._most_files - files) / TOP_FILES)
-        return min(max(soonest, PAUSE_LEAST), PAUSE_MOST)
+        near = (self._most_files - files) / (HASTE * max(self._pace, QUIET_PACE))
+        return min(max(min(soonest, near), PAUSE_LEAST), PAUSE_MOST)
 
     def _to_tell(self, size: int) -> bool:
         grown = size - self._told_size > self._quota.total_bytes // 200
@@ -303,9 +311,12 @@ class Watch:
             self._most_bytes = min(over(quota.max_bytes), left + quota.total_bytes // 100)
 
     def _end(self) -> None:
-        for pid in family(self._writer[0]):
+        # rsync tells its client, and deletes what is half; but it acts on SIGTERM at its next turn
+        # to the network, before which it makes all directories and links of a directory.
+        number = signal.SIGTERM if self._files <= self._most_files else signal.SIGKILL
+        for pid in reversed(family(self._writer[0])):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)  # rsync tells its client, and deletes what is half
+                os.kill(pid, number)
 
     def _finish(self) -> None:
         end = time.monotonic() + END_SECONDS

@@ -77,6 +77,12 @@ def _check_go(checkout: Path, steps: Steps) -> list[str]:
     return failed
 
 
+def scripts(checkout: Path) -> list[Path]:
+    """Return the shell scripts of the checkout."""
+    names = ("dev", ".ci/run", "lab/init", "lab/oci-runtime", "pkgs/agent-image/entrypoint.sh")
+    return [checkout / name for name in names]
+
+
 def run(checkout: Path) -> int:
     """Run every check, the later ones also when an earlier one fails; return 0 or 1."""
     python = checkout / "python"
@@ -88,8 +94,7 @@ def run(checkout: Path) -> int:
         "import rules": [tools / "lint-imports", "--no-logo"],
     }
     if linter := shutil.which("shellcheck"):
-        scripts = ["dev", ".ci/run", "pkgs/agent-image/entrypoint.sh"]
-        commands["shellcheck"] = [Path(linter), *(checkout / name for name in scripts)]
+        commands["shellcheck"] = [Path(linter), *scripts(checkout)]
     steps = Steps()
     failed = _check_go(checkout, steps)
     for name, command in commands.items():

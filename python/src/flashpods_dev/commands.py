@@ -1,4 +1,4 @@
-"""The commands that run inside the namespace: image, up, demo, test, attacks, bench."""
+"""The commands that run inside the namespace: image, up, demo, test, attacks, bench, lab."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from flashpods_dev import attacks, check, demo, faults, helper_build, image
 from flashpods_dev.identity import build, tests
 from flashpods_dev.identity.parts import Options
+from flashpods_dev.lab import run as lab
 from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.report import Steps, say
@@ -32,6 +33,7 @@ PASSED_ON = (
     "soak",
     "identity",
     "bench",
+    "lab",
     "shell",
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
@@ -64,6 +66,9 @@ def run(machine: Machine, arguments: list[str]) -> int:
 
 def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: PLR0911 - one a verb
     _compile(machine)
+    if known.verb == "lab":
+        with state_directory(machine, "lab") as state:
+            return lab.run(machine, state, rest)
     image.ensure(machine)
     match known.verb:
         case "up":

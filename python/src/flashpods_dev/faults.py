@@ -17,6 +17,7 @@ from flashpods_dev.machine import UID, Machine
 
 BOARD = "faults.json"
 KILLS = "tests/faults/test_failpoints.py"
+WIDTH = 110  # of the scoreboard, also into a file
 NOTHING_CHOSEN = 5  # pytest's exit code when --only leaves a run without a test
 
 
@@ -25,11 +26,13 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./dev faults", description="see ./dev faults --help")
     parser.add_argument("--full", action="store_true", help="every failpoint 20 times")
     parser.add_argument("--json", action="store_true", help="the scoreboard as JSON")
-    parser.add_argument("--only", metavar="NAME", help="part of an experiment's name")
+    parser.add_argument("--only", metavar="NAME", help="part of an experiment's or place's name")
     args = parser.parse_args(arguments)
     board = machine.dev / BOARD
     board.unlink(missing_ok=True)
-    chosen = ["-k", args.only.replace("-", "_")] if args.only else []
+    only = args.only or ""
+    place = only if "." in only else ""  # a failpoint, which experiment 1 visits
+    chosen = ["-k", "sigkill_at_every" if place else only.replace("-", "_")] if only else []
     scratch = _scratch(state)
     # Half of the full run is kills of the API, half is waiting: so both go on at once.
     runs = [[KILLS], ["tests/faults", f"--ignore={KILLS}"]] if args.full else [["tests/faults"]]
@@ -47,6 +50,7 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
                 "FLASHPODS_TEST_TMP": str(scratch),
                 "FLASHPODS_FAULTS_BOARD": str(part),
                 "FLASHPODS_FAULTS_FULL": str(+args.full),
+                "FLASHPODS_FAULTS_PLACE": place,
             },
             stdout=sys.stderr,  # the scoreboard alone is on standard output
         )
@@ -62,7 +66,9 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        Console().print(table(rows))
+        console = Console()
+        console.width = max(console.width, WIDTH)
+        console.print(table(rows))
     return max(codes, default=0)
 
 
@@ -76,11 +82,20 @@ def _scratch(state: Path) -> Path:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Return the scoreboard for a person; times in seconds."""
+    """Return the scoreboard for a person; times in seconds, load for each core."""
     board = Table(title="faults (issue 4)")
-    for column in ("#", "experiment", "tries", "passed", "recovered", "reads p99", "took", ""):
-        right = column in {"#", "tries", "passed", "recovered", "reads p99", "took"}
-        board.add_column(column, justify="right" if right else "left")
+    for column in (
+        "#",
+        "experiment",
+        "tries",
+        "passed",
+        "recovered",
+        "reads p99",
+        "load",
+        "took",
+        "",
+    ):
+        board.add_column(column, justify="left" if column in {"", "experiment"} else "right")
     for row in rows:
         passed = row["passed"] == row["tries"] and not row["broken"]
         notes = [f"\n[dim]{note}[/dim]" for note in row["notes"]]
@@ -92,6 +107,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             str(row["passed"]),
             _seconds(row["recovery_seconds"]),
             _seconds(row["read_p99_seconds"], digits=3),
+            f"{row['load']:.1f}",
             _seconds(row["seconds"]),
             "[green]held[/green]" if passed else "[red]BROKE[/red]",
         )

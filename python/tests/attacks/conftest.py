@@ -7,14 +7,13 @@ load), and counts with the ``score`` fixture. Those marked ``attacks_full`` run 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,55 +22,16 @@ import pytest
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 
 import support
+from scoring import EXAMPLES, FULL, ONLY, QUOTA_BYTES, QUOTA_FILES, Score
 from support import Connected
 
 from flashpods_dev.machine import IMAGE, Machine, inside
 from flashpods_dev.stack import MiniStack
 
-MB = 1024**2
-FULL = os.environ.get("FLASHPODS_ATTACKS_FULL") == "1"
-EXAMPLES = int(os.environ.get("FLASHPODS_ATTACKS_EXAMPLES", "0"))  # 0: the few of a quick run
-ONLY = os.environ.get("FLASHPODS_ATTACKS_ONLY", "").lower()
-# Small enough that an attack on a quota takes a second, large enough that 5 % can be told.
-QUOTA_BYTES = 400 * MB
-QUOTA_FILES = 20_000
-
-
-@dataclass(slots=True)
-class Score:
-    """One row: how often it was tried, how often it was held, the worst figure beside its bound."""
-
-    number: int
-    name: str
-    tries: int = 0
-    passed: int = 0
-    worst: str = ""
-    seconds: float = 0.0
-    failed: bool = False
-    notes: list[str] = field(default_factory=list)
-    _shares: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Count one try, passed if the block raises nothing."""
-        self.tries += 1
-        yield
-        self.passed += 1
-
-    def figure(self, what: str, value: float, bound: float, unit: str = "s") -> None:
-        """Keep the worst of a figure, by its share of the bound; fail above the bound."""
-        share = value / bound if bound else float(value > 0)
-        if share >= max(self._shares.values(), default=-1):
-            self.worst = f"{what} {value:.3g} of {bound:.3g} {unit}"
-        self._shares[what] = max(share, self._shares.get(what, 0))
-        assert value <= bound, f"{what} is {value:.4g} {unit}, the bound is {bound:.4g}"
-
-    def note(self, text: str) -> None:
-        """Add what a reader of the scoreboard should know."""
-        self.notes.append(text)
-
-
 ROWS: list[Score] = []
+SECONDS = (
+    max(1800, 60 * EXAMPLES) if FULL else 240
+)  # one attack, on a machine that does other things as well
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
     keep, out = [], []
+    here = Path(__file__).parent
     for item in items:
+        if item.path.is_relative_to(here) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
         mark = item.get_closest_marker("attack")
         wanted = mark is None or not ONLY or ONLY in f"{mark.args[0]} {mark.args[1]}".lower()
         full = item.get_closest_marker("attacks_full") is None or FULL
@@ -91,6 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = keep
+    # What the token must have left no trace in is all that the others did.
+    items.sort(
+        key=lambda item: ((mark := item.get_closest_marker("attack")) and mark.args[0]) == 10
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -109,14 +76,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             row.tries = max(row.tries, 1)
             row.passed = min(row.passed, row.tries - 1)
             row.note(str(report.longrepr).splitlines()[-1][:200])
+        write_board()
     return report  # type: ignore[return-value] # likewise
 
 
 KEY = pytest.StashKey[Score]()
 
 
-def pytest_sessionfinish() -> None:
-    """Write the rows where ./dev attacks reads them."""
+def write_board() -> None:
+    """Write the rows where ./dev attacks reads them, also those of a run that is cut off."""
     if path := os.environ.get("FLASHPODS_SCOREBOARD"):
         rows = [{k: v for k, v in asdict(row).items() if k != "_shares"} for row in ROWS]
         Path(path).write_text(json.dumps(rows))

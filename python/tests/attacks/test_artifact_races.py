@@ -10,9 +10,8 @@ from urllib.parse import quote
 import pytest
 import support
 from attacker import bystander
+from scoring import FULL, Score
 from support import Connected
-
-from conftest import FULL, Score
 
 NAMES = """cd /artifacts; python3 -c "
 import os

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.errors import Flaky, FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from scoring import EXAMPLES, Score
 
-from conftest import EXAMPLES, Score
 from flashpods.api.links import LINKS
 from flashpods_dev.stack import MiniStack
 

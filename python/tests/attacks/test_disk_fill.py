@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import support
 from attacker import bystander
+from scoring import MB, Score
 from support import Connected
 
-from conftest import MB, Score
 from flashpods.adapters.files.disk_tool import measure
 from flashpods_dev.machine import UID, Machine
 from flashpods_dev.stack import MiniStack

@@ -19,9 +19,8 @@ from attacker import (
     raw,
     token_of,
 )
+from scoring import FULL, MB, Score
 from support import Connected
-
-from conftest import FULL, MB, Score
 
 P99 = 1.0  # the bound, seconds
 

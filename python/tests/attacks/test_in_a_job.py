@@ -13,9 +13,9 @@ import asyncio
 import pytest
 import support
 from attacker import bystander, open_files
+from scoring import Score
 from support import Connected
 
-from conftest import Score
 from flashpods_dev.machine import Machine
 
 ESCAPES = {
@@ -34,7 +34,7 @@ ESCAPES = {
     "no socket of the engine": "! find / -xdev -name 'podman*.sock' 2>/dev/null | grep -q .",
     "work is read-only": "! touch /work/x 2>/dev/null",
     "no realtime": "! chrt -f 1 true 2>/dev/null",
-    "no lower niceness": "! nice -n -5 sh -c 'test $(nice) -lt 0' 2>/dev/null",
+    "no lower niceness": 'had=$(nice); ! nice -n -5 sh -c "test \\$(nice) -lt $had" 2>/dev/null',
     "no core elsewhere": "! sh -c 'echo /tmp/c > /proc/sys/kernel/core_pattern' 2>/dev/null",
     "no clock": "! date -s 2030-01-01 2>/dev/null",
     "no reboot": "! reboot -f 2>/dev/null",

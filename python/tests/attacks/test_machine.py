@@ -21,8 +21,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from scoring import EXAMPLES, Score
 
-from conftest import EXAMPLES, Score
 from flashpods_dev.stack import MiniStack
 
 TERMINAL = {"completed", "failed", "timed_out", "cancelled"}

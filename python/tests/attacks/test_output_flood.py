@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 import support
 from attacker import bystander, memory_mb
+from scoring import FULL, MB, Score
 from support import Connected
-
-from conftest import FULL, MB, Score
 
 LOG_BYTES = 50 * MB
 # adapters/files/capture.py: what one raw file holds before conmon rotates it, three of them.

@@ -8,9 +8,8 @@ import asyncio
 import pytest
 import support
 from attacker import get, raw, token_of
+from scoring import Score
 from support import Connected
-
-from conftest import Score
 
 UP = [
     "..", "%2e%2e", "%2E%2e", ".%2e", "%252e%252e", "%25252e%25252e", "..%00", "%c0%ae%c0%ae",

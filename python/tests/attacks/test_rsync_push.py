@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import support
 from attacker import bystander
+from scoring import FULL as SIZES_ARE_REAL
+from scoring import MB, QUOTA_BYTES, QUOTA_FILES, Score
 from support import Connected, Rsync, assert_refused
 
-from conftest import FULL as SIZES_ARE_REAL
-from conftest import MB, QUOTA_BYTES, QUOTA_FILES, Score
 from flashpods_dev.machine import RSYNC_UID
 from flashpods_dev.stack import MiniStack
 

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from scoring import Score
 
-from conftest import Score
 from flashpods_dev import sbom
 from flashpods_dev.machine import Machine
 

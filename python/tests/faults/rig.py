@@ -12,6 +12,7 @@ import os
 import re
 import statistics
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,13 +81,14 @@ class Rig:
         self.unanswered: list[dict[str, Any]] = []  # bodies with a key, to be posted again
         self.allowed: set[str] = set()  # errors that the experiment may cause
         self.excused: set[str] = set()  # jobs whose failure the experiment wants
+        self.kills = 0
         self.anew = False  # whether a container that never ran may be made once more
         self.reads: list[float] = []
         self.client: httpx.AsyncClient
         self.see = Witness(self.stack)
         self._seen: set[str] = set()  # ended jobs whose logs were read, and are read at the end
         self._strict = strict
-        self._pressure: list[float] = []
+        self._pressure: deque[float] = deque(maxlen=200)
         self._switch = state / "failpoint"
         self.armed = {VARIABLE: f"@{self._switch}"}
         self.stack.use_api(env=self.armed)
@@ -335,14 +337,16 @@ class Rig:
         )
 
     @property
-    def patience(self) -> float:
-        """By how much the machine is busier than it has cores; 1 if the bounds are strict."""
-        if self._strict or not self._pressure:
-            return 1.0
-        return min(MOST_PATIENCE, statistics.fmean(self._pressure))
+    def load(self) -> float:
+        """How much the machine has had to do for each core, lately."""
+        return statistics.fmean(self._pressure) if self._pressure else 1.0
 
-    def slack(self, seconds: float) -> float:
-        """Return a bound as it holds on this machine now."""
+    @property
+    def patience(self) -> float:
+        """By how much the bounds on time are stretched; 1 if they are strict."""
+        return 1.0 if self._strict else min(MOST_PATIENCE, self.load)
+
+    def slack(self, seconds: float) -> float:  # a bound as it holds on this machine now
         return seconds if self._strict else seconds * min(MOST_PATIENCE, pressure() + 1)
 
     async def verdict(self, recovery: float | None = None, *, again: bool = True) -> list[str]:

@@ -63,6 +63,7 @@ class Course:
     series: list[dict[str, float]] = field(default_factory=list)  # the calm part alone
     restarts: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
+    refused: int = 0  # posts, since the host was full or the API away
     back: float = 0.0  # the longest time from the start of a killed API to its answer
     checks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
@@ -110,6 +111,7 @@ async def feed(rig: Rig, course: Course) -> None:
         more = {"files_id": upload} if upload else {}
         job_id = await rig.count(chance.randrange(1, 60), chance.choice((0, 0.02)), **more)
         if job_id is None:
+            course.refused += 1
             await asyncio.sleep(0.2)  # the host is full, or the API is away
             continue
         if chance.random() < 0.15:
@@ -212,6 +214,7 @@ def figures(rig: Rig, course: Course, recovery: float) -> dict[str, Any]:
     return {
         "jobs": len(rig.jobs),
         "uploads": len(rig.uploads),
+        "refused": course.refused,
         "ended": dict(course.ends.most_common()),
         "rows": rows,
         "restarts": dict(course.restarts),

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from faultboard import RigFactory, Score, extent
 from rig import LINES, Rig
 from witness import new_key, soon
 
-from conftest import RigFactory, Score, extent
 from flashpods_dev.service import twins
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
@@ -118,7 +118,8 @@ def count_endings(rig: Rig, score: Score, name: str) -> None:
 async def test_podman_socket_gone(rig: Rig, score: Score) -> None:
     with score.trial():
         await rig.bystander()
-        await rig.must(await rig.count(pause=0.05))
+        running = await rig.must(await rig.count(pause=0.05))
+        await rig.until(running, "running")
         async with rig.readers():
             await asyncio.to_thread(rig.stack.podman.kill)
             rig.stack.layout.socket.unlink(missing_ok=True)

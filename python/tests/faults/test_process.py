@@ -17,11 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from faultboard import Score, extent
 from rig import Rig
 from support import follow
 from witness import soon
-
-from conftest import Score, extent
 
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
 

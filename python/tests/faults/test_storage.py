@@ -16,9 +16,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from faultboard import RigFactory, Score, extent
 from rig import Rig
 
-from conftest import RigFactory, Score, extent
 from flashpods_dev.machine import UID
 from flashpods_dev.stack import StackError
 

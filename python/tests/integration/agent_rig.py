@@ -137,8 +137,8 @@ def rig(
     """Serve everything; ``refuse`` and ``status`` are those of :func:`fake_identity`."""
     for name in ("work", "artifacts", "repositories", "home"):
         (root / name).mkdir()
-    # Ten seconds of patience are the helper's own test.
-    (root / "helper").write_text(f'#!/bin/sh\nexec {programs.helper} --timeout 2 "$@"\n')
+    seconds = 1 if refuse else 10  # the one is waited for
+    (root / "helper").write_text(f'#!/bin/sh\nexec {programs.helper} --timeout {seconds} "$@"\n')
     (root / "helper").chmod(0o755)
     with (
         GitServer(root / "repositories", TOKEN) as server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -140,3 +141,24 @@ async def test_a_silent_agent_is_tried_again(rig: Rig, monkeypatch: pytest.Monke
     await keeper.wait(15)
     assert keeper.age() == 0
     await keeper.close()
+
+
+async def test_it_may_be_closed_at_any_moment(rig: Rig) -> None:
+    """gRPC crashes the process when a channel is closed while a call on it begins."""
+    script = (
+        "import asyncio, sys\n"
+        "from flashpods.adapters.spiffe.bundles import BundleKeeper\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "async def main():\n"
+        "    for n in range(60):\n"
+        "        keeper = BundleKeeper(sys.argv[1], 'flashpods.local', grace_seconds=1)\n"
+        "        keeper.start()\n"
+        "        await asyncio.sleep(0.0005 * (n % 12))\n"
+        "        await keeper.close()\n"
+        "asyncio.run(main())\n"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, rig.agent.url, stdout=asyncio.subprocess.DEVNULL
+    )
+    async with asyncio.timeout(100):
+        assert await child.wait() == 0

@@ -63,10 +63,14 @@ def secret_free(service: Service, *tokens: str) -> None:
         assert secret not in text
 
 
-async def test_a_real_caller_in_a_real_cgroup(service: Service, cgroup: Path) -> None:
+@pytest.mark.parametrize("user", [None, 64_123])
+async def test_a_real_caller_in_a_real_cgroup(
+    service: Service, cgroup: Path, user: int | None
+) -> None:
     """The kernel's word for it: the same request from in the container, and from outside of it."""
     service.parent = own_cgroup() + f"/{cgroup.parent.parent.name}"
     service.podman.add(JOB, "agent")
+    service.user = user
     await service.start()
     token = service.key.sign(claims(AGENT))
     status, body = await service.ask(token)
@@ -144,13 +148,26 @@ async def test_secrets_are_read_again_and_bad_ones_are_not(service: Service, cgr
         assert "sk-ant" not in json.dumps(line)
     service.write_secrets(json.dumps(new))
     service.process.send_signal(signal.SIGHUP)
-    await service.event("secrets reloaded")
+    assert (await service.event("secrets reloaded"))["changed"] is True
+    service.process.send_signal(signal.SIGHUP)
+    assert (await service.event("secrets reloaded"))["changed"] is False
     service.secrets.unlink()
     service.process.send_signal(signal.SIGHUP)
     assert "No such file" in (await service.event("secrets not reloaded, the old ones stay"))["why"]
     assert (await service.ask(None, "/health"))[1]["checks"]["secrets"] == {"status": "ok"}
     assert await service.stop() == 0
     secret_free(service, *new.values())
+
+
+async def test_a_reload_that_cannot_bring_a_new_credential_says_so(service: Service) -> None:
+    credentials = service.root / "credentials"
+    credentials.mkdir()
+    service.secrets.rename(credentials / "secrets.json")
+    await service.start({"CREDENTIALS_DIRECTORY": str(credentials)})
+    assert (await service.ask(None, "/health"))[0] == 200
+    assert service.process is not None
+    service.process.send_signal(signal.SIGHUP)
+    await service.said(lambda line: "to take in a new file, restart" in line["event"])
 
 
 async def test_callers_wait_through_a_restart(service: Service) -> None:

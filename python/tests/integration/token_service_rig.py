@@ -33,6 +33,7 @@ class Service:
         self.lines: list[dict[str, Any]] = []
         self.other: list[str] = []  # what was said in no JSON
         self._said = asyncio.Condition()
+        self.user: int | None = None  # as whom it runs; None: as we do
         self.process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self.write_secrets(json.dumps(SECRETS))
@@ -60,13 +61,26 @@ class Service:
         return file
 
     async def start(self, environment: dict[str, str] | None = None, **tokens: Any) -> None:
+        argv = [*PROGRAM, str(self.settings(**tokens))]
+        if self.user is not None:
+            self._open_to(self.user)
+            ids = [f"--{kind}={self.user}" for kind in ("reuid", "regid")]
+            argv = ["setpriv", *ids, "--clear-groups", *argv]
         self.process = await asyncio.create_subprocess_exec(
-            *activate.command(self.listener, [*PROGRAM, str(self.settings(**tokens))]),
+            *activate.command(self.listener, argv),
             pass_fds=[self.listener.fileno()],
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **(environment or {})},
         )
         self._reading = asyncio.create_task(self._read(self.process.stderr))
+
+    def _open_to(self, user: int) -> None:
+        """Give the user what its unit would: its sockets, and the secrets as a credential."""
+        self.root.chmod(0o755)
+        (self.root / "agent").chmod(0o777)
+        self.podman.path.chmod(0o666)
+        os.chown(self.secrets, user, user)
+        self.secrets.chmod(0o400)
 
     async def _read(self, stream: Any) -> None:
         async for line in stream:

@@ -11,16 +11,18 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
 from inspection import containers, rows
 from support import ended, output, submit, texts, until
 
-from conftest import ApiFactory, RunningApi
 from flashpods import failpoints
 from flashpods_dev.stack import MiniStack
+
+if TYPE_CHECKING:
+    from conftest import ApiFactory, RunningApi
 
 COUNT = 40
 COUNTING = f"i=0; while [ $i -lt {COUNT} ]; do echo line $i; i=$((i+1)); sleep 0.1; done"

@@ -25,6 +25,7 @@ from flashpods.jobs.model import (
     Job,
     JobType,
     NewJob,
+    Note,
     Step,
     UploadState,
     container_name,
@@ -604,7 +605,7 @@ async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:
     active = await starting(world, status="running")
     ended = await starting(world, status="running")
     now = world.clock.now()
-    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, why="test", at=now)
+    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, Step(why="test", at=now))
     await world.runtime.remove(ended.container_name)
     lost = container_name("f" * 16)  # of no row at all
     world.runtime.left |= {ended.container_name, lost, "of-somebody-else"}
@@ -767,7 +768,7 @@ async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: Wo
     job = await world.running()
     await world.supervisor.close()
     noted = "disk_limit_exceeded: it holds 3.00 GiB on disk, the limit is 1.00 GiB"
-    await world.store.note(job.id, warnings=[noted])
+    await world.store.note(job.id, Note(warnings=(noted,)))
     world.runtime.exit(job.container_name, 137)
     world.boot()
     await world.recovery.run_once()
@@ -779,7 +780,7 @@ async def test_a_cancellation_wins_over_the_disk(world: World) -> None:
     job = await world.running()
     await world.supervisor.close()
     await world.store.request_cancel(job.id, at=world.clock.now())
-    await world.store.note(job.id, warnings=["disk_limit_exceeded: x"])
+    await world.store.note(job.id, Note(warnings=("disk_limit_exceeded: x",)))
     world.runtime.exit(job.container_name, 137)
     world.boot()
     await world.recovery.run_once()

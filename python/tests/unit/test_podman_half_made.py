@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_podman_create_in_turn import SPEC
 
-from flashpods.adapters.podman import PodmanRuntime
 from flashpods.adapters.podman.rest import Answer
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.errors import Unavailable

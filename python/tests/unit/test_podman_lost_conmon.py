@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from flashpods.adapters.podman import PodmanRuntime, deaths
+from flashpods.adapters.podman import deaths
 from flashpods.adapters.podman.rest import Answer
+from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.config import Podman
 
 RUNNING = {

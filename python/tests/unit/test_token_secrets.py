@@ -136,7 +136,8 @@ def test_a_vault_gives_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(InternalError) as refused:
         vault.get(["GITHUB_TOKEN"])
     assert (refused.value.status, refused.value.code) == (500, "secrets_unavailable")
-    vault.fill(write(tmp_path))
+    assert vault.fill(write(tmp_path))
+    assert not vault.fill(write(tmp_path))
     assert vault.get(["GITHUB_TOKEN"]) == {"GITHUB_TOKEN": "ghp_1"}
     assert "ghp" not in repr(vault)
     with pytest.raises(InternalError):

@@ -23,7 +23,7 @@ from flashpods.ports import ContainerError, ContainerSpec, ImageError, Limits, M
 log = structlog.get_logger(__name__)
 
 GIB = 1024**3
-FIRST_BACKOFF, MOST_BACKOFF = 0.2, 5.0  # seconds between tries while the engine is away
+FIRST_BACKOFF, MOST_BACKOFF = 0.2, 2.0  # seconds between tries while the engine is away
 
 LOOSE = "limits are not enforced on this development machine: cpus, memory, pids"
 

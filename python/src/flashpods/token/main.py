@@ -71,26 +71,31 @@ class SecretsFile:
         self._vault = vault
         self._metrics = metrics
 
-    def fill(self) -> None:
-        """Read the file.
+    def fill(self) -> tuple[bool, bool]:
+        """Read the file; return whether its secrets are new, and whether it is a credential.
 
         Raises:
             ConfigError: it can't be used; the vault is as before.
         """
         file, credential = secrets.locate(self._setting, os.environ.get("CREDENTIALS_DIRECTORY"))
-        self._vault.fill(file, credential=credential)
+        return self._vault.fill(file, credential=credential), credential
 
     def reload(self) -> None:
         """Read it again; a bad one changes nothing, and is said."""
         sdnotify.reloading()
         try:
-            self.fill()
+            changed, credential = self.fill()
         except ConfigError as e:
             self._metrics.reloaded(ok=False)
             log.warning("secrets not reloaded, the old ones stay", why=str(e))
         else:
             self._metrics.reloaded(ok=True)
-            log.info("secrets reloaded")
+            log.info("secrets reloaded", changed=changed)
+            if credential and not changed:
+                log.warning(
+                    "systemd copied this credential when we started, and a reload does not copy it "
+                    "again: to take in a new file, restart; callers wait in the socket meanwhile"
+                )
         sdnotify.notify(sdnotify.READY)
 
 

@@ -154,8 +154,11 @@ class Vault:
         """Whether there is something in it."""
         return self._secrets is not None
 
-    def fill(self, file: Path, *, credential: bool = False) -> None:
+    def fill(self, file: Path, *, credential: bool = False) -> bool:
         """Take the file's secrets; what was there before stays if they can't be used.
+
+        Returns:
+            Whether they are others than before.
 
         Raises:
             ConfigError: see :func:`read`; or a secret is missing that the policy grants.
@@ -167,7 +170,9 @@ class Vault:
                 f"tokens.secrets_file {file} lacks {names}, which tokens.policy grants: add it, "
                 f"or change the policy"
             )
+        changed = found != self._secrets
         self._secrets = found
+        return changed
 
     def empty(self) -> None:
         """Forget them."""

@@ -37,6 +37,10 @@ class Api:
             raise RuntimeError(f"{method} {path}: {answer.status} {text[:300]!r}")
         return json.loads(text) if text else None
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def run(self, command: str, **fields: object) -> str:
         """Post a worker and return its id."""
         body = {"type": "worker", "command": command, "cpus": 1, "memory_gb": 1, **fields}

@@ -39,6 +39,11 @@ class RawPodman:
 
     def create_and_start(self, name: str, command: list[str], mounts: list[dict[str, Any]]) -> None:
         """Do what a minimal client does for a container like a job's: two calls."""
+        self.create(name, command, mounts)
+        self.start(name)
+
+    def create(self, name: str, command: list[str], mounts: list[dict[str, Any]]) -> None:
+        """Create it."""
         spec = {
             "name": name,
             "image": self._image,
@@ -52,7 +57,14 @@ class RawPodman:
             "mounts": mounts,
         }
         self.call("POST", "/containers/create", spec)
+
+    def start(self, name: str) -> None:
+        """Start it."""
         self.call("POST", f"/containers/{name}/start")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
 
     def remove(self, name: str) -> None:
         """Kill and remove."""

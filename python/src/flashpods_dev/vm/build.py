@@ -31,7 +31,7 @@ PACKAGES = (
     # what ./dev would install, except what only a host with a network uses
     *("podman", "crun", "conmon", "slirp4netns", "uidmap", "catatonit", "rsync", "mmdebstrap"),
     *("iproute2", "util-linux", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
-    *("ca-certificates", "python3", "python3-venv"),
+    *("ca-certificates", "python3", "python3-venv", "nftables", "passt"),
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into the kernel
@@ -141,7 +141,7 @@ def _base(cache: Path, key: str, steps: Steps) -> Path:
         listed = Path(scratch, "sources.list")
         listed.write_text(sources)
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ["--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
+        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         _run([*command, SUITE, str(new), str(listed)])
     new.rename(base)

@@ -22,7 +22,7 @@ from flashpods.ports import ContainerState
 
 FIRST_LOOK, MOST_LOOK = 0.004, 0.256
 """Seconds between looks after the death: its status is taken in within 5 to 30 ms."""
-FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
+FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the engine does not answer."""
 STATUS_LOST_AFTER: Final = 6.0
 """Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""

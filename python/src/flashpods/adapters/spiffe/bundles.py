@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 from spiffe import JwtBundle, JwtBundleSet, TrustDomain, WorkloadApiClient
 from spiffe.errors import PySpiffeError
+from spiffe.workloadapi.workload_api_client import StreamCancelHandler
 
 from flashpods.errors import Unavailable
 
@@ -24,6 +25,8 @@ FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the agent is away."""
 FIRST_UPDATE_SECONDS: Final = 10.0
 """An agent that accepts a stream sends its bundles at once."""
+BEGIN_SECONDS, BEGIN_LOOK = 5.0, 0.005
+"""How long a stream may take to begin, which waits for nobody."""
 STEADY_SECONDS: Final = 10.0
 """A stream that lasted that long was a good one."""
 
@@ -134,8 +137,7 @@ class BundleKeeper:
             self._lost(await stream.followed())
         finally:
             stream.over = True
-            handler.cancel()
-            client.close()
+            await _close(client, handler, stream)
         return stream.updated
 
     def _take(self, bundles: JwtBundleSet) -> None:
@@ -167,7 +169,7 @@ class _Stream:
         """Hand each update to ``take``."""
         self._take = take
         self._changed = asyncio.Event()
-        self._why: str | None = None
+        self.why: str | None = None
         self.updated = False
         self.over = False  # given up: what still comes from it is of no interest
 
@@ -180,7 +182,7 @@ class _Stream:
 
     def end(self, why: Exception) -> None:
         """Note its end."""
-        self._why = " ".join(str(why).split())[:200]
+        self.why = " ".join(str(why).split())[:200]
         self._changed.set()
 
     async def followed(self) -> str:
@@ -190,10 +192,28 @@ class _Stream:
                 await self._changed.wait()
         except TimeoutError:
             return f"no bundles within {FIRST_UPDATE_SECONDS:g} s"
-        while self._why is None:
+        while self.why is None:
             self._changed.clear()
             await self._changed.wait()
-        return self._why
+        return self.why
+
+
+async def _close(client: WorkloadApiClient, handler: StreamCancelHandler, stream: _Stream) -> None:
+    """Close the channel, but not while py-spiffe's thread begins its call on it.
+
+    gRPC crashes the process then: it registers the call's method without a look whether the
+    channel is still open. The call has begun once the handler has its iterator.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + BEGIN_SECONDS
+    while handler.response_iterator is None and stream.why is None:
+        if loop.time() > until:
+            log.error("a stream of the Workload API did not begin; its channel is left open")
+            handler.cancel()
+            return
+        await asyncio.sleep(BEGIN_LOOK)
+    handler.cancel()
+    await asyncio.to_thread(client.close)  # it waits for the call's end
 
 
 def _tell(loop: asyncio.AbstractEventLoop, act: Callable[[T], None], what: T) -> None:

@@ -1,0 +1,1 @@
+"""Machines with systemd in namespaces: ``./dev lab``. See ``lab/README.md``."""

@@ -1,0 +1,110 @@
+"""The root that all lab machines share, read-only: Debian with systemd, made once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from flashpods_dev.machine import Machine, StackError
+from flashpods_dev.report import Steps, say
+
+RECIPE: Final = "1"  # raise it when the way of building changes
+SUITE: Final = "trixie"
+MIRROR: Final = "http://deb.debian.org/debian"
+KEYS: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+PACKAGES: Final = (
+    *("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "polkitd"),
+    *("podman", "crun", "netavark", "aardvark-dns", "slirp4netns", "passt", "uidmap", "catatonit"),
+    *("nftables", "wireguard-tools", "wireguard-go", "iproute2", "iputils-ping", "curl", "rsync"),
+    *("python3", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
+)
+LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
+BUILD_SECONDS: Final = 900
+# As the NixOS module will have it; the numbers are what the rules of the tests name.
+USER, UID, SUBIDS_START, SUBIDS_COUNT = "flashpods", 900, 200_000, 65536
+
+
+def ensure(machine: Machine) -> Path:
+    """Have the root, and return its directory; one builder at a time.
+
+    Raises:
+        StackError: a tool failed; the message has the end of what it said.
+    """
+    lab = machine.dev / "lab"
+    lab.mkdir(parents=True, exist_ok=True)
+    parts = (RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    with (lab / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        root = lab / f"base-{key}"
+        if root.exists():
+            return root
+        steps = Steps()
+        archive = _archive(machine.dev / "cache", key, steps)
+        for old in lab.glob("base-*"):
+            shutil.rmtree(old)
+        new = root.with_suffix(".new")
+        new.mkdir()
+        _run(["tar", "--extract", f"--file={archive}", f"--directory={new}", "--numeric-owner"])
+        _furnish(new)
+        new.rename(root)
+        steps.done("root of the lab's machines")
+        return root
+
+
+def _archive(cache: Path, key: str, steps: Steps) -> Path:
+    archive = cache / f"lab-{key}.tar"
+    if archive.exists():
+        return archive
+    say(f"building Debian {SUITE} with systemd and Podman once (in {cache})")
+    cache.mkdir(exist_ok=True)
+    for old in cache.glob("lab-*.tar*"):
+        old.unlink()
+    new = archive.with_suffix(".tar.new")
+    entry = f"[signed-by={KEYS}] {MIRROR}"
+    with tempfile.TemporaryDirectory(prefix="flashpods-lab-") as scratch:
+        listed = Path(scratch, "sources.list")
+        listed.write_text(f"deb {entry} {SUITE} main\n")
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
+        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
+        _run([*command, SUITE, str(new), str(listed)])
+    new.rename(archive)
+    steps.done(f"Debian {SUITE} with systemd and Podman")
+    return archive
+
+
+def _furnish(root: Path) -> None:
+    """Add the engine's user, and leave out what a machine without a clock or a disk can't do."""
+    home = "/var/lib/flashpods"
+    add = ["useradd", "--system", "--uid", str(UID), "--user-group", "--create-home"]
+    _run(["chroot", str(root), *add, "--home-dir", home, "--shell", "/usr/sbin/nologin", USER])
+    for name in ("subuid", "subgid"):
+        (root / "etc" / name).write_text(f"{USER}:{SUBIDS_START}:{SUBIDS_COUNT}\n")
+    linger = root / "var/lib/systemd/linger"
+    linger.mkdir(parents=True, exist_ok=True)
+    (linger / USER).touch()
+    (root / "dev").mkdir(exist_ok=True)
+
+
+def _run(command: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise StackError(f"{command[0]}: {e}") from e
+    if done.returncode:
+        raise StackError(f"{command[0]} failed ({done.returncode}):\n{done.stderr.strip()[-2000:]}")

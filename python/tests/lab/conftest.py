@@ -1,0 +1,29 @@
+"""One site for all tests of the lab; only ``./dev lab`` collects them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+# The boundary's servers, probes and verdicts are those of the quick tests.
+sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
+
+from sites import Site
+
+from flashpods_dev.lab.run import ROOT, STATE
+from flashpods_dev.machine import inside
+
+if STATE not in os.environ:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """HOST and LAPTOP."""
+    with ExitStack() as stack:
+        yield Site(stack, inside(), Path(os.environ[ROOT]), Path(os.environ[STATE]))
