@@ -42,7 +42,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(commands, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
-        stack: Any = SimpleNamespace(**parts, services=tuple(parts.values()))
+        stack: Any = SimpleNamespace(**parts, services=tuple(parts.values()), identity=None)
         return commands._watch(stack)
 
     return run
