@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from flashpods.jobs.model import (
     Collected,
@@ -17,8 +17,7 @@ from flashpods.ports.engine import ContainerState
 TAIL_BYTES: Final = 4 * 1024**2  # a tail at most, unless its one line is longer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogTail:
+class LogTail(NamedTuple):  # made in a third of a dataclass's time, and a tail is one of these
     """The end of a log. ``total_bytes`` and ``next_offset`` count bytes of complete lines."""
 
     output: str
