@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -228,10 +228,13 @@ class Settings(BaseSettings):
                         f"jobs.{name}.{key} is {default}, more than jobs.{name}.max_{key} {most}: "
                         f"lower the one or raise the other"
                     )
-        if self.disk.warn_percent > self.disk.critical_percent:
-            raise ValueError("disk.warn_percent is above disk.critical_percent: swap them")
-        if self.disk.critical_percent > self.disk.guard_percent:
-            raise ValueError("disk.critical_percent is above disk.guard_percent: swap them")
+        steps = ("warn_percent", "critical_percent", "guard_percent")
+        for lower, upper in pairwise(steps):
+            if (least := getattr(self.disk, lower)) > (most := getattr(self.disk, upper)):
+                raise ValueError(
+                    f"disk.{lower} is {least}, more than disk.{upper} {most}: "
+                    f"lower the one or raise the other"
+                )
         return self
 
 

@@ -169,7 +169,8 @@ async def starve(  # noqa: PLR0917 - called twice, just above
         mounts(rig.stack.layout.root / place, f"{options},uid={UID},mode=755")
 
     # The gauge refuses jobs on a full disk; here they are to meet it themselves.
-    rig = await rig_of({"disk": {"warn_percent": 100, "critical_percent": 100}}, before=small)
+    thresholds = dict.fromkeys(("warn_percent", "critical_percent", "guard_percent"), 100)
+    rig = await rig_of({"disk": thresholds}, before=small)
     with score.trial(part):
         running = await rig.must(await rig.count(100, 0.05))
         await rig.until(running, "running")
