@@ -184,8 +184,13 @@ def _compile(machine: Machine) -> None:
 
 
 def _test(machine: Machine, rest: list[str]) -> int:
-    """Run the checks, then every test with a stack and a bare engine; pytest has the last word."""
-    checks = 0 if rest else check.run(machine.checkout)
+    """Run the checks, the quick attacks, then every test; pytest has the last word."""
+    before = 0
+    if not rest:
+        before = check.run(machine.checkout)
+        # A process of their own: tests import their directory's conftest by that name.
+        with state_directory(machine, "attacks") as state:
+            before = attacks.run(machine, state, []) or before
     with (
         state_directory(machine, "test") as state,
         MiniStack(state / "engine", machine, parts=["podman"]) as engine,
@@ -196,10 +201,7 @@ def _test(machine: Machine, rest: list[str]) -> int:
             machine,
             _test_variables(state, engine, stack),
         )
-    if not rest:  # a process of its own: tests import their directory's conftest by that name
-        with state_directory(machine, "attacks") as state:
-            code = attacks.run(machine, state, []) or code
-    return code or checks
+    return code or before
 
 
 def _test_variables(state: Path, engine: MiniStack, stack: MiniStack) -> dict[str, str]:
