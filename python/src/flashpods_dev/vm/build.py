@@ -38,7 +38,7 @@ BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into t
 DISK_BYTES = 6 * 1024**3
 COPIED = (
     *("dev", "python/pyproject.toml", "python/requirements.lock"),
-    *("python/src", "python/tests"),
+    *("python/src", "python/tests", "pkgs/agent-image"),
 )
 BUILD_SECONDS = 900
 
