@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -19,6 +20,10 @@ from flashpods.ports import ContainerState
 
 log = structlog.get_logger(__name__)
 
+# A stopped engine does what was asked of it when it goes on, although nobody waits any more.
+LATE_SECONDS: Final = 60.0
+LATE_LOOK: Final = 2.0
+
 
 class Supervisor:
     """Runs the lines of all active jobs in this process."""
@@ -31,6 +36,7 @@ class Supervisor:
         self._line = line
         self.listeners: list[Callable[[Job], None]] = []
         self.broke = asyncio.Event()  # something is left to recovery: it should not wait a minute
+        self.late_until = 0.0  # loop time; until then an abandoned create may yet be done
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
@@ -110,7 +116,8 @@ class Supervisor:
             if not await conclude(self._line, row, ending, self._tell):
                 self.broke.set()
             if row.status is JobStatus.STARTING:
-                self.broke.set()  # a create that nobody waits for may yet be done: look again
+                self.broke.set()
+                self.late_until = asyncio.get_running_loop().time() + LATE_SECONDS
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
 
@@ -248,7 +255,10 @@ class Recovery:
 
     async def _quiet(self) -> bool:
         """Wait until it is time again; False at once when a job's line breaks."""
-        time_again = asyncio.create_task(self._line.clock.sleep(self._line.policy.recovery_every))
+        every = self._line.policy.recovery_every
+        if asyncio.get_running_loop().time() < self._supervisor.late_until:
+            every = min(every, LATE_LOOK)
+        time_again = asyncio.create_task(self._line.clock.sleep(every))
         broke = asyncio.create_task(self._supervisor.broke.wait())
         try:
             await asyncio.wait({time_again, broke}, return_when=asyncio.FIRST_COMPLETED)
