@@ -27,8 +27,10 @@ from flashpods_dev.stack import MiniStack
 
 BUDGET = 512 * MB
 FILES = 20_000
-# A writer fills 2 GB/s of memory here, and from the budget to the kill pass some 0.05 s.
-HELD = 1.5 * BUDGET / MB
+# A writer fills up to 3 GB/s of memory, and from the budget to the kill pass some 0.1 s, more on
+# a busy machine: the bound says "soon", the figure on the board says how soon. Unwatched, the
+# writers here stop at nothing.
+HELD = 4 * BUDGET / MB
 # fallocate reserves 10 GB/s: what it can have by then says less than when that is.
 SOON = 2.0
 ENTRIES = 2 * FILES
