@@ -50,6 +50,22 @@ async def nothing_left(api: RunningApi, seconds: float = 15) -> None:
     assert left() == []
 
 
+def unstored(stack: MiniStack, name: str) -> None:
+    """Take a container's storage away, as Podman itself does for a name that it has not entered.
+
+    This Podman has entered it in a database that it is kept from seeing.
+    """
+    config = stack.layout.engine / "elsewhere.conf"
+    elsewhere = stack.layout.engine / "elsewhere"
+    config.write_text(f'[engine]\nevents_logger = "none"\nstatic_dir = "{elsewhere}"\n')
+    done = stack.run_podman(
+        *("unshare", "env", f"CONTAINERS_CONF={config}", "podman", "rm", "--force", name)
+    )
+    assert done.returncode == 0, done.stderr
+    asked = stack.run_podman("inspect", name)
+    assert "container not known" in asked.stderr, asked
+
+
 def container_ids(api: RunningApi, job_id: str) -> str:
     done = api.stack.run_podman("ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.ID}}")
     return dict(line.split() for line in done.stdout.splitlines()).get(f"job_{job_id}", "")
@@ -241,6 +257,22 @@ async def test_orphans_are_removed(api: ApiFactory) -> None:
     assert containers(running) == [name]
     orphan = Path(running.settings.paths.work) / ("e" * 16)
     orphan.mkdir()
+    running.restart()
+    await nothing_left(running)
+
+
+async def test_an_orphan_without_its_storage_is_removed(api: ApiFactory) -> None:
+    """A DELETE that meets a create leaves one: adapters/podman/look.py."""
+    running = api()
+    name = "job_" + "f" * 16
+    done = running.stack.run_podman(
+        *("create", "--name", name, "--label", "flashpods-job=true"),
+        *("--label", "flashpods-job-id=" + "f" * 16, "--label", "flashpods-job-type=worker"),
+        *(running.stack.info.image, "true"),
+    )
+    assert done.returncode == 0, done.stderr
+    unstored(running.stack, name)
+    assert containers(running) == [name]
     running.restart()
     await nothing_left(running)
 

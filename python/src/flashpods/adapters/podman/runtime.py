@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -23,20 +22,19 @@ from flashpods.adapters.podman.cgroups import (
     remove_parent,
     waits_for_start,
 )
-from flashpods.adapters.podman.deaths import DeathWatch, inspect
+from flashpods.adapters.podman.deaths import DeathWatch
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
+from flashpods.adapters.podman.look import containers, inspect
 from flashpods.adapters.podman.rest import Answer, RestClient
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
-from flashpods.adapters.podman.states import from_list
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
-from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
-"""Seconds that the engine gets to notice a death, and between looks."""
+"""Seconds that the engine gets to notice a death or a create of its own, and between looks."""
 EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
@@ -138,9 +136,10 @@ class PodmanRuntime:
             return container_id
         self._images.forget(spec.image)
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
-        found = await self.inspect(spec.name)
+        taken = "in use" in answer.message
+        found = await (self._noticed(spec.name) if taken else self.inspect(spec.name))
         if found is None:
-            if "in use" in answer.message and (await self._delete(spec.name)).ok:
+            if taken and (await self._delete(spec.name)).ok:
                 # A service killed within "create" left the name in its storage, no container.
                 raise Unavailable(f"{spec.name} was left half made; it is made anew")
             raise _refusal(answer, f"cannot create {spec.name}")
@@ -152,12 +151,24 @@ class PodmanRuntime:
             await self._initialise_found(found)
         return found.id
 
+    async def _noticed(self, name: str) -> ContainerState | None:
+        """Inspect what has the name, which an earlier create that nobody waits for may be making.
+
+        It is in the engine's storage first. To delete it there leaves half a container (look.py).
+        """
+        for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
+            if (found := await self.inspect(name)) is not None:
+                return found
+            await asyncio.sleep(NOTICE_LOOK)
+        return None
+
     async def _initialise_found(self, found: ContainerState) -> None:
         """Initialise a container that an earlier call created; make way if it is half made.
 
         A service that was killed within "init" leaves a container that the OCI runtime has and the
-        engine does not know of: it can be neither initialised nor started. The engine notes a
-        process before it lets anybody start it, so without one the command has not run.
+        engine does not know of: it can be neither initialised nor started. Nor can one without its
+        storage (look.py). The engine notes a process before it lets anybody start it, so without
+        one the command has not run.
         """
         try:
             await self._initialise(found.id)
@@ -286,19 +297,8 @@ class PodmanRuntime:
             await asyncio.sleep(NOTICE_LOOK)
 
     async def containers(self) -> list[ContainerState]:
-        """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""
-        filters = json.dumps({"label": [f"{LABEL_MARK}=true"]})
-        answer = await self._rest.call(
-            "GET", "/containers/json", query={"all": "true", "filters": filters}
-        )
-        if not answer.ok:
-            raise Unavailable(f"Podman cannot list containers: {answer.message}")
-        states = []
-        for item in answer.json() or []:
-            state = from_list(item) or await self.inspect(item["Id"])
-            if state is not None:
-                states.append(state)
-        return states
+        """Return our containers; see the port."""
+        return await containers(self._rest)
 
     async def trim_images(self, budget_bytes: int) -> int:
         """Remove the oldest unused images beyond the budget; see the port."""
