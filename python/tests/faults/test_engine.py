@@ -56,7 +56,7 @@ async def at_create(rig: Rig, chance: random.Random) -> None:
 
 
 async def at_start(rig: Rig, chance: random.Random) -> None:
-    job_id = await rig.must(await rig.count())
+    job_id = await rig.must(await rig.count(pause=0.01))  # it must be there to be seen
     await soon(lambda: f"job_{job_id}" in rig.see.containers(), "container")
     await asyncio.sleep(chance.uniform(0, 0.08))
 

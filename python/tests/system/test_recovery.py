@@ -32,8 +32,8 @@ async def whole_log(api: RunningApi, job_id: str) -> None:
     assert re.findall(r"line (\d+)$", text, re.MULTILINE) == [str(i) for i in range(COUNT)]
 
 
-async def nothing_left(api: RunningApi, seconds: float = 15) -> None:
-    """Assert that containers, workspaces and staging go within the contract's time."""
+async def nothing_left(api: RunningApi, seconds: float = 60) -> None:
+    """Assert that containers, workspaces and staging go; how soon, ./dev faults says."""
     layout = api.stack.layout
 
     def left() -> list[str]:
@@ -238,7 +238,7 @@ async def test_podman_away_degrades_health_and_the_api_stays_up(api: ApiFactory)
 
 async def healthy(api: RunningApi, status: int) -> dict[str, Any]:
     """Return the health's body once it has that status; the check is cached for a second."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (answer := await api.client.get("/health")).status_code != status:
             await api.client.get("/jobs/" + "0" * 16)
         return dict(answer.json())
@@ -281,7 +281,7 @@ async def test_removal_from_outside_is_a_lost_container(api: ApiFactory) -> None
     running = api()
     job_id = await submit(running.client, "echo before; sleep 300")
     await until(running.client, job_id, "running")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while "before" not in await output(running.client, job_id):
             pass
     done = running.stack.run_podman("rm", "-f", "-t", "0", f"job_{job_id}")

@@ -51,6 +51,6 @@ async def test_creates_take_turns_and_the_rest_does_not() -> None:
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await asyncio.gather(*map(runtime.create, specs)) == ["0123"] * 2
     assert most == {"create": 1, "init": 2}

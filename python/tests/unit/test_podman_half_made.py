@@ -1,4 +1,4 @@
-"""Containers that can neither be initialised nor started: what Podman leaves of an interrupted call.
+"""Containers that can neither be initialised nor started: what an interrupted call leaves.
 
 Killed within "create": a name in its storage alone. Killed within "init": a container that the OCI
 runtime has and Podman does not. A DELETE amid a create: one in Podman's database, without storage.
