@@ -28,6 +28,7 @@ from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import containers, inspect
 from flashpods.adapters.podman.rest import Answer, RestClient
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
+from flashpods.adapters.podman.turns import Turns
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
@@ -35,6 +36,7 @@ from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limit
 CALLS: Final = 16
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
 """Seconds that the engine gets to notice a death or a create of its own, and between looks."""
+CREATE_SECONDS: Final = 600.0  # then the next create is made, whatever became of this one
 EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
@@ -89,13 +91,14 @@ class PodmanRuntime:
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, and its service may die: podman issue 23264, containers/storage issue 2030.
-        self._creating = asyncio.Lock()
+        self._creates = Turns[Answer](settings.call_seconds)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
 
     async def close(self) -> None:
         """Give up pulls and close connections; containers run on."""
         await self._images.close()
+        await self._creates.close()
         await self._rest.close()
         self._library.close()
         await self._trees.close()
@@ -126,8 +129,11 @@ class PodmanRuntime:
         """Create and initialise the container; see the port."""
         engine = await self._probe()
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
-        async with self._creating:
-            answer = await self._rest.call("POST", "/containers/create", body=request)
+        answer = await self._creates.take(
+            lambda: self._rest.call(
+                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS, long=True
+            )
+        )
         if answer.ok:
             container_id: str = answer.json()["Id"]
             failpoints.hit("engine.before_init")
