@@ -277,13 +277,15 @@ class Site:
             f"{podman} run --detach --pull=never --init {options} {IMAGE} /bin/sleep 1000"
         ).strip()
         try:
-            pid = self.host.succeed(
-                f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}"
-            ).strip()
-            with self._prober("nsenter", f"--target={pid}", "--net", "--") as prober:
+            with self._prober(*self.network_of(name, podman)) as prober:
                 yield name, prober
         finally:
             self.host.succeed(f"{podman} rm --force --time=0 {name}")
+
+    def network_of(self, name: str, podman: str = PODMAN) -> list[str]:
+        """Return the words that put a command into a container's network."""
+        inspect = f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}"
+        return ["nsenter", f"--target={self.host.succeed(inspect).strip()}", "--net", "--"]
 
     @contextmanager
     def _prober(self, *wrap: str) -> Iterator[LabProber]:

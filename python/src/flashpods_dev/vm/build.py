@@ -32,13 +32,14 @@ PACKAGES = (
     *("podman", "crun", "conmon", "slirp4netns", "uidmap", "catatonit", "rsync", "mmdebstrap"),
     *("iproute2", "util-linux", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
     *("ca-certificates", "python3", "python3-venv", "nftables", "passt"),
+    "wireguard-tools",
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into the kernel
 DISK_BYTES = 6 * 1024**3
 COPIED = (
     *("dev", "python/pyproject.toml", "python/requirements.lock"),
-    *("python/src", "python/tests", "pkgs/agent-image"),
+    *("python/src", "python/tests", "pkgs/agent-image", "modules/network"),
 )
 BUILD_SECONDS = 900
 
