@@ -43,8 +43,8 @@ then call wait_for_job. For several commands on the same files use spawn_many in
 
 The command runs through /bin/sh -c in /work, which holds the files and is READ-ONLY: copy first to
 build in place (`cp -r /work /tmp/w && cd /tmp/w && make`). What it writes to /artifacts can be
-fetched afterwards. Its exit code is the job's. The container is root-like inside, has the internet,
-and is gone when the command ends."""
+fetched afterwards. Its exit code is the job's. It runs as an ordinary user, so there is no apt-get:
+choose an image that has the tools. It has the internet; all but /artifacts is gone at its end."""
 
 SPAWN_SUB_AGENT = """\
 Start another coding agent on the Flashpods host on a task of its own; it may take up to 2 hours.
