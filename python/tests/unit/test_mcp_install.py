@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flashpods.cli.cmd_mcp import AgentName
 from flashpods.cli.main import app
 from flashpods.cli.mcp_agents import AGENTS
 
@@ -122,6 +123,10 @@ def test_a_projects_file_has_no_path_of_this_machine(home: Path, tmp_path: Path)
     assert answer["path"] == str(project / ".mcp.json")
     assert answer["entry"] == {"type": "stdio", "command": "flashpods-mcp", "args": []}
     assert run("windsurf", "--project", str(project), code=2)["error"] == "invalid_config"
+
+
+def test_the_command_line_knows_the_same_agents() -> None:
+    assert [name.value for name in AgentName] == list(AGENTS)
 
 
 def test_a_command_of_ones_own(home: Path) -> None:

@@ -19,7 +19,19 @@ mcp = typer.Typer(
     rich_markup_mode=None,
 )
 
-AgentName = Enum("AgentName", {name.upper().replace("-", "_"): name for name in AGENTS}, type=str)
+
+class AgentName(Enum):
+    """The agents that ``install`` knows: the keys of ``AGENTS``."""
+
+    CLAUDE_CODE = "claude-code"
+    CLAUDE_DESKTOP = "claude-desktop"
+    CODEX = "codex"
+    CURSOR = "cursor"
+    GEMINI = "gemini"
+    OPENCODE = "opencode"
+    VSCODE = "vscode"
+    WINDSURF = "windsurf"
+
 
 EPILOG = "\b\nExamples:\n" + "\n".join(
     f"  {line}"

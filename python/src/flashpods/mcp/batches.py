@@ -14,9 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 from flashpods.client.models import Job
 from flashpods.mcp.host import Host
@@ -24,6 +23,9 @@ from flashpods.mcp.matrix import Variant
 from flashpods.mcp.schemas import ManyJob, ManyResult, ManyStatus
 from flashpods.mcp.trees import Trees
 from flashpods.mcp.waiting import passing, tail_of
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["Batch", "Batches", "Plan"]
 

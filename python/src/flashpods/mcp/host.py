@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, ConfigError
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["Host", "isolated"]
 
@@ -50,6 +52,8 @@ class Host:
                         "in FLASHPODS_API_TOKEN_FILE",
                         code="missing_token",
                     ) from error
+                from flashpods.client import FlashpodsClient  # noqa: PLC0415 - loads httpx
+
                 self._client = FlashpodsClient(config, on_retry=_tell)
             return self._client
 

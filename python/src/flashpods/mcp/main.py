@@ -7,6 +7,7 @@ error. Only what ``--help`` needs is imported at the top.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -74,9 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
+    # The SDK builds some thousand models, which live to the end: nothing of them is garbage.
+    gc.disable()
     from flashpods.mcp.server import build  # noqa: PLC0415 - the SDK takes half a second
 
     server = build(log_level=options.log_level.upper())
+    gc.freeze()
+    gc.enable()
     if not options.http:
         server.run("stdio")
         return 0

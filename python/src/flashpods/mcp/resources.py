@@ -7,20 +7,22 @@ import json
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Resource
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 from flashpods.client.models import Job
 from flashpods.mcp import failures
 from flashpods.mcp.host import Host, isolated
 from flashpods.mcp.schemas import ArtifactView
 from flashpods.mcp.tools.artifacts import find
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["recent", "register"]
 

@@ -7,15 +7,17 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError, UploadError
 from flashpods.client.models import CreatedJob, Upload
 from flashpods.client.project import default_project
 from flashpods.client.rsync import Progress as Sent
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import Files, Spawned
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["create", "excludes", "push", "source", "spawned"]
 

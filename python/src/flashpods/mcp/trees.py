@@ -8,13 +8,15 @@ that at most one waits.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 from flashpods.mcp import spawning
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import Files
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["Trees"]
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError, HostUnreachable
 from flashpods.client.models import Job
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import JobView, Waited
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["LONGEST", "passing", "show", "tail_of", "wait"]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import Field
 
-from flashpods.client import FlashpodsClient
-from flashpods.client.download import check_name
 from flashpods.client.errors import ClientError
 from flashpods.client.models import Artifact
 from flashpods.mcp.batches import Batches
@@ -18,6 +16,9 @@ from flashpods.mcp.host import Host
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import ArtifactList, ArtifactView, Downloaded, JobId
 from flashpods.mcp.tools.hints import READS, WRITES_FILE
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["find", "register"]
 
@@ -88,6 +89,8 @@ async def find(client: FlashpodsClient, job_id: str, name: str) -> Artifact:
         DownloadError: ``invalid_artifact_name``.
         ClientError: ``artifact_not_found`` and what the host says of the job.
     """
+    from flashpods.client.download import check_name  # noqa: PLC0415 - loads httpx
+
     check_name(name)
     rows = await client.artifacts(job_id)
     for row in rows:

@@ -9,12 +9,11 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
-from flashpods.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 from flashpods.mcp import search as searching
 from flashpods.mcp.batches import Batches
@@ -23,6 +22,9 @@ from flashpods.mcp.schemas import Excerpt, JobId, OutputView, SearchResult
 from flashpods.mcp.search import Query, Result
 from flashpods.mcp.tools.hints import READS
 from flashpods.mcp.waiting import clip
+
+if TYPE_CHECKING:
+    from flashpods.client import FlashpodsClient  # loads httpx
 
 __all__ = ["register"]
 
