@@ -107,7 +107,8 @@ Verdict = Callable[[str, int], str | None]
 class StormyProxy:
     """Stands before the API; ``judge(request line, n)`` says what becomes of the n-th such request.
 
-    None passes it on; "503" and "429" answer so; "lose" passes it on and cuts the answer off.
+    None passes it on; "503" and "429" answer so; "lose" passes it on and drops the answer, "half"
+    cuts it off in the middle.
     """
 
     def __init__(self, target: str, judge: Verdict) -> None:
@@ -172,5 +173,5 @@ class StormyProxy:
         back.close()
         await back.wait_closed()
         if fate != "lose":
-            writer.write(answer)
+            writer.write(answer[: len(answer) // 2] if fate == "half" else answer)
             await writer.drain()
