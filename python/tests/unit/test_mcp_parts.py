@@ -127,6 +127,7 @@ async def test_http_answers_loopback_and_no_browser() -> None:
     assert await ask(options, "http://evil.example:8765") == 421  # a rebound name
     assert await ask(options, Origin="http://evil.example") == 403
     assert await ask(options, Origin="http://localhost:3000") == 403
+    assert await ask(options, Origin="http://127.0.0.1:8765") == 200  # its own
     told = HttpOptions(allow_origins=("http://localhost:6274",))
     assert await ask(told, Origin="http://localhost:6274") == 200
 

@@ -2,7 +2,8 @@
 
 Whoever reaches the port may spawn jobs. So by default it listens on loopback, answers only to
 loopback's own names in ``Host`` (a page that rebinds its name to 127.0.0.1 has another), and to no
-browser at all (``Origin``) but those it was told of. Beyond loopback it wants a bearer token.
+page of a browser (``Origin``) but its own origin's and those it was told of. Beyond loopback it
+wants a bearer token.
 """
 
 from __future__ import annotations
@@ -113,11 +114,12 @@ class BearerGate:
 
 def app(server: FlashpodsServer, options: HttpOptions) -> ASGIApp:
     """Return the guarded application, at ``/mcp``."""
+    told = options.allow_origins
     names = [*LOOPBACK, *options.allow_hosts]
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection=True,
         allowed_hosts=[form for name in names for form in (name, f"{name}:*")],
-        allowed_origins=list(options.allow_origins),
+        allowed_origins=[*(f"http://{name}:{options.port}" for name in LOOPBACK), *told],
     )
     inner: ASGIApp = server.streamable_http_app(transport_security=security, host=options.host)
     return inner if options.token is None else BearerGate(inner, options.token)

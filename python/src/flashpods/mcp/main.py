@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="a browser's origin to answer; by default none",
+        help="a further origin of a browser to answer",
     )
     return parser
 
