@@ -160,11 +160,18 @@ async def discarding(rig: Rig) -> None:
         await rig.ask("DELETE", f"/uploads/{upload_id}")
 
 
+async def copying(rig: Rig) -> None:
+    upload_id = await rig.upload()
+    if upload_id is not None:
+        await rig.ask("POST", f"/uploads/{upload_id}/copy")
+
+
 STIMULI: dict[str, Callable[[Rig], Awaitable[None]]] = {
     "cancel": cancelling,
     "early": ending_early,
     "tidy.after_delete": ending_early,
     "discard": discarding,
+    "copy": copying,
     "capture.before_append": writing,
     "capture.after_append": writing,
     "capture.after_checkpoint": writing,
