@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ WITHOUT_BOUNDARY = {
     "api-over-wireguard": "no interface has the address 127.0.0.1",
     "rsync-over-wireguard": "no interface has the address 127.0.0.1",
 }
+INTERNET: socket.socket
 PASSING = {
     *("svid-worker", "svid-agent", "token-exchange-agent", "token-exchange-worker"),
     *("internet-allowed", "end-to-end-job", "rootless", "socket-permissions"),
@@ -36,9 +38,9 @@ PASSING = {
 
 
 def command(stack: MiniStack, *options: str, settings: Path | None = None) -> list[str]:
-    """Return the command line; the internet of these tests is the stack's own rsync daemon."""
+    """Return the command line; the internet of these tests is a listener on this machine."""
     words = [sys.executable, "-m", "flashpods.admin.main", "validate", "--json"]
-    internet = f"--internet={address()}:{stack.rsync_port}"
+    internet = f"--internet={address()}:{INTERNET.getsockname()[1]}"
     return [*words, f"--settings={settings or stack.layout.settings}", internet, *options]
 
 
@@ -89,6 +91,14 @@ def left(stack: MiniStack) -> list[str]:
     root = stack.layout.root
     found = [*root.glob(".validate-*"), *root.glob("joblogs/*.log"), *root.glob("artifacts/[!.]*")]
     return [*listed.stdout.split(), *map(str, found)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def internet() -> Iterator[None]:
+    """Have what jobs must reach; nobody needs to accept a connection for it to be open."""
+    global INTERNET
+    with socket.create_server(("0.0.0.0", 0), backlog=512) as INTERNET:
+        yield
 
 
 @pytest.fixture
@@ -201,13 +211,13 @@ def test_no_job_gets_its_files(quiet: MiniStack) -> None:
 
 
 def test_an_open_token_socket(quiet: MiniStack) -> None:
-    socket = rig.identity_of(quiet).token_socket
-    before = socket.stat().st_mode
-    socket.chmod(0o666)
+    path = rig.identity_of(quiet).token_socket
+    before = path.stat().st_mode
+    path.chmod(0o666)
     try:
         expect(validate(quiet), socket_permissions="any user may connect to identity.token_socket")
     finally:
-        socket.chmod(before & 0o777)
+        path.chmod(before & 0o777)
 
 
 def test_a_closed_workload_api(quiet: MiniStack) -> None:
@@ -224,13 +234,8 @@ def test_an_engine_that_is_away(quiet: MiniStack) -> None:
     """Everything that needs a container says so, within its time, and the rest passes."""
     quiet.podman.kill()
     try:
-        said = validate(quiet, "--only=rootless", "--only=svid-worker", "--only=end-to-end-job")
-        expect(
-            said,
-            rootless="Podman does not answer",
-            svid_worker="Podman does not answer",
-            end_to_end_job="the job is",
-        )
+        said = validate(quiet, "--only=rootless", "--only=svid-worker")
+        expect(said, rootless="Podman does not answer", svid_worker="Podman does not answer")
     finally:
         quiet.podman.start()
         rig.identity_of(quiet).tend()

@@ -101,7 +101,7 @@ def test_scan_of_all_ports_of_all_addresses(site: Site) -> None:
     """As the engine's user itself, the strongest place; and from a container with loopback open."""
     command = "setpriv --reuid=900 --regid=900 --clear-groups python3 /opt/lab/scan.py 1 65535"
     with site.counted() as grown:
-        said = json.loads(site.host.succeed(f"{command} {' '.join(OWN)}", seconds=600))
+        said = json.loads(site.host.succeed(f"{command} {' '.join(OWN)}", timeout=600))
     assert said == {address: [] for address in OWN} | {"tried": 65535 * len(OWN)}
     assert grown == {"job_to_service": 2 * len(OWN), "job_to_host": 65533 * len(OWN)}
     site.unload()

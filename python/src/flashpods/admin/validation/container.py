@@ -123,7 +123,7 @@ async def _again(once: Callable[[], Awaitable[T]]) -> T:
 async def _started(host: Host, kind: str, command: str) -> AsyncIterator[tuple[str, Path]]:
     """Start a container and remove it, whatever happens."""
     settings, runtime = host.settings, host.runtime
-    uid = host.engine_uid()
+    uid, gid = host.user()
     await runtime.ping()
     image = host.choices.image or settings.jobs.worker.image
     await runtime.ensure_image(image, _ignore)
@@ -131,7 +131,7 @@ async def _started(host: Host, kind: str, command: str) -> AsyncIterator[tuple[s
     scratch = Path(tempfile.mkdtemp(prefix=".validate-", dir=settings.paths.capture.parent))
     job_id = secrets.token_hex(8)
     try:
-        os.chown(scratch, uid, uid)
+        os.chown(scratch, uid, gid)
         spec = _spec(host, kind, command, job_id=job_id, image=image, scratch=scratch)
         try:
             container_id = await runtime.create(spec)

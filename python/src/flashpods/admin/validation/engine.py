@@ -14,7 +14,7 @@ from flashpods.config_identity import AGENT_SOCKET
 
 __all__ = ["CHECKS", "NOBODY", "Door", "door_faults", "doors", "privileges"]
 
-NOBODY: Final = 65534
+NOBODY: Final = (65534, 65534)
 ENGINE: Final = "systemctl cat podman-socket-flashpods: User=flashpods; podman info as that user"
 CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 # Denied: the permissions say so. Open, refused: they let in, and somebody listens or nobody does.
@@ -51,9 +51,9 @@ def privileges(status: str, uid_map: str, *, engine_uid: int) -> list[str]:
 async def _rootless(host: Host) -> str:
     answer = await host.rest.call("GET", "/info")
     security = answer.json().get("host", {}).get("security", {})
-    uid = host.engine_uid()
+    uid, _ = host.user()
     if not security.get("rootless") or uid == 0:
-        raise Failed(f"the engine at {host.settings.podman.socket} runs as root (uid {uid})")
+        raise Failed(f"the engine at {host.settings.podman.socket} is not rootless")
 
     async def look(probe: Probe) -> tuple[str, str]:
         process = Path(f"/proc/{probe.pid}")
@@ -113,7 +113,7 @@ async def _sockets(host: Host) -> str:
     found = doors(host)
     paths = [door.path for door in found]
     as_nobody = await host.knock(unix=paths, user=NOBODY)
-    as_engine = await host.knock(unix=paths, user=host.engine_uid())
+    as_engine = await host.knock(unix=paths, user=host.user())
     if faults := door_faults(found, as_nobody, as_engine):
         raise Failed("; ".join(faults))
     hidden = (host.settings.podman.socket, host.settings.spire.server_socket)

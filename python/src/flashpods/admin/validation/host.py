@@ -112,7 +112,7 @@ class Host:
         tcp: Sequence[tuple[str, int]] = (),
         unix: Sequence[Path] = (),
         netns_of: int | None = None,
-        user: int | None = None,
+        user: tuple[int, int] | None = None,
         hear: bool = False,
         seconds: float = 3,
     ) -> list[str]:
@@ -122,7 +122,7 @@ class Host:
             tcp: addresses and ports.
             unix: sockets' paths.
             netns_of: do it in this process's network namespace.
-            user: do it as this uid.
+            user: do it as this uid and gid.
             hear: return the first bytes of each that opens instead of ``open``.
             seconds: for each.
         """
@@ -162,19 +162,20 @@ class Host:
         found = (entry.get("counter") for entry in await self.ruleset())
         return {counter["name"]: int(counter["packets"]) for counter in found if counter}
 
-    def engine_uid(self) -> int:
-        """Return the user that the engine's socket belongs to.
+    def user(self) -> tuple[int, int]:
+        """Return uid and gid of the user that our API and the engine run as, and so the jobs.
 
         Raises:
-            Failed: there is no socket.
+            Failed: there is no directory of the database.
         """
+        place = self.settings.paths.database.parent
         try:
-            return self.settings.podman.socket.stat().st_uid
+            found = place.stat()
         except OSError as e:
             raise Failed(
-                f"podman.socket {self.settings.podman.socket}: {e.strerror}",
-                "systemctl start podman-socket-flashpods",
+                f"paths.database: {place}: {e.strerror}", "systemd-tmpfiles --create"
             ) from e
+        return found.st_uid, found.st_gid
 
 
 def _host_port(text: str, default: int) -> tuple[str, int]:

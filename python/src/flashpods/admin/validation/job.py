@@ -89,7 +89,7 @@ async def _tidy(
             words = [sys.executable, "-P", "-m", "flashpods.cleanup_main", "--job", job]
             if host.choices.settings_file is not None:
                 words += ["--config", str(host.choices.settings_file)]
-            await run(*words, seconds=TIDY_SECONDS / 2, user=host.engine_uid())
+            await run(*words, seconds=TIDY_SECONDS / 2, user=host.user())
 
 
 CHECKS: Final = (

@@ -31,18 +31,18 @@ class Done:
         return lines[0][:SHOWN_CHARS]
 
 
-async def run(*argv: str, seconds: float = 15, user: int | None = None) -> Done:
+async def run(*argv: str, seconds: float = 15, user: tuple[int, int] | None = None) -> Done:
     """Run a program to its end.
 
     Args:
         argv: its words; found on PATH.
         seconds: then it is killed.
-        user: the uid and gid to run as, without further groups; root when None.
+        user: the uid and gid to run as, without further groups; our own when None.
 
     Raises:
         Failed: it is not installed, did not end in time, or said too much.
     """
-    who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    who = {} if user is None else {"user": user[0], "group": user[1], "extra_groups": []}
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -70,7 +70,7 @@ async def run(*argv: str, seconds: float = 15, user: int | None = None) -> Done:
     return Done(process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
 
 
-async def run_json(*argv: str, seconds: float = 15, user: int | None = None) -> Any:
+async def run_json(*argv: str, seconds: float = 15, user: tuple[int, int] | None = None) -> Any:
     """Run a program that must succeed and print JSON; return what it printed.
 
     Raises:

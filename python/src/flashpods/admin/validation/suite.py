@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flashpods.cli.session import Ui
     from flashpods.config import Settings
 
-__all__ = ["CHECKS", "as_json", "chosen", "run"]
+__all__ = ["CHECKS", "Lines", "as_json", "chosen", "run"]
 
 CHECKS: Final[tuple[Check, ...]] = (
     *identity.CHECKS,
@@ -62,7 +62,7 @@ def run(ui: Ui, settings: Settings, choices: Choices, names: Sequence[str] = ())
     checks = chosen(names)
     need_root("validate")
     began = time.monotonic()
-    show = _Lines(ui)
+    show = Lines(ui)
     outcomes = asyncio.run(_run(Host(settings, choices), checks, show))
     passed = all(outcome.passed for outcome in outcomes)
     seconds = time.monotonic() - began
@@ -73,7 +73,7 @@ def run(ui: Ui, settings: Settings, choices: Choices, names: Sequence[str] = ())
     return EXIT_OK if passed else EXIT_FAILED
 
 
-async def _run(host: Host, checks: Sequence[Check], show: _Lines) -> list[Outcome]:
+async def _run(host: Host, checks: Sequence[Check], show: Lines) -> list[Outcome]:
     task = asyncio.current_task()
     assert task is not None
     stopped = False
@@ -121,13 +121,14 @@ def as_json(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     }
 
 
-class _Lines:
+class Lines:
     """Prints a line an outcome, as it comes; nothing with ``--json``."""
 
     def __init__(self, ui: Ui) -> None:
         self._console = None if ui.as_json else ui.console()
 
     def __call__(self, outcome: Outcome) -> None:
+        """Print what came of a check, and what to do about it."""
         if self._console is None:
             return
         from rich.text import Text  # noqa: PLC0415 - not needed for --json
