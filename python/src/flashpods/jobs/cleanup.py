@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 Items = AsyncIterator[tuple[str, Awaitable[object]]]
 """What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
 
+CLEANABLE = TERMINAL - {JobStatus.CLEANED}
 BATCH = 500  # jobs looked at per round; the next round takes the rest
 FINALIZE_TIME = timedelta(seconds=300)  # how long a finalize may be at work on a tree
 BASES_TIME = timedelta(days=7)  # how long a base is kept that no later job replaces
@@ -198,10 +199,21 @@ class Cleaner:
         for job in await self._store.ended(before=before, limit=BATCH):
             yield job.id, self._finish(job, now)
 
-    async def _finish(self, job: Job, now: datetime) -> None:
+    async def finish(self, job_id: str) -> bool:
+        """Clean one ended job now, whatever its retention; return whether it is clean.
+
+        False, and nothing done: there is no such job, or it has not ended.
+        """
+        job = (await self._store.known([job_id])).get(job_id)
+        if job is None or job.status not in CLEANABLE:
+            return job is not None and job.status is JobStatus.CLEANED
+        await self._finish(job, self._clock.now(), why="asked for")
+        return True
+
+    async def _finish(self, job: Job, now: datetime, why: str = "retention is over") -> None:
         if job.status is not JobStatus.CLEANING:
             job = await self._store.advance(
-                job.id, job.status, Trigger.CLEAN, Step(why="retention is over", at=now)
+                job.id, job.status, Trigger.CLEAN, Step(why=why, at=now)
             )
         failpoints.hit("cleanup.after_cleaning")
         await self._logs.delete(job.id)
