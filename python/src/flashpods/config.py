@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from flashpods.config_backup import Backup, backup_contradictions
 from flashpods.config_base import ConfigError, Seconds, Section
 from flashpods.config_identity import Identity, Spire, identity_contradictions
 from flashpods.config_tokens import Tokens, token_contradictions
@@ -201,6 +202,7 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
+    backup: Backup = Backup()
     identity: Identity = Identity()
     spire: Spire = Spire()
     tokens: Tokens = Tokens()
@@ -311,6 +313,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for (outer_key, outer), (key, path) in permutations(trees.items(), 2):
         if outer in path.parents or (outer == path and outer_key < key):
             yield f"{key} {path} is in {outer_key} {outer}: give each its own directory"
+    yield from backup_contradictions(settings.backup, trees)
     yield from _mount_faults(settings.podman)
     yield from identity_contradictions(
         settings.identity,
