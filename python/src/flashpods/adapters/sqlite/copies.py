@@ -52,6 +52,7 @@ class Examined:
     size_bytes: int
     free_bytes: int  # of its size, what VACUUM would give back
     jobs: int
+    latest: str | None = None  # when the newest event in it happened
     problems: list[str] = field(default_factory=list)
 
 
@@ -93,8 +94,7 @@ def examine(path: Path, *, seconds: float) -> Examined:
         CopyError: ``timeout``, ``unreadable``. What is damaged is in ``problems`` instead.
     """
     with closing(_open_to_check(path)) as connection:
-        found = _deadline(connection, path, seconds, lambda: _examine(connection, path))
-    return found
+        return _deadline(connection, path, seconds, lambda: _examine(connection, path))
 
 
 def _open_to_check(path: Path) -> sqlite3.Connection:
@@ -110,6 +110,7 @@ def _open_to_check(path: Path) -> sqlite3.Connection:
 def _examine(connection: sqlite3.Connection, path: Path) -> Examined:
     problems: list[str] = []
     schema = pages = page_size = free = jobs = 0
+    latest: str | None = None
     try:
         schema, pages, page_size, free = (
             int(connection.execute(f"PRAGMA {name}").fetchone()[0])
@@ -124,6 +125,7 @@ def _examine(connection: sqlite3.Connection, path: Path) -> Examined:
             problems += [f"table {row[0]}: row {row[1]} refers to nothing" for row in broken]
             jobs, problem = _counts(connection)
             problems += problem
+            (latest,) = connection.execute("SELECT max(at) FROM job_events").fetchone()
     except sqlite3.DatabaseError as e:
         if primary_code(e) == sqlite3.SQLITE_INTERRUPT:
             raise
@@ -133,6 +135,7 @@ def _examine(connection: sqlite3.Connection, path: Path) -> Examined:
         size_bytes=pages * page_size or path.stat().st_size,
         free_bytes=free * page_size,
         jobs=jobs,
+        latest=latest,
         problems=problems[:PROBLEMS],
     )
 

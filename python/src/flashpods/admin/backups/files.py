@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
+import shutil
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from typing import IO, Final
 from flashpods.adapters.files.artifacts import STAGING
 from flashpods.adapters.sqlite.copies import CopyError
 from flashpods.admin.backups.packing import chunks, disk_error, packed_sink
+from flashpods.admin.privileges import as_owner_of
 
 ARTIFACTS, LOGS = "artifacts", "logs"
 _PART: Final = 1024**2
@@ -41,8 +44,7 @@ def archive(trees: dict[str, Path], target: Path, *, level: int) -> int:
     """
     count = 0
     with packed_sink(target, level=level) as sink:
-        out = tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT)  # type: ignore[call-overload] # a pipe only writes
-        with out:
+        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as out:
             for path, name, found in _walk(trees):
                 count += _add(out, path, name, found)
     written = sum(1 for _ in _members(target))
@@ -53,19 +55,22 @@ def archive(trees: dict[str, Path], target: Path, *, level: int) -> int:
 
 
 def _walk(trees: dict[str, Path]) -> Iterator[tuple[Path, str, os.stat_result]]:
-    """Yield every regular file and link beneath the trees; none that a job can still write."""
+    """Yield every regular file beneath the trees; none that a job can still write.
+
+    Collecting makes files of links that stay inside and leaves the others out, so there are none.
+    """
     for top, root in trees.items():
         for directory, folders, names in os.walk(root, followlinks=False):
             here = Path(directory)
             if here == root and STAGING in folders:
                 folders.remove(STAGING)
-            for name in sorted(names + [f for f in folders if (here / f).is_symlink()]):
+            for name in sorted(names):
                 path = here / name
                 try:
                     found = path.lstat()
                 except OSError:
                     continue
-                if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
+                if stat.S_ISREG(found.st_mode):
                     yield path, f"{top}/{path.relative_to(root)}", found
 
 
@@ -73,10 +78,6 @@ def _add(out: tarfile.TarFile, path: Path, name: str, found: os.stat_result) -> 
     info = tarfile.TarInfo(name)
     info.mode, info.mtime = stat.S_IMODE(found.st_mode) & 0o777, int(found.st_mtime)
     try:
-        if stat.S_ISLNK(found.st_mode):
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-            out.addfile(info)
-            return 1
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return 0  # its retention was over
@@ -123,43 +124,56 @@ class _Pipe(io.RawIOBase):
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    pipe = _Pipe(chunks(path))
     try:
-        with tarfile.open(fileobj=_Pipe(chunks(path)), mode="r|") as found:
+        with tarfile.open(fileobj=pipe, mode="r|") as found:
             for member in found:
                 yield found, member
+        while pipe.read(_PART):  # to the frame's checksum, which stands behind tar's own end
+            pass
     except tarfile.TarError as e:
         raise CopyError(f"{path}: {e}", "damaged") from e
 
 
-def extract(path: Path, trees: dict[str, Path], *, owner: tuple[int, int]) -> int:
+def extract(path: Path, trees: dict[str, Path]) -> int:
     """Put back what is not there; return how many files. What is there already stays as it is.
 
-    Names and links that lead out of the trees are refused (PEP 706's ``data`` filter).
+    The files are written as the tree's owner, so that no link of theirs leads root elsewhere. Our
+    own checks, because ``tarfile``'s filters came with 3.11.4, and Debian 12 has 3.11.2.
 
     Raises:
         CopyError: ``disk_full``, ``unreadable``, ``damaged``; repeated, it goes on.
     """
     count = 0
+    for _ in _members(path):
+        pass  # the whole of it first: half an archive brings nothing back
     try:
         for found, member in _members(path):
-            top, _, rest = member.name.partition("/")
-            root = trees.get(top)
-            if root is None or not rest or os.path.lexists(root / rest):
-                continue
-            member.name = rest
-            found.extract(tarfile.data_filter(member, str(root)), root, set_attrs=False)
-            _give(root, Path(rest), owner)
-            count += 1
-    except tarfile.FilterError as e:
-        raise CopyError(f"{path}: {e}", "damaged") from e
+            top, *rest = member.name.split("/")
+            if not member.isreg() or not rest or not {"", ".", ".."}.isdisjoint(rest):
+                raise CopyError(f"{path}: {member.name[:200]!r} is none of ours", "damaged")
+            if (root := trees.get(top)) is not None:
+                with as_owner_of(root):
+                    count += _put(found, member, root.joinpath(*rest))
     except OSError as e:
         raise disk_error(e, path) from e
     return count
 
 
-def _give(root: Path, rest: Path, owner: tuple[int, int]) -> None:
-    """Hand a file, and the directories made for it, to the owner of the tree."""
-    if os.geteuid() != 0:
-        return
-    for part in (rest, *rest.parents[:-1]):
-        os.chown(root / part, *owner, follow_symlinks=False)
+def _put(found: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> int:
+    if os.path.lexists(target):
+        return 0
+    target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    new = target.with_name(f".{secrets.token_hex(8)}.new")
+    content = found.extractfile(member)
+    assert content is not None, "a regular file has content"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with content, os.fdopen(os.open(new, flags, member.mode & 0o777), "wb") as file:
+            shutil.copyfileobj(content, file, _PART)
+        os.utime(new, (member.mtime, member.mtime))
+        new.rename(target)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    return 1

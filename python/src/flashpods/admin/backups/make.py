@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +53,7 @@ def make(settings: Settings, *, now: datetime) -> Made:
             made = _make(settings, now.date())
         except CopyError as e:
             failed = status.Status(
-                finished_at=status.stamp(now),
+                finished_at=status.stamp(now + timedelta(seconds=_since(began))),
                 ok=False,
                 duration_seconds=_since(began),
                 error=e.code,
@@ -69,8 +69,9 @@ def make(settings: Settings, *, now: datetime) -> Made:
 
 
 def _report(directory: Path, made: Made, now: datetime, began: float) -> None:
+    ended = now + timedelta(seconds=_since(began))
     good = status.Status(
-        finished_at=status.stamp(now),
+        finished_at=status.stamp(ended),
         ok=True,
         duration_seconds=_since(began),
         file=made.file.name,
@@ -79,7 +80,7 @@ def _report(directory: Path, made: Made, now: datetime, began: float) -> None:
         schema=made.examined.schema,
         jobs=made.examined.jobs,
         warnings=made.warnings,
-        last_success_at=status.stamp(now),
+        last_success_at=status.stamp(ended),
         last_success_size_bytes=made.size_bytes,
     )
     try:

@@ -84,7 +84,7 @@ def write(directory: Path, status: Status) -> None:
     write_whole(directory / NAME, json.dumps(asdict(status), indent=2) + "\n", mode=0o644)
 
 
-def write_whole(path: Path, text: str, *, mode: int) -> None:
+def write_whole(path: Path, text: str, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replace a file by one that is on the disk: a reader sees the old one or the new one.
 
     Raises:
@@ -94,6 +94,8 @@ def write_whole(path: Path, text: str, *, mode: int) -> None:
     try:
         handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w") as file:
+            if owner is not None and owner != (os.geteuid(), os.getegid()):
+                os.fchown(handle, *owner)
             os.fchmod(handle, mode)
             file.write(text)
             file.flush()
