@@ -43,10 +43,12 @@ def archive(trees: dict[str, Path], target: Path, *, level: int) -> int:
         CopyError: ``disk_full``, ``unreadable``, ``damaged``; the target is gone then.
     """
     count = 0
-    with packed_sink(target, level=level) as sink:
-        with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as out:
-            for path, name, found in _walk(trees):
-                count += _add(out, path, name, found)
+    with (
+        packed_sink(target, level=level) as sink,
+        tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as out,
+    ):
+        for path, name, found in _walk(trees):
+            count += _add(out, path, name, found)
     written = sum(1 for _ in _members(target))
     if written != count:
         target.unlink()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 import zstandard
 
@@ -18,16 +18,8 @@ CHUNK: Final = 1024**2
 FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
-class Sink(Protocol):
-    """Where bytes go."""
-
-    def write(self, data: bytes, /) -> int:
-        """Take them."""
-        ...
-
-
 @contextmanager
-def packed_sink(target: Path, *, level: int) -> Iterator[Sink]:
+def packed_sink(target: Path, *, level: int) -> Iterator[BinaryIO]:
     """Write a packed file; it is on the disk when the block ends, and gone if that failed.
 
     Raises:
