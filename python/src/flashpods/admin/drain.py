@@ -63,6 +63,7 @@ def _drain(
     from flashpods.admin.opened import with_store  # noqa: PLC0415
 
     api = LiveApi(settings)
+    api.unlock()  # root reads the token; the database is then opened as its owner
 
     async def work(store: SqliteStore) -> Draining:
         state = await begin(store, say=ui.note)

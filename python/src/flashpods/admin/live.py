@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
 
 from flashpods.config import Settings, read_tokens
+from flashpods.config_base import ConfigError
 
 __all__ = ["Health", "LiveApi"]
 
@@ -39,6 +41,7 @@ class LiveApi:
         host = f"[{http.host}]" if http.host.version == 6 else str(http.host)
         self.url = f"http://{host}:{http.port}"
         self._token_file = http.token_file
+        self._token: bytes | None = None
 
     def _client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False)
@@ -77,18 +80,21 @@ class LiveApi:
             return None
         return answer.status_code != 401
 
+    def unlock(self) -> None:
+        """Read the token, while we may; where we may not, :meth:`cancel` says that it can't."""
+        with suppress(ConfigError):
+            self._token = read_tokens(self._token_file)[0]
+
     def cancel(self, job_id: str) -> bool:
         """Ask for a job's end; return whether the API took it: False if it can't be asked.
 
         A job that has ended meanwhile counts as taken.
-
-        Raises:
-            ConfigError: the token file can't be used.
         """
-        token = read_tokens(self._token_file)[0]
+        if self._token is None:
+            return False
         try:
             with self._client() as client:
-                answer = client.delete(f"/jobs/{job_id}", headers=_bearer(token))
+                answer = client.delete(f"/jobs/{job_id}", headers=_bearer(self._token))
         except httpx.HTTPError:
             return False
         return answer.status_code in {200, 404, 409}

@@ -14,6 +14,7 @@ import typer
 from flashpods.admin import (
     backup,
     database,
+    diagnose,
     drain,
     events,
     images,
@@ -30,6 +31,7 @@ __all__ = ["COMMANDS", "app", "main"]
 
 COMMANDS: Final[tuple[Command, ...]] = (
     status.COMMAND,
+    diagnose.COMMAND,
     drain.DRAIN,
     drain.RESUME,
     backup.COMMAND,

@@ -7,14 +7,16 @@ transitions of the table. Whoever is root acts as the database's owner meanwhile
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from flashpods.adapters.sqlite import copies
 from flashpods.adapters.sqlite.migrations import STEPS, SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.admin.command import AdminError
-from flashpods.admin.privileges import as_owner_of
+from flashpods.admin.privileges import as_owner_of, become_owner_of
 from flashpods.bootstrap import Adapters
 from flashpods.config import Settings
 from flashpods.errors import FlashpodsError
@@ -36,11 +38,11 @@ def with_store(settings: Settings, work: Callable[[SqliteStore], Awaitable[T]]) 
         async with await SqliteStore.open(settings.paths.database) as store:
             return await work(store)
 
-    return _run(settings, opened)
+    return _run(settings, opened, as_owner_of)
 
 
 def with_adapters(settings: Settings, work: Callable[[Adapters], Awaitable[T]]) -> T:
-    """Run ``work`` with all adapters open; the engine may be away.
+    """Run ``work`` with all adapters open; the engine may be away. Root is given up for good.
 
     Raises:
         AdminError: as :func:`with_store`.
@@ -54,10 +56,20 @@ def with_adapters(settings: Settings, work: Callable[[Adapters], Awaitable[T]]) 
         finally:
             await adapters.close()
 
-    return _run(settings, opened)
+    return _run(settings, opened, _for_good)
 
 
-def _run(settings: Settings, opened: Callable[[], Awaitable[T]]) -> T:
+@contextmanager
+def _for_good(database: Path) -> Iterator[None]:
+    become_owner_of(database)
+    yield
+
+
+def _run(
+    settings: Settings,
+    opened: Callable[[], Coroutine[Any, Any, T]],
+    acting: Callable[[Path], AbstractContextManager[None]],
+) -> T:
     database = settings.paths.database
     if not database.exists():
         raise AdminError(
@@ -73,15 +85,11 @@ def _run(settings: Settings, opened: Callable[[], Awaitable[T]]) -> T:
                 f"this version's flashpods-api, which upgrades it",
                 code="schema_differs",
             )
-        with as_owner_of(database):
-            return asyncio.run(_await(opened))
+        with acting(database):
+            return asyncio.run(opened())
     except copies.CopyError as e:
         raise AdminError(str(e), code="database_unusable") from e
     except SchemaError as e:
         raise AdminError(str(e), code="database_unusable") from e
     except FlashpodsError as e:
         raise AdminError(e.message, code=e.code) from e
-
-
-async def _await(opened: Callable[[], Awaitable[T]]) -> T:
-    return await opened()

@@ -27,6 +27,7 @@ BUSY_SECONDS: Final = 10.0
 # sqlite.org/src/file/src/os_unix.c: who has a database in WAL mode open holds a read lock on the
 # shared bytes; a writer of the rollback mode takes the pending and the reserved byte before them.
 _LOCK_START, _LOCK_BYTES = 0x40000000, 512
+_WAL_WRITE: Final = 120  # of the -shm file; sqlite.org/walformat.html, section 2.3
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux, fcntl(2)
 
 _T = TypeVar("_T")
@@ -214,11 +215,50 @@ def user_of(path: Path) -> int | None:
         return _holder(file.fileno())
 
 
-def _holder(handle: int) -> int | None:
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _LOCK_START, _LOCK_BYTES, 0)
+def _holder(handle: int, start: int = _LOCK_START, count: int = _LOCK_BYTES) -> int | None:
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, count, 0)
     answer = fcntl.fcntl(handle, fcntl.F_GETLK, question)
     kind, _, _, _, pid = _FLOCK.unpack(answer)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def write_lock_holder(path: Path, *, seconds: float) -> int | None:
+    """Return who keeps others from writing for that long: a pid, 0 if it is not to be seen.
+
+    None: the lock can be had.
+
+    Raises:
+        CopyError: ``unreadable``, ``damaged``.
+    """
+    with closing(sqlite3.connect(path, timeout=seconds, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.Error as e:
+            if primary_code(e) != sqlite3.SQLITE_BUSY:
+                raise _explain(e, str(path)) from e
+        else:
+            return None
+    # Only now: closing a descriptor of the file gives up what SQLite has locked in it.
+    with path.with_name(path.name + "-shm").open("rb") as file:
+        return _holder(file.fileno(), _WAL_WRITE, 1) or 0
+
+
+def free_bytes(path: Path) -> int:
+    """Return how much of a database is holes.
+
+    Raises:
+        CopyError: ``unreadable``.
+    """
+    with closing(_open_to_check(path)) as connection:
+        try:
+            free, size = (
+                int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+                for name in ("freelist_count", "page_size")
+            )
+        except sqlite3.Error as e:
+            raise CopyError(f"{path}: {e}", "unreadable") from e
+    return free * size
 
 
 @contextmanager
