@@ -20,7 +20,7 @@ from flashpods.adapters.identity import UnixIdentityChain
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, Agent, Settings, Worker, read_tokens
+from flashpods.config import GB, Agent, Settings, Worker, locate_token_file, read_tokens
 from flashpods.config_base import ConfigError
 from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
@@ -249,7 +249,7 @@ async def build(settings: Settings) -> Services:
     Raises:
         ConfigError: the token file, a directory or the database can't be used.
     """
-    tokens = read_tokens(settings.http.token_file)
+    tokens = read_tokens(locate_token_file(settings.http))
     capacity = host_capacity(settings)
     adapters = await Adapters.open(settings)
     changes = InProcessChanges()

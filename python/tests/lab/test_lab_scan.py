@@ -24,7 +24,7 @@ def test_as_the_engines_user(site: Site) -> None:
     site.load()
     command = f"setpriv --reuid={UID} --regid={UID} --clear-groups {SCAN}"
     with site.counted() as grown:
-        said = json.loads(site.host.succeed(f"{command} 1 {ALL} {' '.join(OWN)}", seconds=SECONDS))
+        said = json.loads(site.host.succeed(f"{command} 1 {ALL} {' '.join(OWN)}", timeout=SECONDS))
     assert said == {address: [] for address in OWN} | {"tried": ALL * len(OWN), "silent": 0}
     assert grown == {
         "job_to_service": len(SERVICES) * len(OWN),
@@ -44,7 +44,7 @@ def test_from_a_container(site: Site, place: str) -> None:
     addresses = [*verdicts["H"], *nobodys]
     with site.container(NETWORKS[place]) as (name, _), site.counted() as grown:
         words = " ".join([*site.network_of(name), SCAN, "1", str(ALL), *addresses])
-        said = json.loads(site.host.succeed(words, seconds=SECONDS))
+        said = json.loads(site.host.succeed(words, timeout=SECONDS))
     silent, tried = said.pop("silent"), said.pop("tried")
     assert said == {address: [] for address in addresses}
     assert (silent, tried) == (0, ALL * len(addresses))

@@ -11,19 +11,49 @@ from typing import Final
 
 import typer
 
-from flashpods.admin import validate
+from flashpods.admin import (
+    backup,
+    database,
+    diagnose,
+    drain,
+    events,
+    images,
+    restore,
+    retention,
+    status,
+    stuck,
+    token,
+    validate,
+)
 from flashpods.admin.command import Command, epilog
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS: Final[tuple[Command, ...]] = (validate.COMMAND,)
+COMMANDS: Final[tuple[Command, ...]] = (
+    status.COMMAND,
+    diagnose.COMMAND,
+    drain.DRAIN,
+    drain.RESUME,
+    backup.COMMAND,
+    restore.COMMAND,
+    database.VERIFY,
+    database.VACUUM,
+    token.COMMAND,
+    stuck.COMMAND,
+    retention.CLEAN,
+    retention.GC,
+    images.COMMAND,
+    events.COMMAND,
+    validate.COMMAND,
+)
 
 EXIT_CODES: Final = """\b
 Exit codes:
   0    done; for validate: every check passed
-  1    refused, or something failed; nothing is left half done
+  1    refused, or something failed or was found; nothing is left half done
   2    the command line is wrong
   78   the settings file is wrong (flashpods check-config says the same)
+  124  drain --wait: jobs are left, time is up
   130  interrupted by ctrl-C (143: by SIGTERM)
 
 \b

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, Final
 
 import structlog
 
@@ -26,11 +27,16 @@ from flashpods.ports import (
 
 log = structlog.get_logger(__name__)
 
-Items = AsyncIterator[tuple[str, Awaitable[object]]]
+Act = Coroutine[Any, Any, object]
+Items = AsyncIterator[tuple[str, Act]]
 """What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
 
 CLEANABLE = TERMINAL - {JobStatus.CLEANED}
+SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
+"""Names of acts that find out themselves whether there is anything to do."""
+
 BATCH = 500  # jobs looked at per round; the next round takes the rest
+DRY = 100_000  # jobs counted at most by a look that changes nothing
 FINALIZE_TIME = timedelta(seconds=300)  # how long a finalize may be at work on a tree
 BASES_TIME = timedelta(days=7)  # how long a base is kept that no later job replaces
 
@@ -55,6 +61,7 @@ class Report:
 
     done: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    dry: bool = False  # only look: ``done`` says what would be done
 
     def count(self, kind: str, *, failed: bool = False) -> None:
         """Add one."""
@@ -101,9 +108,12 @@ class Cleaner:
             except TimeoutError:
                 continue
 
-    async def run_once(self) -> Report:
-        """Do one round and say what it did; nothing raises."""
-        report = Report()
+    async def run_once(self, *, dry: bool = False) -> Report:
+        """Do one round and say what it did; nothing raises.
+
+        ``dry`` only looks: what the sweeps of :data:`SWEEPS` would find is not known then.
+        """
+        report = Report(dry=dry)
         now = self._clock.now()
         for step in (
             self._adopt_uploads,
@@ -126,7 +136,11 @@ class Cleaner:
         try:
             async for name, act in items:
                 try:
-                    if await act != 0:
+                    if report.dry:
+                        act.close()
+                        if name not in SWEEPS:
+                            report.count(kind)
+                    elif await act != 0:
                         report.count(kind)
                 except Exception as e:  # noqa: BLE001 - a defect of one item stops no other
                     _failed(report, kind, e, item=name)
@@ -194,9 +208,28 @@ class Cleaner:
         await self._artifacts.delete(job.id)
         failpoints.hit("cleanup.after_artifacts")
 
+    async def finish_older(self, age: timedelta, *, dry: bool = False) -> Report:
+        """Clean every job that ended that long ago, whatever the retention; nothing raises.
+
+        What the API may still be tidying up after is left alone.
+        """
+        report = Report(dry=dry)
+        now = self._clock.now()
+        before = now - max(age, self._keep.orphan_grace)
+        done = -1
+        while sum(report.done.values()) != done:  # a batch at a time, until one changes nothing
+            done = sum(report.done.values())
+            await self._each(report, "finish_jobs", self._ended(before, now, DRY if dry else BATCH))
+            if dry:
+                break
+        return report
+
     async def _finish_jobs(self, now: datetime) -> Items:
-        before = now - min(self._keep.logs, self._keep.jobs)
-        for job in await self._store.ended(before=before, limit=BATCH):
+        async for item in self._ended(now - min(self._keep.logs, self._keep.jobs), now, BATCH):
+            yield item
+
+    async def _ended(self, before: datetime, now: datetime, limit: int) -> Items:
+        for job in await self._store.ended(before=before, limit=limit):
             yield job.id, self._finish(job, now)
 
     async def finish(self, job_id: str) -> bool:
