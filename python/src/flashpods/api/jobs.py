@@ -105,14 +105,11 @@ class Jobs:
         self._store = context.services.store
         self._clock = context.services.clock
         self._held = context.held
-        self._metrics = context.metrics
 
     async def submit(self, request: Request) -> Reply:
         """Accept a job, or find the one that the same key made."""
         no_query(request)
         job, created = await self._services.submitter.submit(json_body(request))
-        if created:
-            self._metrics.job_created(job.type.value)
         answer = {
             "job_id": job.id,
             "status": job.status,

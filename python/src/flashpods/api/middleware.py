@@ -19,8 +19,8 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpods.api.auth import Authenticator
-from flashpods.api.metrics import Metrics
 from flashpods.errors import BadRequest, FlashpodsError, TooLarge, TooMany
+from flashpods.telemetry.metrics import Metrics
 from flashpods.web.exchange import Exchange, Head
 from flashpods.web.problems import problem, report, translate
 from flashpods.web.ratelimit import RateLimiter
@@ -106,6 +106,7 @@ class Gate:
             TooLarge: the body says that it is over the limit.
         """
         if wait:
+            self._metrics.rate_limited()
             raise _too_often(wait)
         if (method, path) not in _OPEN:
             self._authenticator.check(head.authorization)
