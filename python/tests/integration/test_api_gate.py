@@ -208,6 +208,16 @@ async def test_requests_are_counted_by_template(rig: Rig) -> None:
     assert "flashpods_http_rate_limited_total 0.0" in text
 
 
+async def test_a_wait_that_was_asked_for_is_not_timed(rig: Rig) -> None:
+    job_id = await rig.running()
+    async with rig.client() as client:
+        for query in ("", "?wait=0.01", "?wait=0.02"):
+            assert (await client.get(f"/jobs/{job_id}{query}")).status_code == 200
+    text = (await rig.app.context.services.telemetry.render()).decode()
+    timed = "flashpods_http_request_duration_seconds_count"
+    assert f'{timed}{{method="GET",route="/jobs/{{job_id}}",status="2xx"}} 1.0' in text
+
+
 async def test_requests_over_the_rate_are_counted(tmp_path: Path) -> None:
     rig = Rig(tmp_path, Settings(http={"rate_per_second": 0.001, "rate_burst": 2}))
     async with rig.client() as client:

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from flashpods.errors import Unavailable
 from flashpods.services import Services
 from flashpods.telemetry.metrics import Metrics
+
+WAITED: Final = "flashpods.waited"  # scope key: the time of the answer was the caller's choice
 
 
 class Held:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from flashpods.api import operations
-from flashpods.api.context import Context
+from flashpods.api.context import WAITED, Context
 from flashpods.api.parse import Query, from_cursor, json_body, no_query, to_cursor
 from flashpods.errors import BadRequest, NotFound, cut
 from flashpods.jobs.model import Job, JobEvent
@@ -149,6 +149,7 @@ class Jobs:
             wait = Query(request, ("wait",)).seconds("wait", MOST_WAIT)
         job = await find(self._store, job_id)
         if wait and not job.terminal:
+            request.scope[WAITED] = True
             job = await self._changed(job, wait)
         row = view(job, self._clock)
         row["events"] = [_event(event) for event in await self._store.events(job_id)]

@@ -19,6 +19,7 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpods.api.auth import Authenticator
+from flashpods.api.context import WAITED
 from flashpods.errors import BadRequest, FlashpodsError, TooLarge, TooMany
 from flashpods.telemetry.metrics import Metrics
 from flashpods.web.exchange import Exchange, Head
@@ -93,9 +94,8 @@ class Gate:
                 raise  # too late for an answer: the server cuts the connection
             await self._refuse(error, scope, receive, exchange, head if unread else None)
         finally:
-            self._metrics.request(
-                method, scope.get(ROUTE, ""), exchange.status, (exchange.at or began) - began
-            )
+            seconds = None if WAITED in scope else (exchange.at or began) - began
+            self._metrics.request(method, scope.get(ROUTE, ""), exchange.status, seconds)
 
     def _admit(self, wait: int, method: str, path: str, head: Head) -> None:
         """Refuse what must go no further, in the order of the module's docstring.

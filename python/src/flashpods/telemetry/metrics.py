@@ -124,8 +124,11 @@ class Metrics:
 
     # ------------------------------------------------------------------ requests
 
-    def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request; ``route`` is a template, empty where none matched."""
+    def request(self, method: str, route: str, status: int, seconds: float | None) -> None:
+        """Count one request; ``route`` is a template, empty where none matched.
+
+        ``seconds`` None: it waited as its caller asked, which says nothing of ours.
+        """
         key = (method, route, status // 100)
         children = self._children.get(key)
         if children is None:
@@ -133,7 +136,8 @@ class Metrics:
             if method in METHODS:
                 self._children[key] = children
         duration, refusal = children
-        duration.observe(seconds)
+        if seconds is not None:
+            duration.observe(seconds)
         if refusal is not None:
             refusal.inc()
 
