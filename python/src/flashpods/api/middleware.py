@@ -13,6 +13,7 @@ Order, outermost first:
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any, Final
 
@@ -33,6 +34,12 @@ SWALLOW_SECONDS: Final = 1.0
 SWALLOW_BYTES: Final = 8 * 1024**2
 
 _OPEN = frozenset({("GET", "/health"), ("HEAD", "/health")})
+_PAGE = re.compile(r"/ui(/[a-z]{1,16}\.[a-z]{2,4})?\Z")
+
+
+def _is_page(method: str, path: str) -> bool:
+    """Whether a part of the static page is asked for: it holds no data, see :mod:`.ui`."""
+    return method == "GET" and _PAGE.match(path) is not None
 
 
 class _Gone(Exception):
@@ -108,7 +115,7 @@ class Gate:
         if wait:
             self._metrics.rate_limited()
             raise _too_often(wait)
-        if (method, path) not in _OPEN:
+        if (method, path) not in _OPEN and not _is_page(method, path):
             self._authenticator.check(head.authorization)
         if head.length > self._body_limit:
             raise self._too_large()

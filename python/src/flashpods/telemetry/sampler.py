@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from flashpods.errors import FlashpodsError
+from flashpods.jobs.model import Reserved
 from flashpods.ports import ContainerRuntime, DiskGauge, JobStore, LogStore
 from flashpods.ports.identity import IdentityChain
 from flashpods.telemetry.status import BackupStatus, CleanupStatus, read_backup, read_cleanup
@@ -21,6 +24,7 @@ log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 2.0
 SLOW_EVERY: Final = 4  # samples between looks whose cost grows with what is kept
 SLOW_SECONDS: Final = 60.0
+KEPT: Final = 6 * 60  # points of the history: six hours, at a minute each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +41,17 @@ class Sample:
     backup: BackupStatus | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What was held and how full the disks were at a moment; kept in memory only."""
+
+    at: datetime
+    reserved: Reserved
+    disk: Mapping[str, float]  # tree → used part of its file system
+
+
 class Sampler:
-    """Takes samples in the background; :attr:`last` is the newest."""
+    """Takes samples in the background; :attr:`last` is the newest, :attr:`history` the past."""
 
     def __init__(
         self,
@@ -80,6 +93,7 @@ class Sampler:
             self._pings["spire_agent"] = identity.ping_agent
             self._pings["token_service"] = identity.ping_tokens
         self.last = Sample()
+        self.history: deque[Point] = deque(maxlen=KEPT)
 
     async def run(self) -> None:
         """Take a sample every ``every`` seconds, until cancelled."""
@@ -105,7 +119,20 @@ class Sampler:
         )
         if slow:
             sample = await self._add_sizes(sample)
+            await self._remember(sample)
         self.last = replace(sample, at=time.time())
+
+    @property
+    def history_seconds(self) -> float:
+        """How far apart the points of the history are."""
+        return self._every * SLOW_EVERY
+
+    async def _remember(self, sample: Sample) -> None:
+        try:
+            reserved = await self._store.reserved()
+        except FlashpodsError:
+            return  # a gap in a picture
+        self.history.append(Point(at=datetime.now(UTC), reserved=reserved, disk=sample.disk))
 
     def _read(self) -> tuple[dict[str, float], CleanupStatus | None, BackupStatus | None]:
         try:
