@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.adapters.identity import UnixIdentityChain
+from flashpods.adapters.podman.rest import Seen
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
@@ -25,14 +27,19 @@ from flashpods.config_base import ConfigError
 from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.changes import InProcessChanges
-from flashpods.jobs.cleanup import Cleaner, Retention
+from flashpods.jobs.cleanup import Cleaner, Report, Retention
 from flashpods.jobs.disk import Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
 from flashpods.jobs.submit import Submitter
 from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.ports import Observer
 from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services
+from flashpods.telemetry.metrics import Metrics
+from flashpods.telemetry.sampler import Sampler
+from flashpods.telemetry.scrape import Telemetry
+from flashpods.telemetry.status import backup_file, cleanup_file
 from flashpods.uploads import Uploads
 
 
@@ -134,8 +141,10 @@ class Adapters:
     meter: SystemDiskMeter
 
     @classmethod
-    async def open(cls, settings: Settings) -> Self:
+    async def open(cls, settings: Settings, seen: Seen | None = None) -> Self:
         """Check the directories, migrate and open the database; the engine may be away.
+
+        ``seen`` is told of the calls to the engine.
 
         Raises:
             ConfigError: a directory or the database can't be used, or the trees are not on one
@@ -168,7 +177,11 @@ class Adapters:
             logs=logs,
             artifacts=artifacts,
             workspaces=workspaces,
-            runtime=PodmanRuntime(settings.podman, log_max_bytes=logs.capture_max_bytes),
+            runtime=PodmanRuntime(
+                settings.podman,
+                log_max_bytes=logs.capture_max_bytes,
+                seen=seen or (lambda _method, _path, _status, _seconds: None),
+            ),
             disk=StatvfsGauge((paths.work, paths.artifacts, paths.logs)),
             meter=SystemDiskMeter(staging=artifacts.staging, work=paths.work),
         )
@@ -182,7 +195,9 @@ class Adapters:
         await self.store.close()
 
 
-def _line(settings: Settings, adapters: Adapters, changes: InProcessChanges) -> Line:
+def _line(
+    settings: Settings, adapters: Adapters, changes: InProcessChanges, observer: Observer
+) -> Line:
     return Line(
         store=adapters.store,
         uploads=adapters.store,
@@ -203,6 +218,7 @@ def _line(settings: Settings, adapters: Adapters, changes: InProcessChanges) -> 
             ),
         ),
         policy=_policy(settings),
+        observer=observer,
     )
 
 
@@ -243,6 +259,28 @@ def _identity(settings: Settings) -> IdentityChain | None:
     return UnixIdentityChain(identity.spire_socket_dir / AGENT_SOCKET, identity.token_socket)
 
 
+def _telemetry(
+    settings: Settings, adapters: Adapters, metrics: Metrics, capacity: Capacity
+) -> Telemetry:
+    paths = settings.paths
+    sampler = Sampler(
+        store=adapters.store,
+        logs=adapters.logs,
+        runtime=adapters.runtime,
+        disk=adapters.disk,
+        trees={
+            str(paths.work): "work",
+            str(paths.artifacts): "artifacts",
+            str(paths.logs): "logs",
+        },
+        identity=_identity(settings),
+        cleanup_file=cleanup_file(settings),
+        backup_file=backup_file(settings),
+        every=settings.http.metrics_sample_seconds,
+    )
+    return Telemetry(metrics, sampler, adapters.store, capacity)
+
+
 async def build(settings: Settings) -> Services:
     """Wire the API's process.
 
@@ -251,9 +289,11 @@ async def build(settings: Settings) -> Services:
     """
     tokens = read_tokens(locate_token_file(settings.http))
     capacity = host_capacity(settings)
-    adapters = await Adapters.open(settings)
+    metrics = Metrics()
+    adapters = await Adapters.open(settings, metrics.podman_call)
+    telemetry = _telemetry(settings, adapters, metrics, capacity)
     changes = InProcessChanges()
-    line = _line(settings, adapters, changes)
+    line = _line(settings, adapters, changes, metrics)
     supervisor = Supervisor(line)
     recovery = Recovery(line, supervisor)
     background: list[asyncio.Task[None]] = []
@@ -261,6 +301,7 @@ async def build(settings: Settings) -> Services:
     async def start() -> None:
         background.append(asyncio.create_task(recovery.run(), name="recovery"))
         background.append(asyncio.create_task(line.disk.run(), name="disk watch"))
+        background.append(asyncio.create_task(telemetry.sampler.run(), name="metrics sampler"))
 
     async def stop() -> None:
         for task in background:
@@ -283,16 +324,21 @@ async def build(settings: Settings) -> Services:
         changes=changes,
         submitter=_submitter(settings, adapters, capacity, supervisor),
         uploads=_uploads(settings, adapters),
+        telemetry=telemetry,
         cancel=supervisor.cancel,
-        ended=supervisor.listeners,
         started_at=adapters.clock.now(),
         start=start,
         stop=stop,
     )
 
 
-def build_cleaner(settings: Settings, adapters: Adapters) -> Cleaner:
-    """Wire the cleanup's process."""
+def build_cleaner(
+    settings: Settings,
+    adapters: Adapters,
+    *,
+    told: Callable[[Report, float], None] = lambda _report, _seconds: None,
+) -> Cleaner:
+    """Wire the cleanup's process; ``told`` is the cleaner's."""
     output, cleanup, uploads = settings.output, settings.cleanup, settings.uploads
     return Cleaner(
         store=adapters.store,
@@ -313,4 +359,5 @@ def build_cleaner(settings: Settings, adapters: Adapters) -> Cleaner:
             images_total_bytes=cleanup.images_total_bytes,
         ),
         every=cleanup.every_seconds,
+        told=told,
     )

@@ -6,13 +6,15 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flashpods.bootstrap import Adapters, build_cleaner
 from flashpods.config import Settings, load
 from flashpods.config_base import ConfigError
+from flashpods.jobs.cleanup import Report
 from flashpods.logs_setup import configure_logging
+from flashpods.telemetry.status import CleanupLedger, cleanup_file
 
 EX_CONFIG = 78  # sysexits.h
 
@@ -25,7 +27,7 @@ async def clean(settings: Settings, *, once: bool, job: str | None = None) -> in
     """
     adapters = await Adapters.open(settings)
     try:
-        cleaner = build_cleaner(settings, adapters)
+        cleaner = build_cleaner(settings, adapters, told=_ledger(settings, adapters))
         if job is not None:
             return 0 if await cleaner.finish(job) else 1
         if once:
@@ -38,6 +40,12 @@ async def clean(settings: Settings, *, once: bool, job: str | None = None) -> in
         return 0
     finally:
         await adapters.close()
+
+
+def _ledger(settings: Settings, adapters: Adapters) -> Callable[[Report, float], None]:
+    """Return what leaves word of each round, for the API's metrics."""
+    ledger = CleanupLedger(cleanup_file(settings))
+    return lambda report, seconds: ledger.round(report, at=adapters.clock.now(), seconds=seconds)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

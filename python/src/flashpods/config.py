@@ -64,6 +64,7 @@ class Http(Section):
     shutdown_seconds: Seconds = 8
     metrics_host: IPv4Address | IPv6Address | None = IPv4Address("127.0.0.1")
     metrics_port: int = Field(9464, ge=0, le=65535)
+    metrics_sample_seconds: Seconds = 15  # between looks at disks, components, status files
 
 
 class Paths(Section):

@@ -19,6 +19,7 @@ from flashpods.ports import (
     LogStore,
 )
 from flashpods.ports.identity import IdentityChain
+from flashpods.telemetry.scrape import Telemetry
 from flashpods.uploads import Uploads
 
 
@@ -38,8 +39,8 @@ class Services:
     changes: Changes
     submitter: Submitter
     uploads: Uploads
+    telemetry: Telemetry
     cancel: Callable[[str], Awaitable[Job]]  # request_cancel and wake the job's line
-    ended: list[Callable[[Job], None]]  # who is told of each job that ends in this process
     started_at: datetime
     start: Callable[[], Awaitable[None]]  # recovery and background work; called by the lifespan
     stop: Callable[[], Awaitable[None]]

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, helper_build, image, lanes
-from flashpods_dev.identity import build, tests
+from flashpods_dev import attacks, check, demo, faults, helper_build, image, lanes, tiers
+from flashpods_dev.identity import build
 from flashpods_dev.identity.parts import Options
 from flashpods_dev.lab import run as lab
 from flashpods_dev.layout import write_for_user
@@ -32,13 +32,15 @@ PASSED_ON = (
     "attacks",
     "faults",
     "soak",
-    "identity",
     "bench",
     "lab",
     "shell",
+    *tiers.TIERS,
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
-TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak|identity|lab)-[a-z0-9_]{8}")
+TEMPORARY = re.compile(
+    r"(up|demo|test|attacks|faults|soak|identity|lab|monitoring|ui)-[a-z0-9_]{8}"
+)
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -88,9 +90,9 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
         case "soak":
             with state_directory(machine, "soak") as state:
                 return faults.soak(machine, state, rest)
-        case "identity":
-            with state_directory(machine, "identity") as state:
-                return tests.run(machine, state, rest)
+        case tier if tier in tiers.TIERS:
+            with state_directory(machine, tier) as state:
+                return tiers.run(machine, state, tiers.TIERS[tier], rest)
         case "bench":
             return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
         case "shell":

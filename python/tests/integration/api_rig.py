@@ -23,6 +23,9 @@ from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services
+from flashpods.telemetry.metrics import Metrics
+from flashpods.telemetry.sampler import Sampler
+from flashpods.telemetry.scrape import Telemetry
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskGauge, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
@@ -97,12 +100,26 @@ class Rig:
             changes=self.changes,
             submitter=self.submitter(),
             uploads=self.uploads(),
+            telemetry=self.telemetry(),
             cancel=cancel,
-            ended=[],
             started_at=self.clock.now(),
             start=nothing,
             stop=stop,
         )
+
+    def telemetry(self) -> Telemetry:
+        sampler = Sampler(
+            store=self.store,
+            logs=self.logs,
+            runtime=self.runtime,  # type: ignore[arg-type] # only ping is called here
+            disk=self.disk,
+            trees={"/work": "work"},
+            identity=self.identity,
+            cleanup_file=self.root / "cleanup.json",
+            backup_file=self.root / "backup.json",
+            every=1,
+        )
+        return Telemetry(Metrics(), sampler, self.store, Capacity(cpus=8, memory_gb=32))
 
     def submitter(self) -> Submitter:
         jobs = self.settings.jobs

@@ -11,6 +11,7 @@ import pytest
 from api_rig import AUTH, OTHER, TOKEN, Rig, Stream, make_rig, refused, unknown_id
 
 from flashpods.api import middleware
+from flashpods.config import Settings
 from flashpods.errors import StaleState
 
 
@@ -197,9 +198,30 @@ async def test_requests_are_counted_by_template(rig: Rig) -> None:
         await client.get("/nowhere", headers={"Authorization": ""})
         await asyncio.gather(*(client.get("/jobs", headers=AUTH) for _ in range(3)))
         await client.request("BREW", "/jobs")
-    text = (await rig.app.context.metrics.render(rig.app.context.services)).decode()
-    name = "flashpods_http_request_duration_seconds_count"
-    assert f'{name}{{method="GET",route="/jobs/{{job_id}}",status="4xx"}} 1.0' in text
-    assert f'{name}{{method="GET",route="unmatched",status="4xx"}} 1.0' in text
-    assert f'{name}{{method="GET",route="/jobs",status="2xx"}} 3.0' in text
-    assert f'{name}{{method="other",route="/jobs",status="4xx"}} 1.0' in text
+    text = (await rig.app.context.services.telemetry.render()).decode()
+    errors, timed = "flashpods_http_errors_total", "flashpods_http_request_duration_seconds_count"
+    assert f'{errors}{{method="GET",route="/jobs/{{job_id}}",status="4xx"}} 1.0' in text
+    assert f'{errors}{{method="GET",route="unmatched",status="4xx"}} 1.0' in text
+    assert f'{errors}{{method="other",route="/jobs",status="4xx"}} 1.0' in text
+    assert f'{timed}{{method="any",route="any",status="4xx"}} 3.0' in text
+    assert f'{timed}{{method="GET",route="/jobs",status="2xx"}} 3.0' in text
+    assert "flashpods_http_rate_limited_total 0.0" in text
+
+
+async def test_a_wait_that_was_asked_for_is_not_timed(rig: Rig) -> None:
+    job_id = await rig.running()
+    async with rig.client() as client:
+        for query in ("", "?wait=0.01", "?wait=0.02"):
+            assert (await client.get(f"/jobs/{job_id}{query}")).status_code == 200
+    text = (await rig.app.context.services.telemetry.render()).decode()
+    timed = "flashpods_http_request_duration_seconds_count"
+    assert f'{timed}{{method="GET",route="/jobs/{{job_id}}",status="2xx"}} 1.0' in text
+
+
+async def test_requests_over_the_rate_are_counted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Settings(http={"rate_per_second": 0.001, "rate_burst": 2}))
+    async with rig.client() as client:
+        codes = [(await client.get("/capacity")).status_code for _ in range(5)]
+    assert codes == [200, 200, 429, 429, 429]
+    text = (await rig.app.context.services.telemetry.render()).decode()
+    assert "flashpods_http_rate_limited_total 3.0" in text

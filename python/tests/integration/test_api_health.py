@@ -74,6 +74,8 @@ async def test_identity_counts_once_it_is_configured(tmp_path: Path) -> None:
             if self.why:
                 raise Unavailable(self.why)
 
+        ping_agent = ping_tokens = ping
+
     chain = Chain()
     rig = Rig(tmp_path, Settings(), identity=chain)
     async with rig.client(auth=False) as client:

@@ -261,8 +261,8 @@ async def test_metrics_listener(tmp_path: Path) -> None:
     port = server.sockets[0].getsockname()[1]
     answer = await get_metrics(port)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b'flashpods_jobs{status="running"} 1.0' in answer
-    assert b'flashpods_reserved{resource="cpus"} 2.0' in answer
+    assert b'flashpods_jobs{status="running",type="worker"} 1.0' in answer
+    assert b"flashpods_reserved_cpus 2.0" in answer
     assert b"flashpods_build_info" in answer
     assert TOKEN.encode() not in answer
     assert (await get_metrics(port, "/")).startswith(b"HTTP/1.1 404 ")

@@ -347,5 +347,8 @@ async def test_the_metrics_count_what_ended(api: ApiFactory) -> None:
     http = running.settings.http
     async with httpx.AsyncClient(trust_env=False) as scraper:
         text = (await scraper.get(f"http://127.0.0.1:{http.metrics_port}/metrics")).text
-    assert 'flashpods_jobs_finished_total{status="completed"} 1.0' in text
-    assert 'flashpods_jobs_failed_total{reason="none"} 1.0' in text
+    completed = '{reason="",status="completed",type="worker"} 1.0'
+    failed = '{reason="exit_code",status="failed",type="worker"} 1.0'
+    assert f"flashpods_jobs_finished_total{completed}" in text
+    assert f"flashpods_jobs_finished_total{failed}" in text
+    assert "flashpods_jobs_failed_total 1.0" in text

@@ -26,13 +26,14 @@ from flashpods.jobs.model import (
     JobType,
     NewJob,
     Note,
+    Phase,
     Step,
     UploadState,
     container_name,
 )
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.ports import ContainerSpec, DiskUse, Limits
+from flashpods.ports import ContainerSpec, DiskUse, Limits, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
@@ -55,6 +56,8 @@ class World:
         self.policy = Policy()
         self.changes = InProcessChanges()
         self.meter = FakeDiskMeter()
+        self.told: list[Job] = []
+        self.recoveries: list[RecoveryAction] = []
         self.supervisor: Supervisor
         self.recovery: Recovery
         self.boot()
@@ -74,9 +77,16 @@ class World:
             changes=self.changes,
             disk=self.disk,
             policy=self.policy,
+            observer=self,
         )
         self.supervisor = Supervisor(line)
         self.recovery = Recovery(line, self.supervisor)
+
+    def entered(self, job: Job) -> None:
+        self.told.append(job)
+
+    def recovered(self, action: RecoveryAction) -> None:
+        self.recoveries.append(action)
 
     async def crash(self) -> None:
         """Leave everything where it is and start anew."""
@@ -141,12 +151,16 @@ async def test_a_worker_runs_and_leaves_nothing_behind(world: World) -> None:
         (target / "report.txt").write_text("fine")
 
     world.runtime.default = Script(exits=0, on_start=leave)
-    told: list[Job] = []
-    world.supervisor.listeners.append(told.append)
     job = await world.accept()
     world.supervisor.begin(job)
     row = await world.ended(job)
-    assert told == [row]
+    assert [(told.status, told.phase) for told in world.told] == [
+        (JobStatus.STARTING, Phase.CREATING),
+        (JobStatus.RUNNING, None),
+        (JobStatus.RUNNING, Phase.COLLECTING),
+        (JobStatus.COMPLETED, None),
+    ]
+    assert world.told[-1] == row
     assert (row.status, row.exit_code, row.error, row.phase) == (JobStatus.COMPLETED, 0, None, None)
     assert [a.name for a in await world.store.artifacts(job.id)] == ["report.txt"]
     assert await world.history(job) == ["pending", "starting", "running", "completed"]

@@ -82,16 +82,17 @@ def test_processes_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(migrate, [path] * 8))
     with closing(connect_reader(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM _sqlite_migrations").fetchone() == (1,)
+        (count,) = connection.execute("SELECT count(*) FROM _sqlite_migrations").fetchone()
+        assert count == len(STEPS)
 
 
 def test_a_failed_migration_leaves_nothing(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = ("0002_bad", ("CREATE TABLE half (n INTEGER)", "CREATE TABLE jobs (n INTEGER)"))
+    bad = ("9999_bad", ("CREATE TABLE half (n INTEGER)", "CREATE TABLE jobs (n INTEGER)"))
     monkeypatch.setattr(migrations, "STEPS", (*STEPS, bad))
     with pytest.raises(SchemaError, match="already exists"):
         migrate(database)
     with closing(connect_reader(database)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
         named = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'half'").fetchone()
         assert named is None
 
@@ -99,7 +100,7 @@ def test_a_failed_migration_leaves_nothing(database: Path, monkeypatch: pytest.M
 async def test_a_newer_schema_is_refused(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(SchemaError, match=r"has schema 99, this version knows 1: run the newer"):
+    with pytest.raises(SchemaError, match=rf"has schema 99, this version knows {len(STEPS)}: run"):
         await SqliteStore.open(database)
 
 
@@ -204,3 +205,50 @@ def test_no_list_scans_or_sorts_the_jobs(connection: sqlite3.Connection) -> None
     assert any("COVERING INDEX jobs_active" in s for s in plan(connection, calls["reserved"]))
     assert any("INDEX jobs_reapable" in s for s in plan(connection, calls["ended"]))
     assert not any("TEMP B-TREE" in s for s in plan(connection, calls["page of one"]))
+
+
+def test_totals_begin_with_what_an_older_database_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "old.db"
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "STEPS", STEPS[:1])
+        migrate(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for job_id, status, error, ended in (
+            ("j1", "completed", None, "completed"),
+            ("j2", "cleaned", "oom_killed", "failed"),
+            ("j3", "failed", None, "failed"),
+            ("j4", "failed", "Somebody wrote this", "failed"),
+            ("j5", "running", None, None),
+        ):
+            insert(connection, status, job_id)
+            connection.execute("UPDATE jobs SET error = ? WHERE id = ?", (error, job_id))
+            for to_status in ("pending", "running", ended):
+                if to_status:
+                    connection.execute(
+                        "INSERT INTO job_events (job_id, to_status, at, why) VALUES (?, ?, ?, '')",
+                        (job_id, to_status, AT),
+                    )
+    migrate(path)
+    with closing(connect_reader(path)) as connection:
+        found = set(connection.execute("SELECT outcome, reason, n FROM job_totals"))
+    assert found == {
+        ("created", "", 5),
+        ("completed", "", 1),
+        ("failed", "oom_killed", 1),
+        ("failed", "exit_code", 1),
+        ("failed", "other", 1),
+    }
+
+
+def test_the_reasons_of_failures_are_bounded(connection: sqlite3.Connection) -> None:
+    for number in range(100):
+        insert(connection, "running", f"j{number}")
+        connection.execute(
+            "UPDATE jobs SET status = 'failed', error = ? WHERE id = ?",
+            (f"reason_{number}", f"j{number}"),
+        )
+    rows = connection.execute("SELECT n FROM job_totals WHERE outcome = 'failed'").fetchall()
+    assert len(rows) <= 42
+    assert sum(n for (n,) in rows) == 100

@@ -22,11 +22,19 @@ class UnixIdentityChain:
         self._seconds = seconds
 
     async def ping(self) -> None:
-        """Connect to the agent, and ask the token service how it is; see the port.
+        """Ask both; see the port."""
+        await self.ping_agent()
+        await self.ping_tokens()
 
-        The token service knows whether it trusts anybody's identity.
-        """
+    async def ping_agent(self) -> None:
+        """Connect to the agent; see the port."""
         await self._bounded("SPIRE's agent", self._agent, b"")
+
+    async def ping_tokens(self) -> None:
+        """Ask the token service how it is; see the port.
+
+        It knows whether it trusts anybody's identity.
+        """
         status = await self._bounded(
             "the token service", self._tokens, b"GET /health HTTP/1.0\r\n\r\n"
         )

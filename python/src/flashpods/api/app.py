@@ -22,6 +22,7 @@ from flashpods.api import (
     operations,
     output,
     schemas,
+    ui,
     uploads,
 )
 from flashpods.api.auth import Authenticator
@@ -121,7 +122,7 @@ def create_app(services: Services) -> Api:
         openapi_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, uploads, output, artifacts, health):
+    for part in (jobs, uploads, output, artifacts, health, ui):
         part.register(app, context)
 
     document: list[bytes] = []

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from flashpods.api.metrics import Metrics
 from flashpods.errors import Unavailable
 from flashpods.services import Services
+from flashpods.telemetry.metrics import Metrics
+
+WAITED: Final = "flashpods.waited"  # scope key: the time of the answer was the caller's choice
 
 
 class Held:
@@ -62,12 +65,14 @@ class Context:
     """The services, and what the API adds to them."""
 
     services: Services
-    metrics: Metrics = field(default_factory=Metrics)
     held: Held = field(init=False)
 
     def __post_init__(self) -> None:
-        """Size the slots from the settings, and count the jobs that end."""
+        """Size the slots from the settings."""
         most = self.services.settings.http.follow_limit
         object.__setattr__(self, "held", Held(most, self.metrics))
-        count = self.metrics.job_ended
-        self.services.ended.append(lambda job: count(job.status.value, job.error))
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the API itself counts."""
+        return self.services.telemetry.metrics

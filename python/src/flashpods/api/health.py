@@ -110,6 +110,30 @@ class HealthCalls:
             }
         )
 
+    async def history(self, request: Request) -> Reply:
+        """Show what the sampler remembers."""
+        no_query(request)
+        sampler = self._services.telemetry.sampler
+        return json_reply(
+            {
+                "every_seconds": sampler.history_seconds,
+                "samples": [
+                    {
+                        "at": point.at,
+                        "reserved": {
+                            "cpus": point.reserved.cpus,
+                            "memory_gb": point.reserved.memory_gb,
+                        },
+                        "running_jobs": point.reserved.jobs,
+                        "disk_used_percent": {
+                            tree: round(100 * part, 1) for tree, part in point.disk.items()
+                        },
+                    }
+                    for point in sampler.history
+                ],
+            }
+        )
+
 
 def register(app: FastAPI, context: Context) -> None:
     """Add the calls."""
@@ -117,3 +141,4 @@ def register(app: FastAPI, context: Context) -> None:
     add(app, "GET", "/health", handlers.health, operations.GET_HEALTH)
     add(app, "HEAD", "/health", handlers.health, operations.HEAD_HEALTH)
     add(app, "GET", "/capacity", handlers.capacity, operations.GET_CAPACITY)
+    add(app, "GET", "/capacity/history", handlers.history, operations.GET_HISTORY)

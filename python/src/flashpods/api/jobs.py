@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 
 from flashpods.api import operations
-from flashpods.api.context import Context
+from flashpods.api.context import WAITED, Context
 from flashpods.api.parse import Query, from_cursor, json_body, no_query, to_cursor
 from flashpods.errors import BadRequest, NotFound, cut
 from flashpods.jobs.model import Job, JobEvent
@@ -105,14 +105,11 @@ class Jobs:
         self._store = context.services.store
         self._clock = context.services.clock
         self._held = context.held
-        self._metrics = context.metrics
 
     async def submit(self, request: Request) -> Reply:
         """Accept a job, or find the one that the same key made."""
         no_query(request)
         job, created = await self._services.submitter.submit(json_body(request))
-        if created:
-            self._metrics.job_created(job.type.value)
         answer = {
             "job_id": job.id,
             "status": job.status,
@@ -152,6 +149,7 @@ class Jobs:
             wait = Query(request, ("wait",)).seconds("wait", MOST_WAIT)
         job = await find(self._store, job_id)
         if wait and not job.terminal:
+            request.scope[WAITED] = True
             job = await self._changed(job, wait)
         row = view(job, self._clock)
         row["events"] = [_event(event) for event in await self._store.events(job_id)]

@@ -91,7 +91,7 @@ async def listen_metrics(context: Context) -> asyncio.Server | None:
         "http",
         http.metrics_host,
         http.metrics_port,
-        lambda: context.metrics.render(context.services),
+        context.services.telemetry.render,
     )
 
 

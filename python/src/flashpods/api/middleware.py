@@ -13,14 +13,16 @@ Order, outermost first:
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flashpods.api.auth import Authenticator
-from flashpods.api.metrics import Metrics
+from flashpods.api.context import WAITED
 from flashpods.errors import BadRequest, FlashpodsError, TooLarge, TooMany
+from flashpods.telemetry.metrics import Metrics
 from flashpods.web.exchange import Exchange, Head
 from flashpods.web.problems import problem, report, translate
 from flashpods.web.ratelimit import RateLimiter
@@ -32,6 +34,12 @@ SWALLOW_SECONDS: Final = 1.0
 SWALLOW_BYTES: Final = 8 * 1024**2
 
 _OPEN = frozenset({("GET", "/health"), ("HEAD", "/health")})
+_PAGE = re.compile(r"/ui(/[a-z]{1,16}\.[a-z]{2,4})?\Z")
+
+
+def _is_page(method: str, path: str) -> bool:
+    """Whether a part of the static page is asked for: it holds no data, see :mod:`.ui`."""
+    return method == "GET" and _PAGE.match(path) is not None
 
 
 class _Gone(Exception):
@@ -93,9 +101,8 @@ class Gate:
                 raise  # too late for an answer: the server cuts the connection
             await self._refuse(error, scope, receive, exchange, head if unread else None)
         finally:
-            self._metrics.request(
-                method, scope.get(ROUTE, ""), exchange.status, (exchange.at or began) - began
-            )
+            seconds = None if WAITED in scope else (exchange.at or began) - began
+            self._metrics.request(method, scope.get(ROUTE, ""), exchange.status, seconds)
 
     def _admit(self, wait: int, method: str, path: str, head: Head) -> None:
         """Refuse what must go no further, in the order of the module's docstring.
@@ -106,8 +113,9 @@ class Gate:
             TooLarge: the body says that it is over the limit.
         """
         if wait:
+            self._metrics.rate_limited()
             raise _too_often(wait)
-        if (method, path) not in _OPEN:
+        if (method, path) not in _OPEN and not _is_page(method, path):
             self._authenticator.check(head.authorization)
         if head.length > self._body_limit:
             raise self._too_large()

@@ -284,6 +284,31 @@ GET_CAPACITY: Final = operation(
     parameters=[],
     answers={200: answer(200, json_of("Capacity"))},
 )
+GET_HISTORY: Final = operation(
+    "capacity_history",
+    "Show what was reserved and how full the disks were, oldest first",
+    description="The last six hours of this process, a sample a minute.",
+    parameters=[],
+    answers={200: answer(200, json_of("CapacityHistory"))},
+)
+GET_UI: Final = operation(
+    "ui",
+    "A page for a person",
+    description="Static, and open: it holds no data. Whoever opens it gives it the token.",
+    parameters=[],
+    answers={200: answer(200, {"text/html": {}})},
+    public=True,
+)
+GET_UI_FILE: Final = operation(
+    "ui_file",
+    "A part of the page",
+    parameters=[path("file", s.text("a file of the page", pattern="^[a-z]{1,16}[.][a-z]{2,4}$"))],
+    answers={
+        200: answer(200, {"text/css": {}, "text/javascript": {}, "image/svg+xml": {}}),
+    },
+    errors={404: ["not_found"]},
+    public=True,
+)
 GET_OPENAPI: Final = operation(
     "openapi",
     "This document",

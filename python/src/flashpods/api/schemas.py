@@ -260,6 +260,25 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "draining": FLAG,
         }
     ),
+    "CapacityHistory": record(
+        {
+            "every_seconds": number("between samples"),
+            "samples": listed(
+                record(
+                    {
+                        "at": TIME,
+                        "reserved": SIZE,
+                        "running_jobs": whole("jobs that hold resources"),
+                        "disk_used_percent": {
+                            "type": "object",
+                            "description": "by tree: work, artifacts, logs",
+                            "additionalProperties": {"type": "number"},
+                        },
+                    }
+                )
+            ),
+        }
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -34,6 +34,20 @@ Items = AsyncIterator[tuple[str, Act]]
 CLEANABLE = TERMINAL - {JobStatus.CLEANED}
 SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
 """Names of acts that find out themselves whether there is anything to do."""
+STEPS: Final = (
+    "adopt_uploads",
+    "expire_uploads",
+    "delete_artifacts",
+    "finish_jobs",
+    "trim_logs",
+    "sweep_uploads",
+    "sweep_trees",
+    "sweep_job_files",
+    "sweep_staged",
+    "sweep_containers",
+    "trim_images",
+)
+"""A round, in its order; each is a method of :class:`Cleaner`."""
 
 BATCH = 500  # jobs looked at per round; the next round takes the rest
 DRY = 100_000  # jobs counted at most by a look that changes nothing
@@ -84,8 +98,22 @@ class Cleaner:
         clock: Clock,
         retention: Retention,
         every: float,
+        told: Callable[[Report, float], None] = lambda _report, _seconds: None,
     ) -> None:
-        """Build it; ``every`` is the pause between rounds in seconds."""
+        """Build it.
+
+        Args:
+            store: the records, as are ``uploads``.
+            uploads: those of uploads.
+            logs: the jobs' output.
+            artifacts: what the jobs left.
+            workspaces: the trees.
+            runtime: the engine.
+            clock: the time.
+            retention: how long things are kept.
+            every: the pause between rounds in seconds.
+            told: gets each round's report and the seconds that it took; may raise OSError.
+        """
         self._store = store
         self._uploads = uploads
         self._logs = logs
@@ -95,6 +123,7 @@ class Cleaner:
         self._clock = clock
         self._keep = retention
         self._every = every
+        self._told = told
 
     async def run(self, stop: asyncio.Event) -> None:
         """Clean every ``every`` seconds until ``stop`` is set."""
@@ -113,22 +142,22 @@ class Cleaner:
 
         ``dry`` only looks: what the sweeps of :data:`SWEEPS` would find is not known then.
         """
+        began = self._clock.monotonic()
+        report = await self._round(dry=dry)
+        if dry:
+            return report
+        try:
+            await asyncio.to_thread(self._told, report, self._clock.monotonic() - began)
+        except OSError as e:
+            log.warning("cleanup_status_not_written", reason=str(e))
+        return report
+
+    async def _round(self, *, dry: bool) -> Report:
         report = Report(dry=dry)
         now = self._clock.now()
-        for step in (
-            self._adopt_uploads,
-            self._expire_uploads,
-            self._delete_artifacts,
-            self._finish_jobs,
-            self._trim_logs,
-            self._sweep_uploads,
-            self._sweep_trees,
-            self._sweep_job_files,
-            self._sweep_staged,
-            self._sweep_containers,
-            self._trim_images,
-        ):
-            await self._each(report, step.__name__.strip("_"), step(now))
+        for step in STEPS:
+            find: Callable[[datetime], Items] = getattr(self, f"_{step}")
+            await self._each(report, step, find(now))
         return report
 
     async def _each(self, report: Report, kind: str, items: Items) -> None:

@@ -6,7 +6,6 @@ state is shown, and the container, which proves what happened, goes last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -21,12 +20,8 @@ from flashpods.jobs.states import JobStatus, Trigger
 log = structlog.get_logger(__name__)
 
 
-async def conclude(
-    line: Line, job: Job, ending: Ending, ended: Callable[[Job], None] = lambda _row: None
-) -> bool:
+async def conclude(line: Line, job: Job, ending: Ending) -> bool:
     """Collect a dead (or never started) job's output and end its row; durable when it returns.
-
-    ``ended`` is told the terminal row as soon as it is written, before the tidying.
 
     Returns:
         Whether nothing of it is left to recovery.
@@ -62,7 +57,6 @@ async def conclude(
     failpoints.hit("collect.after_note")
     row = await _end(line, job, ending, collected)
     failpoints.hit("collect.after_end")
-    ended(row)
     return await tidy(line, row, keep_base=ran)
 
 

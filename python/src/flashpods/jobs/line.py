@@ -16,12 +16,14 @@ from flashpods.jobs.model import Artifact, Job, Note, Outcome, Phase, Step
 from flashpods.jobs.states import Trigger
 from flashpods.jobs.states import advance as next_status
 from flashpods.ports import (
+    UNOBSERVED,
     ArtifactStore,
     Changes,
     Clock,
     ContainerRuntime,
     JobStore,
     LogStore,
+    Observer,
     UploadStore,
     Workspaces,
 )
@@ -77,6 +79,7 @@ class Line:
     changes: Changes
     disk: DiskWatch
     policy: Policy
+    observer: Observer = UNOBSERVED
 
     async def advance(
         self,
@@ -123,12 +126,13 @@ class Line:
                 continue
             break
         self.changes.publish(job.id)
+        self.observer.entered(moved)
         return moved
 
     async def show(self, job: Job, phase: Phase) -> None:
         """Show a phase; it is only for the eye, so a store that does not answer is let be."""
         try:
-            await self.store.note(job.id, Note(phase=phase))
+            self.observer.entered(await self.store.note(job.id, Note(phase=phase)))
         except Unavailable as e:
             log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +13,10 @@ from flashpods.jobs.states import ACTIVE, TERMINAL, JobStatus
 LABEL_MARK: Final = "flashpods-job"
 LABEL_ID: Final = "flashpods-job-id"
 LABEL_TYPE: Final = "flashpods-job-type"
+
+EXIT_CODE: Final = "exit_code"
+OTHER: Final = "other"
+"""The reasons of a tally for a failed job without an error code, and with something else there."""
 
 
 class JobType(StrEnum):
@@ -239,3 +244,26 @@ class Collected:
     artifacts: list[Artifact] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The jobs that ended in one way. ``reason`` is a failed job's error code, else empty."""
+
+    type: JobType
+    status: JobStatus
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What the records add up to, whoever wrote them; the totals are of all time."""
+
+    active: Mapping[tuple[JobStatus, JobType], int]
+    reserved: Reserved
+    draining: bool
+    created: Mapping[JobType, int]
+    ended: Mapping[Ended, int]
+    uploads: Mapping[UploadState, tuple[int, int]]  # not consumed yet: how many, their bytes
+    uploads_total: Mapping[UploadState, int]  # how many have ever been in that state
+    uploads_finalized_bytes: int  # of all that were ever finalized

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -29,12 +28,8 @@ class Supervisor:
     """Runs the lines of all active jobs in this process."""
 
     def __init__(self, line: Line) -> None:
-        """Build it; nothing runs before :meth:`begin`.
-
-        ``listeners`` are called with the row of each job that ended here.
-        """
+        """Build it; nothing runs before :meth:`begin`."""
         self._line = line
-        self.listeners: list[Callable[[Job], None]] = []
         self.broke = asyncio.Event()  # something is left to recovery: it should not wait a minute
         self.late_until = 0.0  # loop time; until then an abandoned create may yet be done
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
@@ -118,17 +113,13 @@ class Supervisor:
             await self._remove_for_good(row)
             failpoints.hit("early.after_remove")
         try:
-            if not await conclude(self._line, row, ending, self._tell):
+            if not await conclude(self._line, row, ending):
                 self.broke.set()
             if row.status is JobStatus.STARTING:
                 self.broke.set()
                 self.late_until = asyncio.get_running_loop().time() + LATE_SECONDS
         except StaleState:
             log.warning("job_ended_elsewhere", job_id=job.id)
-
-    def _tell(self, ended: Job) -> None:
-        for listener in self.listeners:
-            listener(ended)
 
     async def _run(self, job: Job, found: ContainerState | None, cancel: asyncio.Event) -> Ending:
         """Return how the job ended, wherever on the line it is met.
@@ -195,7 +186,9 @@ class Recovery:
         for job in active.values():
             self._supervisor.heed(job)
             if not self._supervisor.has(job.id):
-                self._supervisor.begin(job, await self._container_of(job))
+                found = await self._container_of(job)
+                self._supervisor.begin(job, found)
+                line.observer.recovered("restarted" if found is None else "resumed")
         known = await line.store.known(sorted({c.job_id for c in containers}))
         for container in containers:
             row = known.get(container.job_id)
@@ -218,7 +211,10 @@ class Recovery:
             await self._line.runtime.remove(name_or_id)
         except Unavailable as e:  # one that does not go keeps no other from going
             log.warning("orphan_stays", name=name, reason=e.message)
+            self._line.observer.recovered("orphan_stayed")
             self._supervisor.broke.set()
+        else:
+            self._line.observer.recovered("orphan_removed")
 
     async def _discard_trees(self) -> None:
         """Delete the trees of jobs that ended just before a crash; their containers are gone."""
@@ -229,6 +225,7 @@ class Recovery:
             row = known.get(job_id)
             if not self._supervisor.has(job_id) and (row is None or row.terminal):
                 await line.workspaces.discard(job_id)
+                line.observer.recovered("tree_discarded")
         for upload_id in await line.workspaces.finalized():
             await discard_ended_upload(line, upload_id)
 
@@ -250,8 +247,10 @@ class Recovery:
                 await self.run_once()
             except (FlashpodsError, OSError) as e:
                 log.warning("recovery_deferred", reason=str(e))
+                self._line.observer.recovered("deferred")
             except Exception:
                 log.exception("recovery_failed")
+                self._line.observer.recovered("deferred")
             else:
                 if await self._quiet():
                     backoff = FIRST_BACKOFF

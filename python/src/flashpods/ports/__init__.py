@@ -28,11 +28,13 @@ from flashpods.ports.files import (
     TreeTooLarge,
     Workspaces,
 )
+from flashpods.ports.observer import UNOBSERVED, Observer, RecoveryAction
 from flashpods.ports.process import Changes, Clock
 from flashpods.ports.stores import JobStore, UploadStore
 
 __all__ = [
     "TAIL_BYTES",
+    "UNOBSERVED",
     "ArtifactStore",
     "Changes",
     "Clock",
@@ -50,6 +52,8 @@ __all__ = [
     "LogStore",
     "LogTail",
     "Mount",
+    "Observer",
+    "RecoveryAction",
     "TreeSize",
     "TreeTooLarge",
     "UploadStore",

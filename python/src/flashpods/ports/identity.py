@@ -81,6 +81,22 @@ class ContainerTypes(Protocol):
 class IdentityChain(Protocol):
     """All that a job needs to get its identity and its secrets."""
 
+    async def ping_agent(self) -> None:
+        """Return when SPIRE's agent answers.
+
+        Raises:
+            Unavailable: it does not, or not in time.
+        """
+        ...
+
+    async def ping_tokens(self) -> None:
+        """Return when the token service says that it is well.
+
+        Raises:
+            Unavailable: it does not, or not in time.
+        """
+        ...
+
     async def ping(self) -> None:
         """Return when a job could get both.
 

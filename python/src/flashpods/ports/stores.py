@@ -18,6 +18,7 @@ from flashpods.jobs.model import (
     Note,
     Reserved,
     Step,
+    Tally,
     Upload,
 )
 from flashpods.jobs.states import JobStatus, Trigger
@@ -134,6 +135,14 @@ class JobStore(Protocol):
 
     async def set_draining(self, draining: bool, *, at: datetime) -> None:
         """Refuse new jobs from now on, or accept them again; durable."""
+        ...
+
+    async def tally(self) -> Tally:
+        """Return what the records add up to, of one moment; the cost does not grow with them."""
+        ...
+
+    async def artifact_bytes(self) -> int:
+        """Return the size of the artifacts that are not deleted; the cost grows with them."""
         ...
 
     async def ping(self) -> None:

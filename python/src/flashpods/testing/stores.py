@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -35,6 +36,7 @@ from flashpods.jobs.model import (
     Outcome,
     Reserved,
     Step,
+    Tally,
     Upload,
     UploadState,
 )
@@ -43,6 +45,7 @@ from flashpods.jobs.states import advance as next_status
 from flashpods.testing.clock import START, ManualClock
 from flashpods.testing.rows import first_row, uploading_row
 from flashpods.testing.rows import milliseconds as _ms
+from flashpods.testing.tally import tally_of
 
 __all__ = ["START", "ManualClock", "MemoryStore"]
 
@@ -63,6 +66,8 @@ class MemoryStore:
         self._uploads: dict[str, Upload] = {}
         self._expired_at: dict[str, datetime] = {}
         self._draining = False
+        self._moves: Counter[UploadState] = Counter()
+        self._finalized_bytes = 0
 
     async def close(self) -> None:
         """Do nothing; the real store has something to close."""
@@ -225,6 +230,22 @@ class MemoryStore:
         """Refuse new jobs from now on, or accept them again."""
         self._draining = draining
 
+    async def tally(self) -> Tally:
+        """Return what the records add up to."""
+        return tally_of(
+            self._jobs,
+            self._events,
+            list(self._uploads.values()),
+            moves=self._moves,
+            finalized_bytes=self._finalized_bytes,
+            draining=self._draining,
+        )
+
+    async def artifact_bytes(self) -> int:
+        """Return the size of the artifacts that are not deleted."""
+        kept = {job.id for job in self._jobs.values() if job.artifacts_deleted_at is None}
+        return sum(a.size_bytes for key in kept for a in self._artifacts.get(key, []))
+
     async def ping(self) -> None:
         """Memory always answers."""
 
@@ -250,12 +271,12 @@ class MemoryStore:
         """Insert ``uploading``."""
         if upload_id in self._uploads:
             raise upload_exists(upload_id)
-        self._uploads[upload_id] = uploading_row(upload_id, project, at, expires_at)
-        return self._uploads[upload_id]
+        return self._add_upload(uploading_row(upload_id, project, at, expires_at))
 
     async def adopt(self, upload_id: str, *, at: datetime, expires_at: datetime) -> Upload:
         """Return the row, inserting ``uploading`` dated ``at`` if there is none."""
-        return self._uploads.setdefault(upload_id, uploading_row(upload_id, None, at, expires_at))
+        known = self._uploads.get(upload_id)
+        return known or self._add_upload(uploading_row(upload_id, None, at, expires_at))
 
     async def get_upload(self, upload_id: str) -> Upload | None:
         """Return the row."""
@@ -323,9 +344,19 @@ class MemoryStore:
             self._expired_at.pop(upload_id, None)
         return len(old)
 
+    def _add_upload(self, upload: Upload) -> Upload:
+        self._uploads[upload.id] = upload
+        self._moves[upload.state] += 1
+        return upload
+
     def _change_upload(self, upload_id: str, **changes: object) -> Upload:
-        changed = replace(self._uploads[upload_id], **changes)  # type: ignore[arg-type] # by name
+        before = self._uploads[upload_id]
+        changed = replace(before, **changes)  # type: ignore[arg-type] # by name
         self._uploads[upload_id] = changed
+        if changed.state is not before.state:
+            self._moves[changed.state] += 1
+            if changed.state is UploadState.FINALIZED:
+                self._finalized_bytes += changed.size_bytes or 0
         return changed
 
     def _settle_upload(self, job_id: str, state: UploadState, at: datetime) -> None:

@@ -143,6 +143,7 @@ async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIter
     from flashpods.adapters.peercred import SocketPeer  # noqa: PLC0415 - late, as are the API's
     from flashpods.adapters.podman.labels import ContainerLabels  # noqa: PLC0415 - likewise
     from flashpods.adapters.podman.rest import RestClient  # noqa: PLC0415 - likewise
+    from flashpods.adapters.spiffe import authorities  # noqa: PLC0415 - likewise
     from flashpods.adapters.spiffe.bundles import BundleKeeper  # noqa: PLC0415 - likewise
     from flashpods.adapters.spiffe.verify import BundleVerifier  # noqa: PLC0415 - likewise
 
@@ -158,6 +159,10 @@ async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIter
         podman.socket, call_seconds=tokens.podman_seconds, calls=PODMAN_CALLS, waits=1
     )
     keeper.start()
+    watch = asyncio.create_task(
+        authorities.watch(tokens.workload_api, tokens.trust_domain, metrics.authority_ends.set),
+        name="authorities",
+    )
     try:
         await keeper.wait(tokens.start_seconds)
         yield Parts(
@@ -175,6 +180,8 @@ async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIter
             metrics=metrics,
         )
     finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
         await keeper.close()
         await rest.close()
 

@@ -26,7 +26,7 @@ OUTCOMES: Final = (
     "aborted",
     "other",
 )
-_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 2.5, 5)
+_BUCKETS: Final = (0.001, 0.005, 0.025, 0.1, 1, 5)
 
 
 class Metrics:
@@ -67,6 +67,13 @@ class Metrics:
             "For how long the trust bundle has not been kept fresh; NaN: there is none.",
             registry=registry,
         )
+
+        self.authority_ends = Gauge(
+            "flashpods_spire_authority_expiry_timestamp_seconds",
+            "When the trust domain's newest X.509 authority ends; NaN: it is not known.",
+            registry=registry,
+        )
+        self.authority_ends.set(float("nan"))
 
     def exchanged(self, outcome: str, seconds: float) -> None:
         """Count one exchange."""

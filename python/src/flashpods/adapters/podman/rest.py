@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ API = "/v4.0.0/libpod"
 READ_BYTES = 64 * 1024
 ANSWER_BYTES = 32 * 1024**2
 MESSAGE_CHARS = 300
+Seen = Callable[[str, str, int | None, float], None]
+
 SAFE = frozenset({"GET", "DELETE"})
 
 
@@ -130,7 +133,15 @@ class _Connection:
 class RestClient:
     """Calls to the engine's REST interface (docs.podman.io, "libpod API") on one socket."""
 
-    def __init__(self, socket: Path, *, call_seconds: float, calls: int, waits: int) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        *,
+        call_seconds: float,
+        calls: int,
+        waits: int,
+        seen: Seen = lambda _method, _path, _status, _seconds: None,
+    ) -> None:
         """Set the bounds; nothing is opened yet.
 
         Args:
@@ -138,6 +149,8 @@ class RestClient:
             call_seconds: the deadline of a call that names none.
             calls: how many calls run at once; more queue, within their deadline.
             waits: the same for long calls, which have slots of their own.
+            seen: is told of each call that is not long: method, path below ``/libpod``, status
+                (None: not answered), seconds; it must not raise.
         """
         self._socket = str(socket)
         self._call_seconds = call_seconds
@@ -146,6 +159,7 @@ class RestClient:
         self._calls = asyncio.Semaphore(calls)
         self._waits = asyncio.Semaphore(waits)
         self._closed = False
+        self._seen = seen
 
     async def call(
         self,
@@ -173,10 +187,30 @@ class RestClient:
         Raises:
             Unavailable: nobody answers there, or not in time.
         """
-        request = _request(method, path, query, body)
-        seconds = deadline or self._call_seconds
+        began = time.perf_counter()
+        status: int | None = None
         try:
-            async with asyncio.timeout(seconds), self._waits if long else self._calls:
+            answer = await self._call(
+                method,
+                path,
+                _request(method, path, query, body),
+                seconds=deadline or self._call_seconds,
+                slots=self._waits if long else self._calls,
+            )
+            status = answer.status
+        except asyncio.CancelledError:
+            long = True  # the caller's doing says nothing of the engine
+            raise
+        finally:
+            if not long:
+                self._seen(method, path, status, time.perf_counter() - began)
+        return answer
+
+    async def _call(
+        self, method: str, path: str, request: bytes, *, seconds: float, slots: asyncio.Semaphore
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(seconds), slots:
                 try:
                     return await self._exchange(request)
                 except (_Closed, ConnectionError):

@@ -26,7 +26,7 @@ from flashpods.adapters.podman.deaths import DeathWatch
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import containers, inspect
-from flashpods.adapters.podman.rest import Answer, RestClient
+from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
 from flashpods.adapters.podman.turns import Turns
 from flashpods.config import Podman
@@ -66,6 +66,7 @@ class PodmanRuntime:
         settings: Podman,
         *,
         log_max_bytes: int = LOG_MAX_BYTES,
+        seen: Seen = lambda _method, _path, _status, _seconds: None,
         cgroups: Path = CGROUPS,
         proc: Path = PROC,
     ) -> None:
@@ -74,6 +75,7 @@ class PodmanRuntime:
         Args:
             settings: the socket, the network, the deadlines.
             log_max_bytes: the size at which the engine starts a container's log file anew.
+            seen: is told of the calls; see :class:`RestClient`.
             cgroups: where the cgroup v2 tree is mounted.
             proc: where processes are to be seen.
         """
@@ -82,7 +84,11 @@ class PodmanRuntime:
         self._cgroups = cgroups
         self._proc = proc
         self._rest = RestClient(
-            settings.socket, call_seconds=settings.call_seconds, calls=CALLS, waits=WAITS
+            settings.socket,
+            call_seconds=settings.call_seconds,
+            calls=CALLS,
+            waits=WAITS,
+            seen=seen,
         )
         self._images = Images(self._rest, idle_seconds=settings.pull_idle_seconds)
         self._library = Library(settings)

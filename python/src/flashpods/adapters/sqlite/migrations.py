@@ -161,7 +161,64 @@ _FIRST: Final = (
     f"CREATE TABLE flags (name TEXT PRIMARY KEY, {_time('at', required=True)}) WITHOUT ROWID",
 )
 
-STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (("0001_first", _FIRST),)
+# A failed job's error is one of our codes, unless an operator wrote it. The number of reasons is
+# bounded, because each is a time series for ever.
+_REASON: Final = """CASE
+    WHEN {0}.status <> 'failed' THEN ''
+    WHEN {0}.error IS NULL THEN 'exit_code'
+    WHEN length({0}.error) > 48 OR {0}.error GLOB '*[^a-z0-9_]*' OR {0}.error = '' THEN 'other'
+    WHEN (SELECT count(DISTINCT reason) FROM job_totals) > 40 AND NOT EXISTS
+        (SELECT 1 FROM job_totals WHERE reason = {0}.error) THEN 'other'
+    ELSE {0}.error END"""
+_ENDED_NOW: Final = f"NEW.status IN ({listed(ENDED)}) AND OLD.status NOT IN ({listed(TERMINAL)})"
+
+# What ever happened, by triggers: whoever moves a row is counted, and no restart counts anew.
+_TOTALS: Final = (
+    """CREATE TABLE job_totals (
+        type TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        PRIMARY KEY (type, outcome, reason)
+    ) WITHOUT ROWID""",
+    "INSERT INTO job_totals SELECT type, 'created', '', count(*) FROM jobs GROUP BY type",
+    # A job that is being cleaned, or is cleaned, ended before; its last but one event tells how.
+    f"""INSERT INTO job_totals
+        SELECT type, status, {_REASON.format("ended")}, count(*) FROM (
+            SELECT jobs.type, job_events.to_status AS status, jobs.error
+            FROM job_events JOIN jobs ON jobs.id = job_events.job_id
+            WHERE job_events.to_status IN ({listed(ENDED)})
+        ) AS ended GROUP BY 1, 2, 3""",
+    """CREATE TRIGGER jobs_created_total AFTER INSERT ON jobs BEGIN
+        INSERT INTO job_totals VALUES (NEW.type, 'created', '', 1)
+            ON CONFLICT DO UPDATE SET n = n + 1;
+    END""",
+    f"""CREATE TRIGGER jobs_ended_total AFTER UPDATE OF status ON jobs WHEN {_ENDED_NOW} BEGIN
+        INSERT INTO job_totals VALUES (NEW.type, NEW.status, {_REASON.format("NEW")}, 1)
+            ON CONFLICT DO UPDATE SET n = n + 1;
+    END""",
+    """CREATE TABLE upload_totals (
+        state TEXT PRIMARY KEY,
+        n INTEGER NOT NULL,
+        bytes INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    """INSERT INTO upload_totals
+        SELECT state, count(*), coalesce(sum(size_bytes), 0) FROM uploads GROUP BY state""",
+    """CREATE TRIGGER uploads_created_total AFTER INSERT ON uploads BEGIN
+        INSERT INTO upload_totals VALUES (NEW.state, 1, coalesce(NEW.size_bytes, 0))
+            ON CONFLICT DO UPDATE SET n = n + 1, bytes = bytes + excluded.bytes;
+    END""",
+    """CREATE TRIGGER uploads_moved_total AFTER UPDATE OF state ON uploads
+    WHEN OLD.state <> NEW.state BEGIN
+        INSERT INTO upload_totals VALUES (NEW.state, 1, coalesce(NEW.size_bytes, 0))
+            ON CONFLICT DO UPDATE SET n = n + 1, bytes = bytes + excluded.bytes;
+    END""",
+)
+
+STEPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("0001_first", _FIRST),
+    ("0002_totals", _TOTALS),
+)
 """The migrations in order: name and statements. Only ever append."""
 
 

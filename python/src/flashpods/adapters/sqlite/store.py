@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from flashpods.adapters.sqlite import damage, jobs, rows, swap, uploads
+from flashpods.adapters.sqlite import damage, jobs, rows, swap, totals, uploads
 from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.adapters.sqlite.migrations import SchemaError, migrate
 from flashpods.adapters.sqlite.reader import Reader
@@ -28,6 +28,7 @@ from flashpods.jobs.model import (
     Note,
     Reserved,
     Step,
+    Tally,
     Upload,
 )
 from flashpods.jobs.states import ENDED, JobStatus, Trigger
@@ -188,6 +189,14 @@ class SqliteStore:
     async def set_draining(self, draining: bool, *, at: datetime) -> None:
         """Refuse new jobs from now on, or accept them again; durable."""
         await self._writer.run(lambda c: jobs.set_draining(c, draining, at), durable=True)
+
+    async def tally(self) -> Tally:
+        """Return what the records add up to, of one moment."""
+        return await self._reader.threaded(totals.tally)
+
+    async def artifact_bytes(self) -> int:
+        """Return the size of the artifacts that are not deleted."""
+        return await self._reader.threaded(totals.artifact_bytes)
 
     async def ping(self) -> None:
         """Prove that the database answers a read, and a write if the last one failed on the disk.
