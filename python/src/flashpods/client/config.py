@@ -41,12 +41,14 @@ class ClientConfig:
     """The laptop's settings. ``api_url`` and ``rsync_url`` win over host and port."""
 
     token: str = field(repr=False)
+    token_source: str = "its caller"  # noqa: S105 - where it is from, for messages
     api_host: str = "10.0.0.1"
     api_port: int = 8080
     rsync_host: str | None = None  # None: the rsync URL is the one that the host names
     api_url: str | None = None
     rsync_url: str | None = None
     default_exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+    gitignore: bool = False  # whether a push leaves out what git ignores
     retry_max_attempts: int = 5
     retry_base_delay_ms: int = 1000
     retry_max_delay_ms: int = 30000
@@ -103,10 +105,11 @@ class ClientConfig:
             checked.pop("api_url", None)
         if env.get("FLASHPODS_API_URL"):
             checked["api_url"] = _check("api_url", env["FLASHPODS_API_URL"], "FLASHPODS_API_URL")
-        return cls(token=_find_token(env, token_file, where), **checked)
+        token, source = _find_token(env, token_file, where)
+        return cls(token=token, token_source=source, **checked)
 
 
-_KEYS: Final = {f.name for f in fields(ClientConfig)} - {"token"} | {"token_file"}
+_KEYS: Final = {f.name for f in fields(ClientConfig)} - {"token", "token_source"} | {"token_file"}
 _ENVIRONMENT: Final = {
     "FLASHPODS_HOST": "api_host",
     "FLASHPODS_PORT": "api_port",
@@ -163,6 +166,9 @@ def _check(key: str, value: Any, where: str) -> Any:
         ):
             raise ConfigError(f"{where}: {key} must be a list of patterns")
         return tuple(value)
+    elif key == "gitignore":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where}: {key} is {_cut(value)}; it must be true or false")
     elif key in {"api_url", "rsync_url"}:
         _check_url(key, value, where)
     elif not isinstance(value, str) or not _HOST.match(value):
@@ -181,16 +187,19 @@ def _check_url(key: str, value: Any, where: str) -> None:
         raise ConfigError(f"{where}: {key} is {_cut(value)}; it must be {schemes[0]}://HOST[:PORT]")
 
 
-def _find_token(env: Mapping[str, str], token_file: object, config_path: Path) -> str:
+def _find_token(env: Mapping[str, str], token_file: object, config_path: Path) -> tuple[str, str]:
+    """Return the token and where it was."""
     if env.get("FLASHPODS_API_TOKEN"):
-        return _check_token(env["FLASHPODS_API_TOKEN"], "FLASHPODS_API_TOKEN")
+        name = "FLASHPODS_API_TOKEN"
+        return _check_token(env[name], name), name
     if named := env.get("FLASHPODS_API_TOKEN_FILE") or token_file:
         if not isinstance(named, str):
             raise ConfigError(f"{config_path}: token_file must be a path")
-        return _read_token(Path(named).expanduser())
+        path = Path(named).expanduser()
+        return _read_token(path), str(path)
     beside = config_path.parent / "token"
     if beside.exists():
-        return _read_token(beside)
+        return _read_token(beside), str(beside)
     raise ConfigError(
         "no API token: set FLASHPODS_API_TOKEN, or FLASHPODS_API_TOKEN_FILE to the file that "
         f"holds it, or write it to {beside}",
