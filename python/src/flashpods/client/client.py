@@ -226,6 +226,12 @@ class FlashpodsClient:
         path = f"{_job_path(job_id)}/output"
         return Output.from_json((await self._http.json("GET", path, params={"tail": tail})).body)
 
+    async def read_output(self, job_id: str, offset: int = 0, limit: int = 1 << 20) -> Output:
+        """Return a page of the log: whole lines from byte ``offset`` on, about ``limit`` bytes."""
+        path = f"{_job_path(job_id)}/output"
+        params = {"offset": offset, "limit": limit}
+        return Output.from_json((await self._http.json("GET", path, params=params)).body)
+
     async def follow(
         self, job_id: str, since: int | None = None
     ) -> AsyncGenerator[tuple[str, int], None]:

@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 from flashpods.client.errors import ConfigError
 from flashpods.client.retry import RetryPolicy
 
-__all__ = ["DEFAULT_EXCLUDE", "ClientConfig", "default_config_path"]
+__all__ = [
+    "DEFAULT_EXCLUDE",
+    "ClientConfig",
+    "check_token",
+    "check_values",
+    "default_config_path",
+    "read_values",
+]
 
 DEFAULT_EXCLUDE: Final = (".git", "node_modules", "target", "__pycache__", ".venv")
 MAX_CONFIG_BYTES: Final = 1 << 20
@@ -97,9 +104,9 @@ class ClientConfig:
         """
         env = os.environ if env is None else env
         where = path or default_config_path(env)
-        values = _read_file(where)
+        values = read_values(where)
         token_file = values.pop("token_file", None)
-        checked = {key: _check(key, value, str(where)) for key, value in values.items()}
+        checked = check_values(values, str(where))
         checked.update(_from_environment(env))
         if env.get("FLASHPODS_HOST") or env.get("FLASHPODS_PORT"):
             checked.pop("api_url", None)
@@ -123,7 +130,12 @@ _RANGES: Final = {
 }
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """Return what the file says, unchecked but for its keys; a missing one says nothing.
+
+    Raises:
+        ConfigError: it is no JSON object, or has an unknown key.
+    """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
@@ -140,6 +152,15 @@ def _read_file(path: Path) -> dict[str, Any]:
             f"known are {', '.join(sorted(_KEYS))}"
         )
     return values
+
+
+def check_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of known keys in the kinds that :class:`ClientConfig` has.
+
+    Raises:
+        ConfigError: it names ``where``, the key, and what it may be.
+    """
+    return {key: _check(key, value, where) for key, value in values.items()}
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
@@ -191,7 +212,7 @@ def _find_token(env: Mapping[str, str], token_file: object, config_path: Path) -
     """Return the token and where it was."""
     if env.get("FLASHPODS_API_TOKEN"):
         name = "FLASHPODS_API_TOKEN"
-        return _check_token(env[name], name), name
+        return check_token(env[name], name), name
     if named := env.get("FLASHPODS_API_TOKEN_FILE") or token_file:
         if not isinstance(named, str):
             raise ConfigError(f"{config_path}: token_file must be a path")
@@ -217,10 +238,11 @@ def _read_token(path: Path) -> str:
         ) from error
     # A host's file may hold two tokens while they rotate; the first is the current one.
     lines = text.split()
-    return _check_token(lines[0] if lines else "", str(path))
+    return check_token(lines[0] if lines else "", str(path))
 
 
-def _check_token(token: str, where: str) -> str:
+def check_token(token: str, where: str) -> str:
+    """Return the token without white space around it; raises ConfigError if it can't be one."""
     if not _TOKEN.match(token.strip()):  # the value itself is never shown
         raise ConfigError(f"{where} holds no usable token: it must be printable ASCII, no spaces")
     return token.strip()

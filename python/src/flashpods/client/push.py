@@ -14,6 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from flashpods.client import rsync
+from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, UploadError
 from flashpods.client.gitignore import ignored_patterns
 from flashpods.client.http import Http
@@ -27,6 +28,7 @@ __all__ = [
     "finalize",
     "get_upload",
     "push",
+    "target_url_of",
 ]
 
 FINALIZE_READ_SECONDS: Final = 120.0
@@ -138,7 +140,7 @@ async def push(
     ignored = await ignored_patterns(source) if gitignore else []
     upload = await create_upload(http, project)
     try:
-        url = target_url(http, upload)
+        url = target_url_of(http.config, upload)
         base = upload.base if upload.base and _BASE.match(upload.base) else None
         with _listed(ignored) as exclude_from:
             command = rsync.build_command(
@@ -170,13 +172,13 @@ def _listed(patterns: Sequence[str]) -> Iterator[Path | None]:
         yield Path(file.name)
 
 
-def target_url(http: Http, upload: Upload) -> str:
+def target_url_of(config: ClientConfig, upload: Upload) -> str:
     """Return the URL that rsync writes to.
 
     Raises:
         ClientError: ``invalid_answer`` if the host's rsync URL is not one.
     """
-    base = http.config.rsync_base(upload.rsync_url or f"rsync://{http.config.api_host}/uploads")
+    base = config.rsync_base(upload.rsync_url or f"rsync://{config.api_host}/uploads")
     parts = urlsplit(base)
     if parts.scheme != "rsync" or not parts.hostname or re.search(r"[\s\x00-\x1f]", base):
         raise ClientError("invalid_answer", f"the rsync URL {base[:80]!r} is not one")
