@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, Final
 
 from flashpods.cli.session import Ui
@@ -41,7 +41,7 @@ async def show_diff(client: FlashpodsClient, ui: Ui, job_id: str, *, stat: bool)
             text = patch.read_bytes().decode("utf-8", "replace")
             ui.emit({"job_id": job_id, "files": await _files(patch), "patch": text})
         elif stat:
-            for line in await _git(Path(), "apply", "--stat", str(patch), skip=_empty(patch)):
+            for line in [] if _empty(patch) else await _git(patch.parent, "apply", "--stat", PATCH):
                 print(plain(line))
         elif not ui.out_tty:
             with patch.open("rb") as file:
@@ -146,7 +146,7 @@ async def _fetched(client: FlashpodsClient, job_id: str) -> AsyncIterator[Path]:
     """Give the patch as a file of ours, verified."""
     with TemporaryDirectory(prefix="flashpods-patch-") as directory:
         try:
-            yield await client.download(job_id, PATCH, f"{directory}/")
+            patch = await client.download(job_id, PATCH, f"{directory}/")
         except ClientError as error:
             if error.code != "artifact_not_found":
                 raise
@@ -156,6 +156,7 @@ async def _fetched(client: FlashpodsClient, job_id: str) -> AsyncIterator[Path]:
                 f"see `flashpods logs {job_id}`",
                 status=404,
             ) from error
+        yield patch
 
 
 def _empty(patch: Path) -> bool:
@@ -163,10 +164,14 @@ def _empty(patch: Path) -> bool:
 
 
 async def _files(patch: Path) -> list[dict[str, Any]]:
-    """Return each file's path with lines added and deleted (None: binary)."""
-    rows = await _git(Path(), "apply", "--numstat", "-z", str(patch), skip=_empty(patch), end="\0")
+    """Return each file's path with lines added and deleted (None: binary).
+
+    Outside of any repository: in one, git would leave out what lies outside of where it stands.
+    """
+    if _empty(patch):
+        return []
     files = []
-    for row in rows:
+    for row in await _git(patch.parent, "apply", "--numstat", "-z", PATCH, end="\0"):
         added, deleted, path = row.split("\t", 2)
         files.append(
             {
@@ -178,14 +183,12 @@ async def _files(patch: Path) -> list[dict[str, Any]]:
     return files
 
 
-async def _git(where: Path, *arguments: str, skip: bool = False, end: str = "\n") -> list[str]:
-    """Run git and return what it says, ended by ``end`` each; nothing with ``skip``.
+async def _git(where: Path, *arguments: str, end: str = "\n") -> list[str]:
+    """Run git and return what it says, ended by ``end`` each.
 
     Raises:
         ClientError: ``git_missing``; ``git_failed`` with its last lines in the details.
     """
-    if skip:
-        return []
     if shutil.which("git") is None:
         raise ClientError("git_missing", "git is not on the PATH; install it")
     # What a hook that we may run in says of its own repository is not meant for this one.
@@ -197,7 +200,8 @@ async def _git(where: Path, *arguments: str, skip: bool = False, end: str = "\n"
             cwd=where,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env={**env, "LC_ALL": "C"},
+            # Temporary files lie in no repository, whatever is above them.
+            env={**env, "LC_ALL": "C", "GIT_CEILING_DIRECTORIES": gettempdir()},
             timeout=GIT_SECONDS,
             check=False,
         )
