@@ -1,4 +1,4 @@
-"""The commands that run inside the namespace: image, up, demo, test, attacks, bench, lab."""
+"""The commands that run inside the namespace: image, up, demo, test, attacks, bench, lab, …"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, helper_build, image
+from flashpods_dev import attacks, check, demo, faults, helper_build, image, laptop
 from flashpods_dev.identity import build, tests
 from flashpods_dev.identity.parts import Options
 from flashpods_dev.lab import run as lab
@@ -34,10 +34,11 @@ PASSED_ON = (
     "identity",
     "bench",
     "lab",
+    "laptop",
     "shell",
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
-TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak)-[a-z0-9_]{8}")
+TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak|laptop)-[a-z0-9_]{8}")
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -87,6 +88,9 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
         case "soak":
             with state_directory(machine, "soak") as state:
                 return faults.soak(machine, state, rest)
+        case "laptop":
+            with state_directory(machine, "laptop") as state:
+                return laptop.run(machine, state, rest)
         case "identity":
             with state_directory(machine, "identity") as state:
                 return tests.run(machine, state, rest)
