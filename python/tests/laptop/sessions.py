@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -73,9 +73,9 @@ def replaced(document: str, name: str, text: str) -> str:
     return BLOCK.sub(put, document)
 
 
-def cleaned(screen: str) -> str:
+def cleaned(screen: str, home: str = "/home/me") -> str:
     """Return what the document shows of a screen: no blanks at the ends, no foreign warnings."""
-    lines = [line.rstrip() for line in screen.splitlines()]
+    lines = [line.rstrip() for line in screen.replace(home, "~").splitlines()]
     lines = [line for line in lines if not NOT_OURS.match(line)]
     while lines and lines[-1] in {"", "$"}:
         lines.pop()
@@ -113,7 +113,7 @@ class Terminal:
             *("env", "-i", *(f"{k}={v}" for k, v in self._env.items())),
             *("TERM=screen", "TMUX_TMPDIR=/tmp", "bash", "--noprofile", "--rcfile", str(rc)),
         )
-        await self._ready()
+        await self.ready()
         return self
 
     async def __aexit__(
@@ -127,7 +127,7 @@ class Terminal:
     async def type(self, line: str) -> None:
         """Type a line and wait for the next prompt."""
         await self.send(line)
-        await self._ready()
+        await self.ready()
 
     async def send(self, line: str) -> None:
         """Type a line."""
@@ -152,16 +152,22 @@ class Terminal:
         Raises:
             AssertionError: it is not, in time.
         """
+        return await self._until(lambda screen: all(text in screen for text in texts), str(texts))
+
+    async def ready(self) -> None:
+        """Wait for a prompt; each is to be waited for."""
+        await self._tmux("wait-for", "ready")
+        # It came just before the prompt: what is typed now could still stand in front of it.
+        await self._until(lambda screen: screen.rstrip("\n").endswith("\n$") or screen[:1] == "$")
+
+    async def _until(self, true: Callable[[str], bool], what: str = "a prompt") -> str:
         end = time.monotonic() + SECONDS
         while True:
             seen = await self.screen()
-            if all(text in seen for text in texts):
+            if true(seen):
                 return seen
-            assert time.monotonic() < end, f"not shown: {texts}\n{seen}"
-            await asyncio.sleep(0.1)
-
-    async def _ready(self) -> None:
-        await self._tmux("wait-for", "ready")
+            assert time.monotonic() < end, f"not shown: {what}\n{seen}"
+            await asyncio.sleep(0.05)
 
     async def _tmux(self, *words: str) -> str:
         process = await asyncio.create_subprocess_exec(

@@ -115,7 +115,7 @@ async def test_sessions(name: str, document: str, home: Path, stack: MiniStack) 
     async with Terminal(home / "project", environment(home, stack)) as terminal:
         for line in commands(written):
             await terminal.type(line)
-        shown = cleaned(await terminal.screen())
+        shown = cleaned(await terminal.screen(), str(home))
     if WRITE:
         keep(name, shown)
         return
@@ -131,11 +131,11 @@ async def test_the_sessions_of_top(document: str, home: Path, stack: MiniStack) 
         await terminal.send("flashpods top")
         await terminal.shows("6 of 16 held", "] two", "COMMAND")
         await terminal.key("Down")
-        shown = cleaned(await terminal.shows("] one", "2 active"))
+        shown = cleaned(await terminal.shows("] one", "2 active"), str(home))
         await terminal.key("k")
         await terminal.shows("] two")
         await terminal.key("q")
-        await terminal.shows("$ ")
+        await terminal.ready()
         assert "flashpods top   " not in await terminal.screen()  # the screen before is back
         await terminal.type("flashpods kill $A; flashpods kill $B; flashpods wait $A $B")
     if WRITE:

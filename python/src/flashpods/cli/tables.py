@@ -73,10 +73,18 @@ def show_jobs(console: Console, jobs: Sequence[Job], skew: float | None = None) 
 
 
 def jobs_table(
-    jobs: Sequence[Job], skew: float | None = None, *, chosen: str | None = None
+    jobs: Sequence[Job],
+    skew: float | None = None,
+    *,
+    chosen: str | None = None,
+    cut: bool = False,
 ) -> Table:
-    """Return a line a job, the chosen one reversed."""
+    """Return a row a job, the chosen one reversed; with ``cut`` none takes more than a line."""
     table = _table("JOB", "STATUS", "EXIT", "AGE", "TIME", "CPUS", "GB", "COMMAND")
+    if cut:
+        last = table.columns[-1]
+        last.no_wrap, last.overflow, last.ratio = True, "ellipsis", 1
+        table.expand = True  # so that the last one gives way, not the others
     for job in jobs:
         seconds = job.duration_seconds if job.terminal else job.elapsed_seconds
         table.add_row(

@@ -74,9 +74,10 @@ def render(picture: Picture, size: ConsoleDimensions, *, log: bool = True) -> Re
         parts.append(_bars(picture.capacity))
     rows = max(3, size.height // 2 - 5) if log else len(picture.jobs)
     shown = _around(picture, rows)
-    parts.append(jobs_table(shown, picture.skew, chosen=picture.chosen if log else None))
+    chosen = picture.chosen if log else None
+    parts.append(jobs_table(shown, picture.skew, chosen=chosen, cut=log))
     if log:
-        used = 5 + len(shown) + 2
+        used = 4 + len(shown)  # the head, two bars, the table's head
         parts.append(_log(picture, max(LEAST_LOG_ROWS, size.height - used)))
     return Group(*parts)
 

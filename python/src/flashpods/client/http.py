@@ -193,10 +193,11 @@ class Http:
             raise HostUnreachable(self._explain(error)) from error
 
     def _note_clock(self, response: httpx.Response) -> None:
-        """Remember how far the clocks are apart; the header has whole seconds."""
+        """Remember how far the clocks are apart; the header's whole seconds show no less than 2."""
         date = parse_http_date(response.headers.get("Date"))
         if date is not None:
-            self.clock_skew = (datetime.now(UTC) - date).total_seconds() - 0.5
+            skew = (datetime.now(UTC) - date).total_seconds() - 0.5
+            self.clock_skew = skew if abs(skew) >= 2 else 0.0
 
     def _explain(self, error: Exception) -> str:
         where = self.config.base_url

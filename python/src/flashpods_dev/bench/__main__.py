@@ -11,12 +11,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flashpods_dev.bench import burst, download, helper, launch, listing, logtail, memory, reads
+from flashpods_dev.bench import (
+    burst,
+    download,
+    helper,
+    launch,
+    listing,
+    logtail,
+    memory,
+    push,
+    reads,
+)
 from flashpods_dev.bench.report import Result, show
 from flashpods_dev.machine import inside
 from flashpods_dev.stack import MiniStack
 
-NAMES = ("launch", "tail", "reads", "list", "download", "memory", "burst", "helper")
+NAMES = ("launch", "tail", "reads", "list", "download", "memory", "burst", "helper", "push")
 # What the measures need beyond a host's defaults: room for 100 jobs, and no rate limit in the way.
 OVERRIDES = {
     "http": {"rate_per_second": 1e6, "rate_burst": 1_000_000},
@@ -51,6 +61,7 @@ def main() -> int:
                 "download": lambda: download.measure(stack, 5),
                 "memory": lambda: memory.measure(stack),
                 "burst": lambda: burst.measure(stack),
+                "push": lambda: push.measure(stack, scratch),
                 "helper": lambda: helper.measure(machine.checkout, args.rounds * 5),
             }
             for name in wanted:
