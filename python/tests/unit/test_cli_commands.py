@@ -23,6 +23,12 @@ from flashpods.client.models import Job
 
 LOG = "[10:00:00.000] hello\n[10:00:00.001] \x1b[31mred\x1b[0m\n"
 DATA = b"artifact"
+COMMANDS = (
+    "run", "agent", "ps", "status", "logs", "attach", "wait", "kill", "top", "artifacts",
+    "download", "cp", "diff", "apply", "capacity", "health", "uploads push", "uploads reserve",
+    "uploads finalize", "uploads show", "uploads rm", "check-config", "doctor", "config init",
+    "config show",
+)  # fmt: skip
 JOB: dict[str, Any] = {
     "id": "j1",
     "type": "worker",
@@ -365,8 +371,8 @@ def test_help_teaches_by_example() -> None:
     text = call("--help").stdout
     for word in ("Examples:", "Exit codes:", "124", "125", "130", "FLASHPODS_API_TOKEN"):
         assert word in text
-    for command in ("run", "ps", "status", "logs", "artifacts", "download", "kill", "check-config"):
-        shown = call(command, "--help").stdout
+    for command in COMMANDS:
+        shown = call(*command.split(), "--help").stdout
         assert f"Examples:\n    flashpods {command}" in shown
         assert "--json" in shown
 

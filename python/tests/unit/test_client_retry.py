@@ -69,6 +69,12 @@ def test_parse_retry_after() -> None:
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
+def test_a_date_is_compared_with_the_hosts_clock() -> None:
+    host_now = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)  # ours is years behind
+    later = format_datetime(host_now + timedelta(seconds=9), usegmt=True)
+    assert parse_retry_after(later, host_now) == 9.0
+
+
 class Host:
     """Answers from a script: a status, or an exception of httpx."""
 
@@ -256,3 +262,29 @@ async def test_an_id_is_quoted() -> None:
         with pytest.raises(ClientError):
             await client.get_job("../uploads?x=1")
     assert seen == [b"/jobs/..%2Fuploads%3Fx%3D1"]
+
+
+async def test_how_far_the_clocks_are_apart() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        ahead = datetime.now(UTC) + timedelta(hours=2)
+        return httpx.Response(200, json={}, headers={"Date": format_datetime(ahead, usegmt=True)})
+
+    config = ClientConfig(token="t")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(handler)) as client:
+        assert client.clock_skew is None
+        await client.health()
+        assert client.clock_skew is not None
+        assert abs(client.clock_skew + 7200) < 60
+
+
+async def test_a_wrong_token_says_where_it_came_from() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"error": "invalid_token", "message": "the token is wrong"})
+
+    config = ClientConfig(token="very-secret", token_source="/home/me/token")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(handler)) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.capacity()
+    assert caught.value.code == "invalid_token"
+    assert "/home/me/token" in caught.value.message
+    assert "very-secret" not in caught.value.message

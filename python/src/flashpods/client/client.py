@@ -91,12 +91,21 @@ class FlashpodsClient:
         """Make a second finalized upload of the same files on the host, for another job."""
         return await pushes.copy_upload(self._http, upload_id)
 
+    async def discard_upload(self, upload_id: str) -> None:
+        """Delete an upload and its tree.
+
+        Raises:
+            ClientError: ``upload_not_found``, ``upload_in_progress``, ``upload_already_consumed``.
+        """
+        await pushes.discard_upload(self._http, upload_id)
+
     async def push(
         self,
         path: str | Path,
         *,
         exclude: Sequence[str] | None = None,
         project: str | None = None,
+        gitignore: bool | None = None,
         progress: OnProgress | None = None,
     ) -> Upload:
         """Push a directory with rsync and finalize it.
@@ -105,16 +114,31 @@ class FlashpodsClient:
             path: the directory.
             exclude: rsync patterns; None takes the configuration's ``default_exclude``.
             project: a name whose next push sends only what changed since this one.
+            gitignore: leave out what git ignores too; None takes the configuration's ``gitignore``.
             progress: is told how far it is.
 
         Raises:
             UploadError: ``upload_disk_full``, ``upload_failed``, ``rsync_missing``,
-                ``rsync_too_old``, ``invalid_local_path``.
+                ``rsync_too_old``, ``invalid_local_path``; with ``gitignore`` also ``git_missing``,
+                ``not_a_repository``, ``git_failed``.
         """
         patterns = self.config.default_exclude if exclude is None else exclude
         return await pushes.push(
-            self._http, path, exclude=patterns, project=project, on_progress=progress
+            self._http,
+            path,
+            exclude=patterns,
+            project=project,
+            gitignore=self.config.gitignore if gitignore is None else gitignore,
+            on_progress=progress,
         )
+
+    async def get_upload(self, upload_id: str) -> Upload:
+        """Return an upload as it is now.
+
+        Raises:
+            ClientError: ``upload_not_found`` (404).
+        """
+        return await pushes.get_upload(self._http, upload_id)
 
     # --- jobs ---
 
@@ -129,13 +153,21 @@ class FlashpodsClient:
         answer = await self._http.json("POST", "/jobs", body=body)
         return CreatedJob.from_json(answer.body, key)
 
-    async def get_job(self, job_id: str, wait: float | None = None) -> Job:
-        """Return the job; with ``wait`` (seconds, at most 60) as soon as its state changes."""
+    async def get_job(
+        self, job_id: str, wait: float | None = None, since: Job | None = None
+    ) -> Job:
+        """Return the job; with ``wait`` (seconds, at most 60) as soon as its state changes.
+
+        With ``since``, the job as it was last seen, a change that came before this call is not
+        missed: the answer comes at once.
+        """
         params: dict[str, Any] = {}
         read_seconds = 30.0
         if wait is not None:
             params["wait"] = max(0, min(LONGEST_WAIT, int(wait)))
             read_seconds += params["wait"]
+            if since is not None and since.revision is not None:
+                params["since"] = since.revision
         answer = await self._http.json(
             "GET", _job_path(job_id), params=params, read_seconds=read_seconds
         )
@@ -184,9 +216,9 @@ class FlashpodsClient:
             if left <= 0:
                 return job
             began = clock()
-            before = (job.status, job.phase, job.cancel_requested)
-            job = await self.get_job(job_id, wait=max(1, left))
-            same = (job.status, job.phase, job.cancel_requested) == before
+            before = job
+            job = await self.get_job(job_id, wait=max(1, left), since=before)
+            same = (job.status, job.phase) == (before.status, before.phase)
             if same and clock() - began < 0.5:
                 await self._http.sleep(min(1.0, left))  # a host that does not wait is not hammered
         return job
@@ -198,8 +230,8 @@ class FlashpodsClient:
         path = f"{_job_path(job_id)}/output"
         return Output.from_json((await self._http.json("GET", path, params={"tail": tail})).body)
 
-    async def read_output(self, job_id: str, offset: int, limit: int) -> Output:
-        """Return whole lines from a byte of the log on, about ``limit`` bytes (at most 1 MiB)."""
+    async def read_output(self, job_id: str, offset: int = 0, limit: int = 1 << 20) -> Output:
+        """Return a page of the log: whole lines from byte ``offset`` on, about ``limit`` bytes."""
         path = f"{_job_path(job_id)}/output"
         params = {"offset": offset, "limit": limit}
         return Output.from_json((await self._http.json("GET", path, params=params)).body)
@@ -284,6 +316,11 @@ class FlashpodsClient:
     async def capacity(self) -> Capacity:
         """Return what the host offers to jobs and what is free."""
         return Capacity.from_json((await self._http.json("GET", "/capacity")).body)
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the host's, by its last answer."""
+        return self._http.clock_skew
 
     async def health(self) -> dict[str, Any]:
         """Return the host's health; a degraded host is an answer, not an error."""
