@@ -35,12 +35,12 @@ from flashpods.errors import Unavailable
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
+"""Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
 """Seconds that the engine gets to notice a death or a create of its own, and between looks."""
 CREATE_SECONDS: Final = 600.0  # then the next create is made, whatever became of this one
 EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create, start and wait
-"""Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 WAITS: Final = 256
 """Long calls at once; only containers whose process is not to be seen need one."""
 
@@ -91,7 +91,8 @@ class PodmanRuntime:
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
-        # fails, and its service may die: podman issue 23264, containers/storage issue 2030.
+        # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
+        # containers/storage issue 2030.
         self._creates = Turns[Answer](settings.call_seconds)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
@@ -133,7 +134,7 @@ class PodmanRuntime:
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
         answer = await self._creates.take(
             lambda: self._rest.call(
-                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS, long=True
+                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS
             )
         )
         if answer.ok:
