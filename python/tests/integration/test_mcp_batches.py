@@ -145,8 +145,8 @@ async def test_the_first_failure_stops_it_and_kills_the_rest(laptop: Laptop) -> 
     await laptop.rig.move(second, Trigger.STARTED)
     await laptop.run(first, exit_code=3)
     async with asyncio.timeout(30):
-        while not (await laptop.client.get_job(second)).cancel_requested:
-            await asyncio.sleep(0.005)  # the API has no event for it
+        while not (await laptop.client.get_job(second)).cancel_requested:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.005)
     await laptop.rig.move(second, Trigger.CANCEL, outcome=Outcome(exit_code=137))
     for job_id in await laptop.active():  # the third may have come in before
         await laptop.rig.move(job_id, Trigger.CANCEL)

@@ -198,3 +198,33 @@ def test_help_loads_no_sdk_and_a_wrong_option_is_told() -> None:
 def test_it_ends_when_the_client_has_left() -> None:
     done = command()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+HIDE = """
+import importlib, sys, tomllib
+from packaging.requirements import Requirement
+project = tomllib.load(open(sys.argv[1], "rb"))["project"]
+named = [Requirement(text).name for text in project["optional-dependencies"]["host"]]
+# What the SDK of the laptop's side brings itself.
+brought = {"cryptography", "pydantic", "pyjwt", "uvicorn"}
+for name in set(named) - brought:
+    sys.modules[name.replace("-", "_")] = None  # importing it fails
+for module in ("cli.main", "cli.run", "client.client", "mcp.main", "mcp.server", "mcp.http"):
+    importlib.import_module(f"flashpods.{module}")
+try:
+    importlib.import_module("flashpods.api.main")
+except ImportError:
+    print("only the host needs them")
+"""
+
+
+def test_the_laptop_needs_nothing_of_the_hosts_dependencies() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE, str(project)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "only the host needs them\n"), done.stderr
