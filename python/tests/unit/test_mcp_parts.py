@@ -13,8 +13,10 @@ import anyio
 import httpx
 import pytest
 
-from flashpods.client.errors import ConfigError, UploadError
-from flashpods.mcp import spawning
+from flashpods.client import FlashpodsClient
+from flashpods.client.config import ClientConfig
+from flashpods.client.errors import ConfigError, HostUnreachable, UploadError
+from flashpods.mcp import spawning, waiting
 from flashpods.mcp.failures import unknown_arguments
 from flashpods.mcp.host import Host, isolated
 from flashpods.mcp.http import HttpOptions, app, read_token
@@ -81,6 +83,24 @@ def test_unknown_arguments_name_the_near_one() -> None:
     said = unknown_arguments(["cpu"], ["command", "cpus"])
     assert said is not None
     assert "did you mean cpus?" in said
+
+
+async def test_a_wait_for_a_host_that_is_away_ends_in_time() -> None:
+    def away(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no tunnel")
+
+    told: list[str] = []
+
+    async def send(_value: float, _total: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    config = ClientConfig(token="t", retry_max_attempts=0)
+    async with FlashpodsClient(config, transport=httpx.MockTransport(away)) as client:
+        with pytest.raises(HostUnreachable):
+            async with asyncio.timeout(30):
+                await waiting.wait(client, "j", 1.5, Progress(send))
+    assert "does not answer" in told[0]
+    assert waiting.LONGEST + waiting.GRACE < 100  # what a client waits for is 120 s
 
 
 # ------------------------------------------------------------------ HTTP
