@@ -22,7 +22,7 @@ from flashpods.adapters.podman.rest import Seen
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.sqlite.migrations import SchemaError
 from flashpods.adapters.sqlite.store import SqliteStore
-from flashpods.config import GB, Agent, Settings, Worker, read_tokens
+from flashpods.config import GB, Agent, Settings, Worker, locate_token_file, read_tokens
 from flashpods.config_base import ConfigError
 from flashpods.config_identity import AGENT_SOCKET, job_env, job_mounts
 from flashpods.jobs.admission import Bounds
@@ -287,7 +287,7 @@ async def build(settings: Settings) -> Services:
     Raises:
         ConfigError: the token file, a directory or the database can't be used.
     """
-    tokens = read_tokens(settings.http.token_file)
+    tokens = read_tokens(locate_token_file(settings.http))
     capacity = host_capacity(settings)
     metrics = Metrics()
     adapters = await Adapters.open(settings, metrics.podman_call)

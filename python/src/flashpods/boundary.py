@@ -4,7 +4,7 @@ The rules themselves are one template, ``modules/network/ruleset.nft``. What is 
 replacement of ``@name@``, so that Nix's ``replaceStrings`` does the same; all that can be wrong is
 found here, in the parameters, before anything is loaded.
 
-    python -m flashpods.boundary TEMPLATE PARAMETERS.json | nft -f -
+    flashpods-boundary TEMPLATE PARAMETERS.json | nft -f -
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Boundary", "RulesetError", "Subordinates", "main", "render", "substitutions"]
+__all__ = [
+    "Boundary",
+    "RulesetError",
+    "Subordinates",
+    "main",
+    "program",
+    "render",
+    "substitutions",
+]
 
 PLACEHOLDER: Final = re.compile(r"@([a-z0-9_]+)@")
 DNS_PORTS: Final = (53, 853)
@@ -170,7 +178,7 @@ def main(arguments: list[str]) -> int:
         0; 2 for wrong usage; 78 (EX_CONFIG) with one line that says what is wrong.
     """
     if len(arguments) != 2:
-        sys.stderr.write("usage: python -m flashpods.boundary TEMPLATE PARAMETERS.json\n")
+        sys.stderr.write("usage: flashpods-boundary TEMPLATE PARAMETERS.json\n")
         return 2
     template, parameters = (Path(argument) for argument in arguments)
     try:
@@ -183,6 +191,11 @@ def main(arguments: list[str]) -> int:
     else:
         return 0
     return EX_CONFIG
+
+
+def program() -> None:
+    """Run as ``flashpods-boundary``."""
+    sys.exit(main(sys.argv[1:]))
 
 
 def _ip(item: Address | Network) -> str:
@@ -216,4 +229,4 @@ def _explain(error: ValidationError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    program()

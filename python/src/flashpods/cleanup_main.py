@@ -19,15 +19,17 @@ from flashpods.telemetry.status import CleanupLedger, cleanup_file
 EX_CONFIG = 78  # sysexits.h
 
 
-async def clean(settings: Settings, *, once: bool) -> int:
-    """Run the cleaner until SIGTERM or SIGINT, or for one round.
+async def clean(settings: Settings, *, once: bool, job: str | None = None) -> int:
+    """Run the cleaner until SIGTERM or SIGINT, or for one round, or for one ended job.
 
     Returns:
-        The exit code: 1 when a single round left failures, else 0.
+        The exit code: 1 when a single round left failures, or the job has not ended, else 0.
     """
     adapters = await Adapters.open(settings)
     try:
         cleaner = build_cleaner(settings, adapters, told=_ledger(settings, adapters))
+        if job is not None:
+            return 0 if await cleaner.finish(job) else 1
         if once:
             return 1 if (await cleaner.run_once()).failed else 0
         stop = asyncio.Event()
@@ -55,10 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--config", type=Path, help="settings file (JSON)")
     parser.add_argument("--once", action="store_true", help="one round, then exit")
+    parser.add_argument(
+        "--job", metavar="ID", help="delete this ended job's log and artifacts now, then exit"
+    )
     args = parser.parse_args(arguments)
     configure_logging()
     try:
-        sys.exit(asyncio.run(clean(load(args.config), once=args.once)))
+        sys.exit(asyncio.run(clean(load(args.config), once=args.once, job=args.job)))
     except ConfigError as e:
         print(f"flashpods-cleanup: {e}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
         sys.exit(EX_CONFIG)

@@ -23,6 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from flashpods.config_backup import Backup, backup_contradictions
 from flashpods.config_base import ConfigError, Seconds, Section
 from flashpods.config_identity import Identity, Spire, identity_contradictions
 from flashpods.config_tokens import Tokens, token_contradictions
@@ -53,6 +54,7 @@ class Http(Section):
 
     host: IPv4Address | IPv6Address = IPv4Address("10.0.0.1")
     port: int = Field(8080, ge=0, le=65535)
+    # Under systemd's LoadCredential the credential of this file's name is read instead.
     token_file: Path = Path("/etc/flashpods/api-token")
     body_limit: Bytes = 1 * MB
     rate_per_second: float = Field(100, gt=0)
@@ -88,6 +90,8 @@ class Podman(Section):
     cgroup_parent: str | None = None  # the job's cgroup is <cgroup_parent>/job_<id>
     launch_slots: int = Field(0, ge=0)  # containers being created at once; 0: twice the cores
     mounts: dict[str, str] = Field(default_factory=dict)  # target → host path, read-only
+    # Pulled by flashpods-admin pull-images beside the images of both types of job.
+    prepull: tuple[Image, ...] = ()
     seccomp_profile: Path = SECCOMP_PROFILE  # read by Podman's service
 
 
@@ -202,6 +206,7 @@ class Settings(BaseSettings):
     output: Output = Output()
     cleanup: Cleanup = Cleanup()
     disk: Disk = Disk()
+    backup: Backup = Backup()
     identity: Identity = Identity()
     spire: Spire = Spire()
     tokens: Tokens = Tokens()
@@ -312,6 +317,7 @@ def contradictions(settings: Settings) -> Iterator[str]:
     for (outer_key, outer), (key, path) in permutations(trees.items(), 2):
         if outer in path.parents or (outer == path and outer_key < key):
             yield f"{key} {path} is in {outer_key} {outer}: give each its own directory"
+    yield from backup_contradictions(settings.backup, trees)
     yield from _mount_faults(settings.podman)
     yield from identity_contradictions(
         settings.identity,
@@ -356,6 +362,12 @@ def _explain(error: ValidationError) -> str:
             shown = "" if finding["type"] == "value_error" else f" (is {finding['input']!r:.80})"
             parts.append(f"{key}: {finding['msg']}{shown}")
     return "; ".join(parts)
+
+
+def locate_token_file(http: Http) -> Path:
+    """Return the file to read: the setting's, or the credential of its name (systemd.exec(5))."""
+    loaded = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / http.token_file.name
+    return loaded if loaded.is_absolute() and loaded.exists() else http.token_file
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:

@@ -78,6 +78,8 @@ PLACES: Final = (
     "finalize.after_begin",
     "finalize.after_move",
     "finalize.after_complete",
+    "copy.after_begin",
+    "copy.after_copy",
     "discard.after_expire",
     "discard.after_delete",
     # jobs/cleanup.py, in the reaper's process

@@ -11,7 +11,7 @@ import secrets
 from datetime import timedelta
 
 from flashpods import failpoints
-from flashpods.errors import BadRequest, Conflict, InsufficientStorage, NotFound, cut
+from flashpods.errors import BadRequest, Conflict, Gone, InsufficientStorage, NotFound, cut
 from flashpods.jobs.model import FinalTree, Upload, UploadState
 from flashpods.jobs.names import PROJECT, UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
@@ -47,6 +47,7 @@ class Uploads:
         self._use_within = use_within
         # The total quota is read before a tree moves: two at once would both fit and pass it.
         self._one_at_a_time = asyncio.Lock()
+        self._one_copy = asyncio.Lock()
         self.max_bytes = max_bytes
         self.total_bytes = total_bytes
         self.max_files = max_files
@@ -175,6 +176,92 @@ class Uploads:
             raise
         failpoints.hit("finalize.after_complete")
         return done
+
+    async def copy(self, upload_id: str) -> Upload:
+        """Make a second finalized upload of the same files, for another job.
+
+        The copy belongs to no project, counts against the quota and expires like any upload.
+
+        Raises:
+            NotFound: ``upload_not_found``.
+            Conflict: ``upload_not_finalized``, ``upload_already_consumed`` (also when a job took
+                the source while it was copied: no copy is left).
+            Gone: ``upload_expired``.
+            InsufficientStorage: all finalized uploads would pass their quota, or no room.
+        """
+        source = self._copyable(await self.get(upload_id))
+        async with self._one_copy:  # each fills the disk; two at once only slow each other
+            now = self._clock.now()
+            size = source.size_bytes or 0
+            used = sum(u.size_bytes or 0 for u in await self._store.uploads("finalized"))
+            if used + size > self.total_bytes:
+                raise InsufficientStorage(
+                    f"a copy of upload {upload_id} takes {size} bytes, {self.total_bytes - used} "
+                    f"are left for all uploads; wait for jobs to take theirs",
+                    details={"total_left_bytes": max(0, self.total_bytes - used)},
+                )
+            made = await self._store.reserve(
+                f"upload_{secrets.token_urlsafe(16)}",
+                project=None,
+                at=now,
+                expires_at=now + self._finalize_within,
+            )
+            # From here no transfer may begin in it, and the reaper knows it as being worked on.
+            await self._store.begin_finalize(made.id, at=now)
+            failpoints.hit("copy.after_begin")
+            try:
+                return await self._fill(made.id, source)
+            except BaseException:
+                await asyncio.shield(self._give_up(made.id))
+                raise
+
+    def _copyable(self, upload: Upload) -> Upload:
+        """Return an upload that is finalized and no job's, or raise what it is instead."""
+        if upload.state is UploadState.EXPIRED:
+            raise Gone(
+                f"upload {upload.id} has expired; push the files again under a new id",
+                code="upload_expired",
+            )
+        if upload.state is UploadState.UPLOADING:
+            raise Conflict(
+                f"upload {upload.id} is not finalized; POST /uploads/{upload.id}/finalize first",
+                code="upload_not_finalized",
+            )
+        if upload.state is UploadState.CONSUMED or upload.job_id is not None:
+            raise Conflict(
+                f"upload {upload.id} belongs to a job; copy it before a job takes it, or push "
+                f"the files again",
+                code="upload_already_consumed",
+            )
+        return upload
+
+    async def _fill(self, made: str, source: Upload) -> Upload:
+        try:
+            await self._workspaces.copy(source.id, made)
+        except TreeTooLarge as e:
+            raise InsufficientStorage(
+                f"upload {source.id} has over {self.max_files} files and directories, which the "
+                f"host no longer takes; push less",
+                details={"max_files": self.max_files},
+            ) from e
+        failpoints.hit("copy.after_copy")
+        # An upload that a job has taken never becomes free again: one that is free now was free
+        # all along, so what was copied is what was finalized.
+        self._copyable(await self.get(source.id))
+        now = self._clock.now()
+        tree = FinalTree(
+            at=now,
+            expires_at=now + self._use_within,
+            size_bytes=source.size_bytes or 0,
+            file_count=source.file_count or 0,
+            total_quota_bytes=self.total_bytes,
+        )
+        return await self._store.complete_finalize(made, tree)
+
+    async def _give_up(self, made: str) -> None:
+        await self._store.abort_finalize(made)
+        await self._store.expire(made, at=self._clock.now())
+        await self._workspaces.discard_upload(made)
 
     async def discard(self, upload_id: str) -> None:
         """Expire the upload and delete its tree; an expired one is fine.

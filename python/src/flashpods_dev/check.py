@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from flashpods_dev import helper_build, sbom
 from flashpods_dev.caller import give_back
 from flashpods_dev.machine import StackError
+from flashpods_dev.nix import lint as nix_lint
+from flashpods_dev.nix import manifest
 from flashpods_dev.report import Steps, say
 
 PLACES = re.compile(
@@ -110,6 +112,11 @@ def run(checkout: Path) -> int:
             failed.append(name)
             print(done.stdout + done.stderr, file=sys.stderr)
         steps.done(f"{name}{' FAILED' if done.returncode else ''}")
+    stale = list(manifest.faults(checkout))
+    for fault in stale:
+        say(fault)
+    failed += ["lab/rendered"] if stale else []
+    failed += nix_lint.check(checkout, steps)
     lock = (python / "requirements.lock").read_text()
     faults = lock_faults(lock, (python / "pyproject.toml").read_text())
     faults += sbom.install_faults((checkout / "dev").read_text())

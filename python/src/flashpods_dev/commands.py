@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, helper_build, image, tiers
+from flashpods_dev import attacks, check, demo, faults, helper_build, image, lanes, tiers
 from flashpods_dev.identity import build
 from flashpods_dev.identity.parts import Options
 from flashpods_dev.lab import run as lab
@@ -37,7 +38,9 @@ PASSED_ON = (
     *tiers.TIERS,
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
-TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak|identity|monitoring|ui)-[a-z0-9_]{8}")
+TEMPORARY = re.compile(
+    r"(up|demo|test|attacks|faults|soak|identity|lab|monitoring|ui)-[a-z0-9_]{8}"
+)
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -184,24 +187,35 @@ def _compile(machine: Machine) -> None:
 
 
 def _test(machine: Machine, rest: list[str]) -> int:
-    """Run the checks, the quick attacks, then every test; pytest has the last word."""
-    before = 0
-    if not rest:
-        before = check.run(machine.checkout)
-        # A process of their own: tests import their directory's conftest by that name.
-        with state_directory(machine, "attacks") as state:
-            before = attacks.run(machine, state, []) or before
+    """Run the checks, then every test; pytest has the last word."""
+    if rest:
+        return _pytest(machine, rest, {})
+    checked = check.run(machine.checkout)
+    with (
+        state_directory(machine, "test") as state,
+        lanes.beside(machine.checkout, state / "lanes") as variables,
+    ):
+        return _pytest(machine, [*_test_paths(machine), "tests/lanes"], variables) or checked
+
+
+def _test_paths(machine: Machine) -> list[str]:
+    project = tomllib.loads((machine.checkout / "python" / "pyproject.toml").read_text())
+    paths: list[str] = project["tool"]["pytest"]["ini_options"]["testpaths"]
+    return paths
+
+
+def _pytest(machine: Machine, arguments: list[str], variables: dict[str, str]) -> int:
+    """Run pytest beside a stack, and an engine for the tests that make containers themselves."""
     with (
         state_directory(machine, "test") as state,
         MiniStack(state / "engine", machine, parts=["podman"]) as engine,
         MiniStack(state / "stack", machine) as stack,
     ):
-        code = _call(
-            [sys.executable, "-m", "pytest", *rest],
+        return _call(
+            [sys.executable, "-m", "pytest", *arguments],
             machine,
-            _test_variables(state, engine, stack),
+            {**_test_variables(state, engine, stack), **variables},
         )
-    return code or before
 
 
 def _test_variables(state: Path, engine: MiniStack, stack: MiniStack) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """A git server over HTTP that demands a token: what the tests have in place of GitHub.
 
 It serves the bare repositories below one directory by ``git http-backend`` (git-http-backend(1)),
-on loopback, and on a Unix socket that can be mounted into a job, whose network has no way here.
+on loopback or the address that is given, and on a Unix socket that can be mounted into a job, whose
+network has no way here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ GIT_SECONDS = 60
 class GitServer:
     """The server; a context manager. ``refuse_pushes`` may be set while it runs."""
 
-    def __init__(self, root: Path, token: str, *, socket: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, token: str, *, address: str = "127.0.0.1", socket: Path | None = None
+    ) -> None:
         """Serve the repositories in ``root``, and on ``socket`` too if it is given."""
         self.root = root
         self.refuse_pushes = False
@@ -34,16 +37,21 @@ class GitServer:
         self._expected = "Basic " + base64.b64encode(f"{USER}:{token}".encode()).decode()
         self._cleanup = ExitStack()
         handler = type("Handler", (_Handler,), {"git": self})
-        self._tcp = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._tcp = ThreadingHTTPServer((address, 0), handler)
         self._servers: list[socketserver.BaseServer] = [self._tcp]
         if socket is not None:
             self._servers.append(_UnixServer(str(socket), handler))
             socket.chmod(0o666)
 
     @property
+    def port(self) -> int:
+        """The TCP port."""
+        return int(self._tcp.server_address[1])
+
+    @property
     def host(self) -> str:
         """``http://127.0.0.1:PORT``."""
-        return f"http://127.0.0.1:{self._tcp.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         """Serve."""

@@ -132,6 +132,7 @@ class Layout:
                 "capture": str(self.root / "capture"),
                 "logs": str(self.root / "joblogs"),
             },
+            "backup": {"directory": str(self.root / "backups")},
             "podman": {"socket": str(self.socket), "cgroup_parent": cgroup_parent},
             "jobs": {"worker": {"image": IMAGE}, "agent": {"image": AGENT_IMAGE}},
             "uploads": {"rsync_url": f"rsync://127.0.0.1:{rsync_port}/uploads"},

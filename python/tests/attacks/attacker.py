@@ -35,7 +35,7 @@ def token_of(host: Connected) -> str:
 
 
 async def raw(
-    port: int, request: bytes, *, source: str = "127.0.0.1", seconds: float = 20
+    port: int, request: bytes, *, source: str = "127.0.0.1", seconds: float = 60
 ) -> Answer | None:
     """Send bytes and read one answer; None when the connection closed without one."""
     async with asyncio.timeout(seconds):
@@ -124,7 +124,7 @@ def connect_idle(port: int, count: int) -> list[socket.socket]:
     opened = []
     for number in range(count):
         sock = socket.socket()
-        sock.settimeout(5)
+        sock.settimeout(60)
         try:
             sock.bind((f"127.0.1.{1 + number % 200}", 0))
             sock.connect(("127.0.0.1", port))

@@ -19,7 +19,7 @@ def main() -> None:
     seconds: list[float] = []
     errors = 0
     connection = http.client.HTTPConnection(
-        "127.0.0.1", port, timeout=30, source_address=("127.0.0.9", 0)
+        "127.0.0.1", port, timeout=60, source_address=("127.0.0.9", 0)
     )
     while True:
         began = time.perf_counter()

@@ -11,6 +11,10 @@ MB = 1024**2
 FULL = os.environ.get("FLASHPODS_ATTACKS_FULL") == "1"
 EXAMPLES = int(os.environ.get("FLASHPODS_ATTACKS_EXAMPLES", "0"))  # 0: the few of a quick run
 ONLY = os.environ.get("FLASHPODS_ATTACKS_ONLY", "").lower()
+# The scoreboard holds everybody to the issue's times. ./dev test is there to find what hangs or is
+# unbounded, also on a slow machine with other work: it allows this many times as much.
+STRICT = "FLASHPODS_SCOREBOARD" in os.environ
+PATIENCE = 1 if STRICT else 10
 # Small enough that an attack on a quota takes a second, large enough that 5 % can be told.
 QUOTA_BYTES = 400 * MB
 QUOTA_FILES = 20_000
@@ -38,7 +42,11 @@ class Score:
         self.passed += 1
 
     def figure(self, what: str, value: float, bound: float, unit: str = "s") -> None:
-        """Keep the worst of a figure, by its share of the bound; fail above the bound."""
+        """Keep the worst of a figure, by its share of the bound; fail above the bound.
+
+        Bounds in seconds are stretched by :data:`PATIENCE`.
+        """
+        bound *= PATIENCE if unit == "s" else 1
         share = value / bound if bound else float(value > 0)
         if share >= max(self._shares.values(), default=-1):
             self.worst = f"{what} {value:.3g} of {bound:.3g} {unit}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import support
 from attacker import Answer, bystander, get, memory_mb, read_answer, token_of
-from scoring import FULL, Score
+from scoring import FULL, PATIENCE, STRICT, Score
 from support import Connected
 
 from flashpods_dev.bench import burst
@@ -64,11 +64,15 @@ async def test_rate(limited: MiniStack, score: Score) -> None:
     )
     took = time.monotonic() - began
     served = sum(a.status == 200 for a in greedy)
+    # What is not asked for while a busy machine lets the client wait is not served.
+    missed = 0.03 if STRICT else 0.5
     with score.attempt():
         assert {a.status for a in greedy} == {200, 429}
         allowed = BURST + RATE * took
         score.figure("served beyond what is allowed", max(0, served - allowed), 1, "")
-        score.figure("of what is allowed not served", max(0, allowed - served) / allowed, 0.03, "")
+        score.figure(
+            "of what is allowed not served", max(0, allowed - served) / allowed, missed, ""
+        )
         score.note(f"{len(greedy)} asked, {served} served of {allowed:.1f}")
     with score.attempt():
         assert all(a.status == 200 for a in modest), "the modest client paid for the greedy one"
@@ -98,7 +102,7 @@ async def test_followers(host: Connected, score: Score) -> None:
         tasks = [asyncio.create_task(follow()) for _ in range(count)]
         staging = host.settings.paths.artifacts / ".staging" / job_id
         (staging / "go").touch()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60 * PATIENCE):
             texts = await asyncio.gather(*tasks)
         grown = memory_mb(host.stack.api.pid) - before
     with score.attempt():

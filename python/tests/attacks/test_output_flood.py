@@ -79,7 +79,7 @@ async def test_flood(host: Connected, score: Score, kind: str) -> None:
     async with watched(host) as disk, bystander(host) as seen:
         job_id = await support.submit(host.client, FLOODS[kind].format(n=size))
         waiting = asyncio.create_task(
-            support.ended(host.client, job_id, seconds=1500 if FULL else 120)
+            support.ended(host.client, job_id, seconds=1500 if FULL else 600)
         )
         while not waiting.done():
             peak = max(peak, memory_mb(host.stack.api.pid) - before)

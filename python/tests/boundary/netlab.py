@@ -98,6 +98,8 @@ class Prober:
 class Lab:
     """The four namespaces, with their addresses, routes and listeners."""
 
+    wireguard: Sequence[tuple[str, int]] = ((HOST4, 51820),)  # where a stand-in for it listens
+
     def __init__(self, stack: ExitStack, services: Sequence[int] = SERVICES) -> None:
         """Bring it up; ``services`` are the ports that a stand-in listens on."""
         self.stack = stack
@@ -106,9 +108,10 @@ class Lab:
         self._serve(services)
 
     def _wire(self) -> None:
-        host, pairs = self.host, (("eth0", "up0", self.internet), ("wg0", "wg0", self.laptop))
-        for near, far, other in (*pairs, ("port0", "eth0", self.bridged)):
+        host = self.host
+        for near, far, other in (("eth0", "up0", self.internet), ("port0", "eth0", self.bridged)):
             host.ip(f"link add {near} type veth peer name {far} netns {other.pid}")
+        self._join_laptop()
         host.ip(
             "link add br0 type bridge",
             "link set port0 master br0",
@@ -145,11 +148,15 @@ class Lab:
         host.set("net/ipv4/ip_forward", "1")
         host.set("net/ipv4/ip_unprivileged_port_start", "0")
 
+    def _join_laptop(self) -> None:
+        """Make ``wg0`` on the host and on the laptop."""
+        self.host.ip(f"link add wg0 type veth peer name wg0 netns {self.laptop.pid}")
+
     def _serve(self, services: Sequence[int]) -> None:
         at = [[address, 7777] for address in OWN]
         # As on a host: the API and rsync answer as the very user that jobs run as.
         self.host.serve("host", uid=UID, tcp=services)
-        self.host.serve("host", tcp=OTHERS, udp=[*at, [HOST4, 51820]], echo=[7])
+        self.host.serve("host", tcp=OTHERS, udp=[*at, *self.wireguard], echo=[7])
         self.host.serve("resolver", tcp=[53], dns=[[RESOLVER, 53]])
         udp = [[address, 7777] for address in INTERNET]
         web = (80, 443, 53, 853)

@@ -1,7 +1,7 @@
 """Tries TCP ports: ``scan.py FIRST LAST ADDRESS…`` prints JSON: address → open ports, ``tried``.
 
-With the standard library only. A window of connections is kept in flight; one that got no answer
-for a second counts as closed.
+With the standard library only. A window of connections is kept in flight. One that got no answer
+is tried again, with more patience each time; to the last it counts as closed, and in ``silent``.
 """
 
 from __future__ import annotations
@@ -13,55 +13,90 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from itertools import product
 
 WINDOW = 400
-SECONDS = 1.0
+PATIENCE = (1.0, 2.0, 4.0)  # seconds
 LINGER = (socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a close leaves no TIME_WAIT
+UNDER_WAY = (0, errno.EINPROGRESS)  # 0: connected at once
+
+Target = tuple[str, int]
+
+
+class Scan:
+    """One round: tries every target once."""
+
+    def __init__(self, patience: float) -> None:
+        self.opened: list[Target] = []
+        self.silent: list[Target] = []
+        self._patience = patience
+        self._poller = select.epoll()
+        self._flying: dict[int, tuple[socket.socket, Target, float]] = {}
+        self._order: deque[tuple[int, float]] = deque()
+
+    def run(self, targets: Iterable[Target]) -> None:
+        for number, target in enumerate(targets, 1):
+            self._begin(target)
+            while len(self._flying) >= WINDOW:
+                self._settle(0.1)
+            if number % 50 == 0:
+                self._settle(0)
+        while self._flying:
+            self._settle(0.1)
+        self._poller.close()
+
+    def _begin(self, target: Target) -> None:
+        client = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+        client.setblocking(False)
+        client.setsockopt(*LINGER)
+        if client.connect_ex(target) not in UNDER_WAY:
+            client.close()
+            return
+        began = time.monotonic()
+        self._flying[client.fileno()] = (client, target, began)
+        self._order.append((client.fileno(), began))
+        self._poller.register(client, select.EPOLLOUT)
+
+    def _settle(self, wait: float) -> None:
+        for number, _ in self._poller.poll(wait):
+            client, target, _ = self._flying[number]
+            if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and not to_itself(client):
+                self.opened.append(target)
+            self._end(number)
+        while self._order and time.monotonic() - self._order[0][1] > self._patience:
+            number, began = self._order.popleft()
+            if number in self._flying and self._flying[number][2] == began:
+                self.silent.append(self._flying[number][1])
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        self._poller.unregister(number)
+        self._flying.pop(number)[0].close()
+
+
+def to_itself(client: socket.socket) -> bool:
+    """Whether a socket met itself: RFC 9293, section 3.5, when its own port is the one it tries."""
+    try:
+        return client.getsockname() == client.getpeername()
+    except OSError:  # opened, and gone
+        return False
 
 
 def scan(addresses: list[str], ports: range) -> dict[str, object]:
     found: dict[str, list[int]] = {address: [] for address in addresses}
-    poller, flying = select.epoll(), {}
-    order: deque[tuple[float, int]] = deque()
-
-    def end(number: int, opened: bool) -> None:
-        client, address, port = flying.pop(number)
-        if opened:
+    left: Iterable[Target] = product(addresses, ports)
+    for patience in PATIENCE:
+        scanning = Scan(patience)
+        scanning.run(left)
+        for address, port in scanning.opened:
             found[address].append(port)
-        poller.unregister(number)
-        client.close()
-
-    def settle(patience: float) -> None:
-        for number, _ in poller.poll(patience):
-            end(number, flying[number][0].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0)
-        while order and time.monotonic() - order[0][0] > SECONDS:
-            number = order.popleft()[1]
-            if number in flying and started[number] <= time.monotonic() - SECONDS:
-                end(number, False)
-
-    started: dict[int, float] = {}
-    tried = 0
-    for address, port in product(addresses, ports):
-        tried += 1
-        client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        client.setblocking(False)
-        client.setsockopt(*LINGER)
-        if client.connect_ex((address, port)) == errno.EINPROGRESS:
-            number = client.fileno()
-            flying[number] = (client, address, port)
-            started[number] = time.monotonic()
-            order.append((started[number], number))
-            poller.register(number, select.EPOLLOUT)
-        else:
-            client.close()
-        while len(flying) >= WINDOW:
-            settle(0.1)
-        if tried % 50 == 0:
-            settle(0)
-    while flying:
-        settle(0.1)
-    return {**{a: sorted(p) for a, p in found.items()}, "tried": tried}
+        left = scanning.silent
+    return {
+        **{address: sorted(opened) for address, opened in found.items()},
+        "tried": len(addresses) * len(ports),
+        "silent": len(list(left)),
+    }
 
 
 if __name__ == "__main__":

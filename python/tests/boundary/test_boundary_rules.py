@@ -148,7 +148,7 @@ def test_no_riding_on_what_the_laptop_began(lab: Lab) -> None:
 
 
 def test_scan_of_ports(lab: Lab, job: Prober) -> None:
-    """The lab does it for every port and every address, and from a container."""
+    """./dev lab does it for every port and every address; ./dev identity does it from a job."""
     scan = [*lab.host.enter, *as_user(), sys.executable, str(HERE / "scan.py")]
     lab.unload()
     control = subprocess.run(
@@ -158,5 +158,5 @@ def test_scan_of_ports(lab: Lab, job: Prober) -> None:
     lab.load()
     with lab.counted() as grown:
         done = subprocess.run([*scan, "1", "10000", "10.0.0.1"], stdout=subprocess.PIPE, check=True)
-    assert json.loads(done.stdout) == {"10.0.0.1": [], "tried": 10000}
+    assert json.loads(done.stdout) == {"10.0.0.1": [], "tried": 10000, "silent": 0}
     assert grown == {"job_to_service": 2, "job_to_host": 9998}

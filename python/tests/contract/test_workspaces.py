@@ -1,5 +1,6 @@
 """One suite for both workspaces; rsync's own user and hostile trees follow in ..._foreign."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,6 +76,45 @@ async def test_repeated_calls(spaces: Workspaces, push: Push) -> None:
     await spaces.discard("1111111111111111")
     await spaces.discard_upload(UPLOAD)
     assert await spaces.claim(UPLOAD, "1111111111111111") is None
+
+
+async def test_a_copy_is_a_tree_of_its_own(spaces: Workspaces, push: Push, tmp_path: Path) -> None:
+    tree = push()
+    (tree / "src" / "main.c").chmod(0o755)
+    os.utime(tree / "src" / "main.c", ns=(10**18, 10**18))
+    await spaces.finalize(UPLOAD, max_bytes=GB)
+    await spaces.copy(UPLOAD, OTHER)
+    await spaces.copy(UPLOAD, OTHER)  # repeated: replaced
+    assert await spaces.finalized() == [UPLOAD, OTHER]
+    first = await spaces.claim(UPLOAD, "1111111111111111")
+    second = await spaces.claim(OTHER, "2222222222222222")
+    assert first is not None
+    assert second is not None
+    assert (second / "link").readlink() == Path("src/main.c")
+    (first / "src" / "main.c").write_text("changed")
+    copied = second / "src" / "main.c"
+    assert copied.read_text() == "int main;"
+    assert (copied.stat().st_mode & 0o777, copied.stat().st_mtime_ns) == (0o755, 10**18)
+    assert sorted(p.name for p in (tmp_path / "finalized").iterdir()) == []
+
+
+async def test_a_copy_of_nothing(spaces: Workspaces, tmp_path: Path) -> None:
+    for source in (UPLOAD, "../x"):
+        with pytest.raises(NotFound) as raised:
+            await spaces.copy(source, OTHER)
+        assert raised.value.code == "upload_not_found"
+    assert list((tmp_path / "finalized").iterdir()) == []
+
+
+async def test_a_copy_that_fails_leaves_nothing(push: Push, tmp_path: Path) -> None:
+    push()
+    await real(tmp_path).finalize(UPLOAD, max_bytes=GB)
+    small = FileWorkspaces(
+        *(tmp_path / name for name in ("transfers", "finalized", "work")), most_entries=2
+    )
+    with pytest.raises(TreeTooLarge):
+        await small.copy(UPLOAD, OTHER)
+    assert [p.name for p in (tmp_path / "finalized").iterdir()] == [UPLOAD]
 
 
 async def test_too_large_moves_nothing(spaces: Workspaces, push: Push) -> None:

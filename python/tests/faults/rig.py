@@ -32,7 +32,9 @@ SETTLE_SECONDS = 15.0
 LINES = 40
 # What a kill of the API may do to a job: contract section 2, "none | starting".
 NOT_FOUND = "container_not_found_on_recovery"
-MOST_PATIENCE = 6.0
+# ./dev test is there to find what is lost, hangs or is left, on a slow machine with other work as
+# well: it allows the bounds on time so many times as much. ./dev faults holds everybody to them.
+PATIENCE = 10.0
 NUMBERED = re.compile(r"\] line (\d+)$", re.MULTILINE)
 
 SETTINGS: dict[str, Any] = {
@@ -168,7 +170,7 @@ class Rig:
             await self.until(job_id, "cancelled")
         self.running.clear()
 
-    async def until(self, job_id: str, *states: str, seconds: float = 60) -> dict[str, Any]:
+    async def until(self, job_id: str, *states: str, seconds: float = 120) -> dict[str, Any]:
         """Wait for one of the states and return the row."""
         end = time.monotonic() + seconds
         row: dict[str, Any] = {}
@@ -181,7 +183,7 @@ class Rig:
                 await asyncio.sleep(0.05)  # it is away
         return row
 
-    async def ended(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+    async def ended(self, job_id: str, seconds: float = 120) -> dict[str, Any]:
         ends = ("completed", "failed", "timed_out", "cancelled", "cleaning", "cleaned")
         return await self.until(job_id, *ends, seconds=seconds)
 
@@ -247,7 +249,7 @@ class Rig:
         await asyncio.to_thread(self.stack.api.terminate)
         await self.start(*wrap, env=env)
 
-    async def died(self, seconds: float = 30) -> bool:
+    async def died(self, seconds: float = 120) -> bool:
         """Whether the API is dead within that time."""
         end = time.monotonic() + seconds
         while self.stack.api.alive and time.monotonic() < end:  # noqa: ASYNC110 - a process has no event
@@ -260,7 +262,7 @@ class Rig:
         Raises:
             AssertionError: it is not so within ``seconds``, by default far more than is allowed.
         """
-        seconds = seconds or (45 if self._strict else 100)
+        seconds = seconds or (45 if self._strict else 10 * PATIENCE)
         end = time.monotonic() + seconds
         while left := await asyncio.to_thread(self.unsettled):
             self._pressure.append(pressure())
@@ -296,7 +298,7 @@ class Rig:
                 self._seen.add(job_id)
         return found
 
-    async def log_of(self, job_id: str, *, whole: bool, seconds: float = 15) -> Log:
+    async def log_of(self, job_id: str, *, whole: bool, seconds: float = 60) -> Log:
         """Return a job's numbered lines; ``whole``: all that it was to write must be there."""
         end = time.monotonic() + seconds
         while True:
@@ -344,10 +346,10 @@ class Rig:
     @property
     def patience(self) -> float:
         """By how much the bounds on time are stretched; 1 if they are strict."""
-        return 1.0 if self._strict else min(MOST_PATIENCE, self.load)
+        return 1.0 if self._strict else PATIENCE
 
-    def slack(self, seconds: float) -> float:  # a bound as it holds on this machine now
-        return seconds if self._strict else seconds * min(MOST_PATIENCE, pressure() + 1)
+    def slack(self, seconds: float) -> float:  # a bound as it holds in this run
+        return seconds * self.patience
 
     async def verdict(self, recovery: float | None = None, *, again: bool = True) -> list[str]:
         """Return the broken invariants that are still broken after :data:`SETTLE_SECONDS`.
@@ -355,7 +357,7 @@ class Rig:
         ``again``: read also the logs that were read before; an experiment of many tries does so at
         its end.
         """
-        end = time.monotonic() + SETTLE_SECONDS
+        end = time.monotonic() + self.slack(SETTLE_SECONDS)
         while broken := violations(await self.evidence(recovery, again=again)):
             if time.monotonic() > end:
                 return broken

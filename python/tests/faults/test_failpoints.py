@@ -74,7 +74,7 @@ def test_it_kills_at_the_nth_hit_and_not_elsewhere() -> None:
         env={VARIABLE: "submit.after_commit:2"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-9, "one\n")
@@ -98,7 +98,7 @@ def test_a_file_arms_it_while_it_runs(tmp_path: Path) -> None:
         env={VARIABLE: f"@{file}"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout) == (-9, "one\ntwo\nthree\nfour\n"), done.stderr
@@ -130,7 +130,7 @@ async def writing(rig: Rig) -> None:
 
 async def written(rig: Rig, job_id: str, text: str) -> None:
     """Wait for text in a job's log."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while True:
         answer = await rig.ask("GET", f"/jobs/{job_id}/output")
         if answer is not None and answer.status_code == 200 and text in answer.text:
@@ -160,11 +160,18 @@ async def discarding(rig: Rig) -> None:
         await rig.ask("DELETE", f"/uploads/{upload_id}")
 
 
+async def copying(rig: Rig) -> None:
+    upload_id = await rig.upload()
+    if upload_id is not None:
+        await rig.ask("POST", f"/uploads/{upload_id}/copy")
+
+
 STIMULI: dict[str, Callable[[Rig], Awaitable[None]]] = {
     "cancel": cancelling,
     "early": ending_early,
     "tidy.after_delete": ending_early,
     "discard": discarding,
+    "copy": copying,
     "capture.before_append": writing,
     "capture.after_append": writing,
     "capture.after_checkpoint": writing,

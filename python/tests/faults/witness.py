@@ -145,7 +145,7 @@ def new_key() -> str:
     return f"{h[:8]}-{h[8:12]}-4{h[13:16]}-8{h[17:20]}-{h[20:]}"
 
 
-async def soon(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+async def soon(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Wait for what has no event."""
     end = time.monotonic() + seconds
     while not condition():

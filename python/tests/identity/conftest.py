@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-# The helpers of the system tests drive the same stack; the faults' know how busy the machine is.
+# The helpers of the system tests drive the same stack; the faults' know how busy the machine is;
+# the boundary's have a network around it.
+sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
 sys.path.insert(1, str(Path(__file__).parents[1] / "faults"))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 

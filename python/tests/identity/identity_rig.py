@@ -49,7 +49,7 @@ def stack_with_identity(
     overrides: Mapping[str, Any] | None = None,
 ) -> Iterator[MiniStack]:
     """Run a stack whose jobs have Python, SPIRE's agent as a client, and ``inside.py``."""
-    spire = build.ensure(machine.dev)
+    identity = options(machine, lifetimes)
     state = Path(tempfile.mkdtemp(prefix="i-", dir=os.environ["FLASHPODS_TEST_TMP"]))
     state.chmod(0o755)
     entrypoint = state / "entrypoint.sh"
@@ -57,7 +57,7 @@ def stack_with_identity(
     entrypoint.chmod(0o755)
     mounts = {
         "/entrypoint.sh": str(entrypoint),
-        "/opt/spire-agent": str(spire.agent),
+        "/opt/spire-agent": str(identity.spire.agent),
         INSIDE: str(HERE / "inside.py"),
     }
     settings = {
@@ -73,16 +73,21 @@ def stack_with_identity(
             machine,
             overrides=merge(settings, overrides or {}),
             parts=("podman", "rsyncd", "api"),
-            identity=Options(
-                spire=spire,
-                helper=helper_build.ensure(machine.checkout).helper,
-                lifetimes=lifetimes or Lifetimes(),
-                secrets=SECRETS,
-            ),
+            identity=identity,
         ) as stack:
             yield stack
     finally:
         shutil.rmtree(state, ignore_errors=True)
+
+
+def options(machine: Machine, lifetimes: Lifetimes | None = None) -> Options:
+    """Return real SPIRE, the real helper, and secrets that tests can look for."""
+    return Options(
+        spire=build.ensure(machine.dev),
+        helper=helper_build.ensure(machine.checkout).helper,
+        lifetimes=lifetimes or Lifetimes(),
+        secrets=SECRETS,
+    )
 
 
 def identity_of(stack: MiniStack) -> Identity:
@@ -141,6 +146,13 @@ def minted(identity: Identity) -> list[str]:
     lines = identity.agent.log.read_text().splitlines()
     ours = [json.loads(line) for line in lines if '"join_token_minted"' in line]
     return [line["why"] for line in ours]
+
+
+def audited(stack: MiniStack) -> list[dict[str, Any]]:
+    """Return the exchange log so far."""
+    lines = identity_of(stack).tokens.log.read_text().splitlines()
+    parsed = [json.loads(line) for line in lines if line.startswith("{")]
+    return [line for line in parsed if line.get("event") == "token exchange"]
 
 
 def claims(jwt: str) -> dict[str, Any]:
@@ -251,6 +263,14 @@ def unsafe_agent(stack: MiniStack, change: Callable[[dict[str, Any]], object]) -
 
 
 # ------------------------------------------------------------------ the host
+
+
+def read_or_nothing(path: Path) -> bytes:
+    """Return what a file of /proc holds; nothing if its process has gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def as_stranger(*command: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:

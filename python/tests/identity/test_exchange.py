@@ -31,13 +31,6 @@ AGENT = {
 }
 
 
-def audited(stack: MiniStack) -> list[dict[str, Any]]:
-    """Return the exchange log so far."""
-    lines = rig.identity_of(stack).tokens.log.read_text().splitlines()
-    parsed = [json.loads(line) for line in lines if line.startswith("{")]
-    return [line for line in parsed if line.get("event") == "token exchange"]
-
-
 @pytest.mark.parametrize(("kind", "expected"), [("worker", WORKER), ("agent", AGENT)])
 async def test_each_type_gets_what_its_policy_says(
     host: Connected, shared: MiniStack, kind: str, expected: dict[str, str | None]
@@ -47,7 +40,7 @@ async def test_each_type_gets_what_its_policy_says(
     (answer,) = rig.answers_in(await rig.said_by(host.client, job_id))
     assert answer.pop("kid") == authority(shared)["kid"]
     assert answer == {"id": f"{rig.DOMAIN}/{kind}", "status": 200, "body": expected}
-    (line,) = [line for line in audited(shared) if line["job_id"] == job_id]
+    (line,) = [line for line in rig.audited(shared) if line["job_id"] == job_id]
     assert (line["outcome"], line["spiffe_id"], line["job_type"]) == ("granted", answer["id"], kind)
 
 
@@ -146,10 +139,10 @@ async def test_altered(host: Connected) -> None:
 async def test_stolen_from_another_type_of_container(host: Connected, shared: MiniStack) -> None:
     """The agent's own token, valid for all else, in a worker's hands."""
     svid = await rig.ask(host.client, "agent", "fetch")
-    before = len(audited(shared))
+    before = len(rig.audited(shared))
     answer = await rig.ask(host.client, "worker", "exchange", svid["jwt"])
     assert (answer["status"], answer["body"]["error"]) == (403, "identity_mismatch")
-    (line,) = audited(shared)[before:]
+    (line,) = rig.audited(shared)[before:]
     assert (line["outcome"], line["spiffe_id"]) == ("identity_mismatch", f"{rig.DOMAIN}/agent")
     assert line["job_type"] == "worker"
 
@@ -199,14 +192,14 @@ async def test_an_identity_that_no_policy_names(host: Connected, shared: MiniSta
 async def test_the_log_names_every_attempt_and_holds_no_secret(
     host: Connected, shared: MiniStack
 ) -> None:
-    before = len(audited(shared))
+    before = len(rig.audited(shared))
     svid = await rig.ask(host.client, "agent", "fetch")
     forged = signed_by_a_stranger(shared)
     await rig.ask(host.client, "agent", "exchange", svid["jwt"])
     await rig.ask(host.client, "worker", "exchange", svid["jwt"])
     await rig.ask(host.client, "worker", "exchange", forged)
     await rig.ask(host.client, "worker", "exchange")
-    outcomes = [line["outcome"] for line in audited(shared)[before:]]
+    outcomes = [line["outcome"] for line in rig.audited(shared)[before:]]
     assert outcomes == ["granted", "identity_mismatch", "invalid_jwt", "missing_authorization"]
     secret = [*rig.SECRETS.values(), svid["jwt"], forged, svid["jwt"].rsplit(".")[-1]]
     logs = [p for p in shared.layout.logs.iterdir() if p.is_file()]

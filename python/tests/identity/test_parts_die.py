@@ -13,13 +13,17 @@ from typing import Any
 import identity_rig as rig
 import pytest
 import support
+from witness import pressure
 
 from flashpods.spire import node
 from flashpods_dev.machine import Machine
+from flashpods_dev.service import Service
 from flashpods_dev.stack import MiniStack
 
-RECOVERY = 10  # seconds, issue 5
+RECOVERY = 10.0  # seconds, issue 5
 FAILURES = 4  # in a row, seen while a part is dead
+TRIES = 3  # where others' work takes the processors, a longer recovery is no verdict
+QUIET = 1.5  # processes that want a core, for each core, in the mean of a recovery
 
 Attempt = dict[str, Any]
 
@@ -79,15 +83,32 @@ def works(attempt: Attempt) -> bool:
 async def test_a_part_dies_during_a_job(
     stack: MiniStack, part: str, dead: Callable[[Attempt], bool]
 ) -> None:
+    """The bound is never stretched; on a busy machine there are further tries."""
     service = getattr(rig.identity_of(stack), part)
     async with support.connect(stack) as host, attempts(host.client, "agent") as reports:
-        await until(reports, works)
-        service.kill()
-        await until(reports, dead, FAILURES if part != "tokens" else 1)
-        back = time.time()
-        service.start()
-        recovered = await until(reports, works)
-    assert recovered["at"] - back <= rig.slack(RECOVERY), recovered
+        for left in reversed(range(TRIES)):
+            await until(reports, works)
+            service.kill()
+            await until(reports, dead, FAILURES if part != "tokens" else 1)
+            seconds, busy = await recovery(service, reports)
+            if seconds <= RECOVERY:
+                return
+            assert left, f"not within {RECOVERY} s in {TRIES} tries: {seconds:.1f} s"
+            assert busy > QUIET, f"{seconds:.1f} s, on a quiet machine ({busy:.1f})"
+
+
+async def recovery(service: Service, reports: AsyncIterator[Attempt]) -> tuple[float, float]:
+    """Start a service again; return the seconds until all works, and how busy the machine was."""
+    seen: list[float] = []
+
+    def good(attempt: Attempt) -> bool:
+        seen.append(pressure())
+        return works(attempt)
+
+    back = time.time()
+    service.start()
+    recovered = await until(reports, good)
+    return recovered["at"] - back, sum(seen) / len(seen)
 
 
 async def test_health_names_what_is_gone(stack: MiniStack) -> None:
@@ -157,11 +178,11 @@ async def test_the_join_token_is_nowhere_to_be_read(stack: MiniStack) -> None:
     assert cached is not None
     token = cached.spiffe_id.rsplit("/", 1)[-1].encode()
     assert len(token) == 36
-    assert [p for p in _of_processes() if token in _bytes(p)] == []
-    assert token not in _bytes(identity.agent_config)
+    assert [p for p in _of_processes() if token in rig.read_or_nothing(p)] == []
+    assert token not in rig.read_or_nothing(identity.agent_config)
     files = [p for p in identity.agent_data.iterdir() if p.name != node.CACHE]
     assert {p.name for p in files} >= {node.BUNDLE}
-    assert not [p for p in files if token in _bytes(p)]
+    assert not [p for p in files if token in rig.read_or_nothing(p)]
     await rig.works(stack)
 
 
@@ -169,10 +190,3 @@ def _of_processes() -> list[Path]:
     processes = list(Path("/proc").glob("[0-9]*"))
     assert len(processes) > 5
     return [process / name for process in processes for name in ("cmdline", "environ")]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

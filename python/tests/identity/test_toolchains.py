@@ -16,7 +16,10 @@ from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
 TOOLS = "localhost/flashpods/tools:dev"
-PACKAGES = ("gcc", "libc6-dev", "make", "git", "nodejs", "python3", "gdb", "strace", "procps")
+PACKAGES = (
+    *("gcc", "libc6-dev", "make", "git", "nodejs", "python3", "gdb", "strace", "procps"),
+    *("cargo", "rustc"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,50 @@ func main() {
 X
 go vet ./... && go run .
 """
+CARGO_PROJECT = r"""
+export CARGO_HOME=/tmp/cargo CARGO_NET_OFFLINE=true
+cd /tmp && mkdir -p r/src r/tests && cd r
+for n in 1 2 3 4; do
+  mkdir -p leaf$n/src
+  printf '[package]\nname = "leaf%s"\nversion = "0.1.0"\nedition = "2021"\n' $n > leaf$n/Cargo.toml
+  echo "pub fn f(x: u32) -> u32 { x + $n }" > leaf$n/src/lib.rs
+done
+cat > Cargo.toml <<'X'
+[package]
+name = "r"
+version = "0.1.0"
+edition = "2021"
+[workspace]
+[dependencies]
+leaf1 = { path = "leaf1" }
+leaf2 = { path = "leaf2" }
+leaf3 = { path = "leaf3" }
+leaf4 = { path = "leaf4" }
+X
+cat > build.rs <<'X'
+fn main() {
+    assert!(std::process::Command::new("true").status().unwrap().success());
+    println!("cargo:rustc-env=BUILT_BY=script");
+}
+X
+cat > src/main.rs <<'X'
+use std::process::Command;
+use std::thread;
+fn main() {
+    let all: Vec<_> = (0..8)
+        .map(|x| thread::spawn(move || leaf1::f(leaf2::f(leaf3::f(leaf4::f(x))))))
+        .collect();
+    let sum: u32 = all.into_iter().map(|t| t.join().unwrap()).sum();
+    let said = Command::new("echo").arg("child").output().unwrap().stdout;
+    println!("rust {} {} {}", sum, env!("BUILT_BY"), String::from_utf8(said).unwrap());
+}
+X
+cat > tests/all.rs <<'X'
+#[test]
+fn adds() { assert_eq!(leaf4::f(1), 5); }
+X
+cargo build -j 4 2>&1 && cargo test 2>&1 && ./target/debug/r
+"""
 NODE = """
 const { Worker } = require('worker_threads');
 const { execFileSync } = require('child_process');
@@ -132,6 +179,7 @@ gdb -batch -ex run -ex 'print 6*7' ./d 2>&1 | grep -E 'exited with code 07|= 42'
     [
         (C_PROJECT, "sum 9"),
         (GO_PROJECT, "children ran"),
+        (CARGO_PROJECT, "rust 108 script child"),
         (f"cat > /tmp/n.js <<'X'\n{NODE}X\nnode /tmp/n.js", "node 42 child"),
         (
             f"cat > /tmp/p.py <<'X'\n{PYTHON}X\npython3 -W error::UserWarning /tmp/p.py",
@@ -140,7 +188,7 @@ gdb -batch -ex run -ex 'print 6*7' ./d 2>&1 | grep -E 'exited with code 07|= 42'
         (GIT, "1 file changed, 500 deletions"),
         (DEBUG, "$1 = 42"),
     ],
-    ids=["make-j-gcc", "go", "node", "python", "git", "gdb-strace"],
+    ids=["make-j-gcc", "go", "cargo", "node", "python", "git", "gdb-strace"],
 )
 async def test_it_works_as_ever(host: Connected, command: str, expected: str) -> None:
     script = f"set -e\n{textwrap.dedent(command)}"

@@ -27,6 +27,7 @@ async def test_healthy(rig: Rig) -> None:
         "status": "healthy",
         "version": "0.1.0",
         "uptime_seconds": 90.0,
+        "draining": False,
         "checks": {
             "database": {"status": "ok"},
             "podman": {"status": "ok"},

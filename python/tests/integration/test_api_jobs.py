@@ -107,7 +107,11 @@ async def test_full_host_full_disk_and_draining(rig: Rig) -> None:
         refused(await client.post("/jobs", json=small), 507, "insufficient_storage")
         rig.disk.fractions["/work"] = 0.1
         await rig.store.set_draining(True, at=rig.clock.now())
-        refused(await client.post("/jobs", json=small), 503, "service_unavailable")
+        answer = await client.post("/jobs", json=small)
+        refused(answer, 503, "service_unavailable")
+        assert answer.headers["retry-after"] == "30"
+        rig.clock.advance(2)
+        assert (await client.get("/health")).json()["draining"] is True
         capacity = (await client.get("/capacity")).json()
         assert capacity == {
             "host": {"cpus": 8, "memory_gb": 32},

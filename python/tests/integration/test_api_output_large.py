@@ -80,26 +80,28 @@ async def test_one_line_longer_than_small_comes_whole(rig: Rig) -> None:
 
 async def test_large_tails_at_once(rig: Rig) -> None:
     job_id = await logged(rig, b"[..] " + b"x" * (LINE - 6) + b"\n", 700)
-    longest = 0.0
+    longest = 0.0  # turn of the loop, in seconds of the processor, like the work
     done = asyncio.Event()
 
     async def watch() -> None:
         nonlocal longest
         while not done.is_set():
-            began = time.perf_counter()
+            began = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - began)
+            longest = max(longest, time.thread_time() - began)
 
     watching = asyncio.create_task(watch())
     tracemalloc.start()
+    began = time.process_time()
     try:
         bodies = await asyncio.gather(*(fetch(rig, job_id, "tail=10000") for _ in range(AT_ONCE)))
         _, peak = tracemalloc.get_traced_memory()
     finally:
+        work = time.process_time() - began
         tracemalloc.stop()
         done.set()
         await watching
     assert all(len(body) > TAIL_BYTES for body in bodies)
     # The answers themselves, and for each of the few in work: blocks, joined, cut, text.
     assert peak < AT_ONCE * (TAIL_BYTES + MB) + 4 * 5 * TAIL_BYTES
-    assert longest < 0.5
+    assert longest < work / 4  # a tenth, on any machine: others get their turn in between

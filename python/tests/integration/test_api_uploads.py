@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from api_rig import Rig, make_rig, refused
 
@@ -75,3 +76,69 @@ async def test_unknown_uploads(rig: Rig, upload: str) -> None:
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/finalize")):
             answer = await client.request(method, f"/uploads/{upload}{path}")
             refused(answer, 404, "upload_not_found")
+
+
+async def finalized(rig: Rig, client: httpx.AsyncClient, **body: str) -> str:
+    upload = str((await client.post("/uploads", json=body)).json()["upload_id"])
+    tree = rig.workspaces.transfers / upload
+    tree.mkdir(parents=True)
+    (tree / "main.c").write_bytes(b"int main;")
+    assert (await client.post(f"/uploads/{upload}/finalize")).status_code == 200
+    return upload
+
+
+async def test_a_copy_is_another_upload_of_the_same_files(rig: Rig) -> None:
+    async with rig.client() as client:
+        first = await finalized(rig, client, project="p")
+        answer = await client.post(f"/uploads/{first}/copy")
+        assert answer.status_code == 201
+        row = answer.json()
+        assert row["upload_id"] != first
+        assert answer.headers["location"] == f"/uploads/{row['upload_id']}"
+        assert (row["state"], row["size_bytes"], row["file_count"]) == ("finalized", 9, 1)
+        assert row["project"] is None  # the source alone becomes its project's base
+        for upload in (first, row["upload_id"]):
+            body = {"type": "worker", "command": "true", "files_id": upload, "cpus": 1}
+            assert (await client.post("/jobs", json=body)).status_code == 201
+
+
+async def test_what_can_not_be_copied(rig: Rig) -> None:
+    async with rig.client() as client:
+        refused(await client.post("/uploads/upload_000000000000/copy"), 404, "upload_not_found")
+        open_one = (await client.post("/uploads")).json()["upload_id"]
+        refused(await client.post(f"/uploads/{open_one}/copy"), 409, "upload_not_finalized")
+        taken = await finalized(rig, client)
+        body = {"type": "worker", "command": "true", "files_id": taken, "cpus": 1}
+        assert (await client.post("/jobs", json=body)).status_code == 201
+        refused(await client.post(f"/uploads/{taken}/copy"), 409, "upload_already_consumed")
+        gone = await finalized(rig, client)
+        assert (await client.delete(f"/uploads/{gone}")).status_code == 204
+        refused(await client.post(f"/uploads/{gone}/copy"), 410, "upload_expired")
+        assert await rig.store.uploads("finalized") == [await rig.store.get_upload(taken)]
+
+
+async def test_a_job_that_takes_the_source_meanwhile_leaves_no_copy(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig.client() as client:
+        source = await finalized(rig, client)
+        copy = rig.workspaces.copy
+
+        async def slow(upload_id: str, target_id: str) -> None:
+            await copy(upload_id, target_id)
+            body = {"type": "worker", "command": "true", "files_id": source, "cpus": 1}
+            assert (await client.post("/jobs", json=body)).status_code == 201
+
+        monkeypatch.setattr(rig.workspaces, "copy", slow)
+        refused(await client.post(f"/uploads/{source}/copy"), 409, "upload_already_consumed")
+        assert await rig.workspaces.finalized() in ([], [source])
+        assert await rig.store.uploads("uploading") == []
+
+
+async def test_a_copy_over_the_quota(rig: Rig) -> None:
+    async with rig.client() as client:
+        source = await finalized(rig, client)
+        rig.app.context.services.uploads.total_bytes = 17
+        refused(await client.post(f"/uploads/{source}/copy"), 507, "insufficient_storage")
+        assert await rig.workspaces.finalized() == [source]
+        assert await rig.store.uploads("uploading") == []

@@ -129,7 +129,7 @@ async def test_a_flood_does_not_hold_up_another_job() -> None:
         floods = [asyncio.create_task(flood()) for _ in range(10)]
         times = []
         token = rig.token()
-        for _ in range(10):
+        while len(times) < 10 or asked <= 20:
             began = time.monotonic()
             calm[1].write(
                 f"GET /tokens HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
@@ -143,8 +143,9 @@ async def test_a_flood_does_not_hold_up_another_job() -> None:
         stop = True
         await asyncio.gather(*floods)
         calm[1].close()
-        assert asked > 20
-        assert sorted(times)[5] < 1  # 5 ms on a quiet machine, the flood in the same process
+        assert (
+            sorted(times)[len(times) // 2] < 1
+        )  # 5 ms on a quiet machine, the flood in the same process
 
 
 @pytest.mark.parametrize("fault", ["hangs", "fails", "away"])

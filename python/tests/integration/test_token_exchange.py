@@ -155,7 +155,7 @@ async def test_forged_tokens(rig: Rig, attack: str) -> None:
 async def test_a_head_over_the_limit_is_cut_off(rig: Rig) -> None:
     reader, writer = await asyncio.open_unix_connection(str(rig.socket))
     writer.write(b"GET /tokens HTTP/1.1\r\nX: " + b"x" * (Connection.head_limit + 1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     assert answer.startswith(b"HTTP/1.1 400 ")

@@ -80,7 +80,7 @@ def claims(sub: object = AGENT, **changes: Any) -> dict[str, Any]:
 
 async def eventually(true: Callable[[], bool]) -> None:
     """Return once that is so; within a bound."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             if true():
                 return
@@ -277,7 +277,7 @@ class Rig:
 
     async def until(self, token: Callable[[], str], status: int, code: str | None = None) -> Any:
         """Ask with fresh tokens until that is the answer; within a bound."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while True:
                 answer = await self.ask(token())
                 if answer.status_code == status and answer.json().get("error") == code:
@@ -286,7 +286,7 @@ class Rig:
     async def raw(self, *headers: bytes, line: bytes = b"GET /tokens HTTP/1.1") -> Answer:
         """One request with these header lines as they are, on a connection of its own."""
         reader, writer = await asyncio.open_unix_connection(str(self.socket))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             writer.write(b"\r\n".join([line, b"Host: x", *headers, b"Connection: close"]))
             writer.write(b"\r\n\r\n")
             head, _, body = (await reader.read()).partition(b"\r\n\r\n")
@@ -367,7 +367,7 @@ async def _serving(rig: Rig) -> AsyncIterator[None]:
         yield
     finally:
         rig.server.should_exit = True
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await task
         await rig.keeper.close()
         await rest.close()

@@ -13,9 +13,10 @@ import pytest
 # The boundary's servers, probes and verdicts are those of the quick tests.
 sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
 
+from deployment import Deployment
 from sites import Site
 
-from flashpods_dev.lab.run import ROOT, STATE
+from flashpods_dev.lab.run import PRODUCT, ROOT, STATE
 from flashpods_dev.machine import inside
 
 if STATE not in os.environ:
@@ -24,6 +25,15 @@ if STATE not in os.environ:
 
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
-    """HOST and LAPTOP."""
+    """HOST and LAPTOP with stand-ins, for the boundary alone."""
     with ExitStack() as stack:
         yield Site(stack, inside(), Path(os.environ[ROOT]), Path(os.environ[STATE]))
+
+
+@pytest.fixture(scope="session")
+def deployed() -> Iterator[Deployment]:
+    """HOST and LAPTOP from what the modules render."""
+    with ExitStack() as stack:
+        state = Path(os.environ[STATE])
+        root, product = Path(os.environ[ROOT]), Path(os.environ[PRODUCT])
+        yield Deployment(stack, inside(), root, product, state)

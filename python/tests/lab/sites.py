@@ -9,13 +9,13 @@ socket, a real rsync daemon, and stand-ins that say who they are on the other po
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import netlab
-from netlab import GATEWAY4, GATEWAY6, HOST4, HOST6, INTERNET, LAPTOP, OTHERS, PORTS
+import world
+from netlab import HOST4, HOST6, LAPTOP, OTHERS, PORTS
 
 from flashpods.boundary import Boundary, render
 from flashpods_dev.lab.base import SUBIDS_COUNT, SUBIDS_START, UID
@@ -186,9 +186,8 @@ class Site:
     """The network and the two machines, booted."""
 
     def __init__(self, stack: ExitStack, machine: Machine, root: Path, state: Path) -> None:
-        self.networks = {name: netlab.Host(stack) for name in ("internet", "host", "laptop")}
-        self._wire()
-        (host_key, host_public), (laptop_key, laptop_public) = _keys(root), _keys(root)
+        self.networks = world.networks(stack)
+        (host_key, host_public), (laptop_key, laptop_public) = world.keys(root), world.keys(root)
         files = {
             "host": host_files(host_key, laptop_public),
             "laptop": laptop_files(laptop_key, host_public),
@@ -203,36 +202,6 @@ class Site:
             self.host.wait_for_unit(unit)
         self.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1")
         _import_image(self.host)
-
-    def _wire(self) -> None:
-        internet, host, laptop = (self.networks[name] for name in ("internet", "host", "laptop"))
-        internet.ip(
-            f"link add up0 type veth peer name eth0 netns {host.pid}",
-            f"link add up1 type veth peer name eth0 netns {laptop.pid}",
-            f"addr add {GATEWAY4}/24 dev up0",
-            f"addr add {GATEWAY6}/64 dev up0 nodad",
-            "addr add fe80::1/64 dev up0 nodad",
-            "addr add 192.0.2.1/24 dev up1",
-            *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in INTERNET[2:]),
-            *("link set up0 up", "link set up1 up"),
-        )
-        internet.set("net/ipv4/ip_forward", "1")
-        host.ip(
-            f"addr add {HOST4}/24 dev eth0",
-            "addr add 198.51.100.11/24 dev eth0",
-            f"addr add {HOST6}/64 dev eth0 nodad",
-            "addr add fe80::10/64 dev eth0 nodad",
-            "link set eth0 up",
-            f"route add default via {GATEWAY4}",
-            f"route add default via {GATEWAY6}",
-        )
-        host.set("net/ipv4/ip_forward", "1")
-        laptop.ip(
-            "addr add 192.0.2.2/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"
-        )
-        udp = [[address, 7777] for address in INTERNET]
-        web = (80, 443, 53, 853)
-        internet.serve("internet", tcp=(*PORTS, *web), udp=udp, dns=[[netlab.FOREIGN_DNS, 53]])
 
     # ------------------------------------------------------------------ rules on HOST
 
@@ -277,13 +246,15 @@ class Site:
             f"{podman} run --detach --pull=never --init {options} {IMAGE} /bin/sleep 1000"
         ).strip()
         try:
-            pid = self.host.succeed(
-                f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}"
-            ).strip()
-            with self._prober("nsenter", f"--target={pid}", "--net", "--") as prober:
+            with self._prober(*self.network_of(name, podman)) as prober:
                 yield name, prober
         finally:
             self.host.succeed(f"{podman} rm --force --time=0 {name}")
+
+    def network_of(self, name: str, podman: str = PODMAN) -> list[str]:
+        """Return the words that put a command into a container's network."""
+        inspect = f"{podman} inspect --format '{{{{.State.Pid}}}}' {name}"
+        return ["nsenter", f"--target={self.host.succeed(inspect).strip()}", "--net", "--"]
 
     @contextmanager
     def _prober(self, *wrap: str) -> Iterator[LabProber]:
@@ -300,15 +271,6 @@ class LabProber(netlab.Prober):
     def __call__(self, *cells: tuple[str, str, int], seconds: float = 3.0) -> list[str]:
         said = super().__call__(*cells, seconds=seconds)
         return ["host" if text.startswith("@RSYNCD") else text for text in said]
-
-
-def _keys(root: Path) -> tuple[str, str]:
-    wg = ["chroot", str(root), "/usr/bin/wg"]
-    private = subprocess.run([*wg, "genkey"], capture_output=True, text=True, check=True).stdout
-    done = subprocess.run(
-        [*wg, "pubkey"], input=private, capture_output=True, text=True, check=True
-    )
-    return private.strip(), done.stdout.strip()
 
 
 def _installed_units(files: Mapping[str, str]) -> list[str]:

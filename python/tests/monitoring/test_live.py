@@ -158,8 +158,8 @@ def test_podman_is_down(stack: MiniStack, prometheus: Prometheus) -> None:
 
 
 def test_the_backup_is_old_or_bad(stack: MiniStack, prometheus: Prometheus) -> None:
-    file = stack.layout.root / "backup" / "status.json"
-    file.parent.mkdir()
+    file = stack.layout.root / "backups" / "status.json"
+    file.parent.mkdir(exist_ok=True)
 
     def word(ok: bool, age_hours: float) -> None:
         now = time.time()

@@ -93,7 +93,7 @@ async def clean(stack: MiniStack, overrides: Mapping[str, Any] | None = None) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def true_soon(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+async def true_soon(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Look at something of the machine that has no event, until it is so.
 
     Raises:
@@ -241,7 +241,7 @@ async def finalize(client: httpx.AsyncClient, upload_id: str) -> httpx.Response:
     That the client's rsync has ended does not mean that the daemon's part has; the client library
     asks again as well.
     """
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         answer = await client.post(f"/uploads/{upload_id}/finalize")
         busy = answer.status_code == 409 and answer.json()["error"] == "upload_in_progress"

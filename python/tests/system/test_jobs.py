@@ -195,7 +195,7 @@ async def run_again(
             )
         )
         await runtime.start(container_id)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             state = await runtime.wait(container_id)
     finally:
         await runtime.close()
@@ -232,7 +232,7 @@ async def test_a_second_delete_within_the_grace_is_acknowledged_as_the_first(
     client = running.client
     job_id = await submit(client, "trap '' TERM; echo ready; while :; do sleep 0.1; done")
     await until(client, job_id, "running")
-    async with asyncio.timeout(15), follow(client, job_id) as stream:
+    async with asyncio.timeout(60), follow(client, job_id) as stream:
         assert "ready" in (await anext(stream)).data  # it ignores SIGTERM from here on
     for _ in range(2):
         answer = await client.delete(f"/jobs/{job_id}")

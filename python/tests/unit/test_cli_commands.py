@@ -46,6 +46,7 @@ class Host:
 
     def __init__(self) -> None:
         self.job = dict(JOB)
+        self.draining = False
         self.artifacts = [
             {
                 "name": "out.txt",
@@ -86,6 +87,8 @@ class Host:
             return {"content": DATA}
         if path == "/jobs":
             return {"json": {"jobs": [self.job], "total": 1, "next_cursor": None}}
+        if path == "/health":
+            return {"json": {"status": "healthy", "draining": self.draining}}
         return {"json": self.job}
 
     async def output(self, request: httpx.Request) -> httpx.Response:
@@ -261,17 +264,26 @@ def test_ctrl_c_during_the_create_takes_it_back(host: Host) -> None:
 
 def test_ps(host: Host) -> None:
     result = call("ps")
-    assert host.requests == [("GET", "/jobs?limit=20&status=active")]
+    assert host.requests == [("GET", "/jobs?limit=20&status=active"), ("GET", "/health")]
     assert "j1" in result.stdout
+    assert result.stderr == ""
     assert "make test [bold]" in result.stdout
     assert "\x1b" not in result.stdout
     call("ps", "--all", "--limit", "5")
     call("ps", "--status", "failed", "--status", "timed_out")
-    assert host.requests[1:] == [
+    assert host.requests[2:] == [
         ("GET", "/jobs?limit=5&status=all"),
+        ("GET", "/health"),
         ("GET", "/jobs?limit=20&status=failed&status=timed_out"),
+        ("GET", "/health"),
     ]
     assert json.loads(call("ps", "--json").stdout)["jobs"] == [host.job]
+
+
+def test_ps_says_that_the_host_drains(host: Host) -> None:
+    host.draining = True
+    assert call("ps").stderr == "the host is draining: it takes no new jobs\n"
+    assert json.loads(call("ps", "--json").stdout)["draining"] is True
 
 
 def test_status(host: Host) -> None:

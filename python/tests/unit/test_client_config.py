@@ -1,9 +1,13 @@
 """The laptop's configuration file and environment."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import keyring
 import pytest
+from keyring.backend import KeyringBackend
+from keyring.errors import KeyringLocked
 
 from flashpods.client.config import DEFAULT_EXCLUDE, ClientConfig
 from flashpods.client.errors import ConfigError
@@ -147,3 +151,52 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     (directory / "config.json").write_text('{"api_port": 5}')
     env = {**TOKEN, "XDG_CONFIG_HOME": str(tmp_path)}
     assert ClientConfig.load(env=env).api_port == 5
+
+
+class Keyring(KeyringBackend):
+    """A keyring in memory."""
+
+    priority = 1.0  # type: ignore[assignment] # a property of the base
+
+    def __init__(self, kept: dict[tuple[str, str], str], *, locked: bool = False) -> None:
+        super().__init__()
+        self.kept = kept
+        self.locked = locked
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if self.locked:
+            raise KeyringLocked("secret detail")
+        return self.kept.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.kept[service, username] = password
+
+
+@pytest.fixture
+def ring() -> Iterator[Callable[[Keyring], None]]:
+    before = keyring.get_keyring()
+    yield keyring.set_keyring
+    keyring.set_keyring(before)
+
+
+def test_the_token_from_a_keyring_comes_last(
+    tmp_path: Path, ring: Callable[[Keyring], None]
+) -> None:
+    ring(Keyring({("flashpods", "10.0.0.1"): "kept", ("flashpods", "build.lan"): "other"}))
+    env = {"FLASHPODS_CONFIG": str(tmp_path / "config.json")}
+    assert ClientConfig.load(env=env).token == "kept"
+    assert ClientConfig.load(env={**env, "FLASHPODS_HOST": "build.lan"}).token == "other"
+    url = {**env, "FLASHPODS_API_URL": "https://build.lan:8443"}
+    assert ClientConfig.load(env=url).token == "other"
+    assert ClientConfig.load(env={**env, "FLASHPODS_API_TOKEN": "mine"}).token == "mine"
+    with pytest.raises(ConfigError) as raised:
+        ClientConfig.load(env={**env, "FLASHPODS_HOST": "elsewhere"})
+    assert raised.value.code == "missing_token"
+
+
+def test_a_locked_keyring_is_told(tmp_path: Path, ring: Callable[[Keyring], None]) -> None:
+    ring(Keyring({}, locked=True))
+    with pytest.raises(ConfigError, match="unlock") as raised:
+        ClientConfig.load(env={"FLASHPODS_CONFIG": str(tmp_path / "config.json")})
+    assert raised.value.code == "missing_token"
+    assert "secret" not in raised.value.message

@@ -118,7 +118,7 @@ class World:
         )
 
     async def excess(self, job_id: str) -> Excess:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.tasks[job_id]
 
 

@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
+from flashpods.errors import Unavailable
 from flashpods.ports import ContainerSpec, Limits
 
 SPEC = ContainerSpec(
@@ -51,6 +54,66 @@ async def test_creates_take_turns_and_the_rest_does_not() -> None:
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await asyncio.gather(*map(runtime.create, specs)) == ["0123"] * 2
     assert most == {"create": 1, "init": 2}
+
+
+async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
+    """A stopped engine would do both at once when it goes on."""
+    goes_on = asyncio.Event()
+    made: list[str] = []
+
+    async def call(_method: str, path: str, **more: Any) -> Answer:
+        if path.endswith("/create"):
+            await goes_on.wait()
+            made.append(more["body"]["name"])
+        return Answer(201, b'{"Id": "0123"}')
+
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
+    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(3)]
+    for spec in specs[:2]:
+        with pytest.raises(Unavailable, match=r"within 0\.05 s"):
+            await runtime.create(spec)
+    goes_on.set()
+    assert await runtime.create(specs[2]) == "0123"
+    assert made == ["job_0", "job_2"]
+    await runtime.close()
+
+
+async def test_a_create_that_fails_ends_its_turn() -> None:
+    fails = True
+
+    async def call(_method: str, _path: str, **_: Any) -> Answer:
+        if fails:
+            raise Unavailable("Podman does not answer")
+        return Answer(201, b'{"Id": "0123"}')
+
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    with pytest.raises(Unavailable, match="does not answer"):
+        await runtime.create(SPEC)
+    fails = False
+    assert await runtime.create(SPEC) == "0123"
+
+
+async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
+    broken_off = asyncio.Event()
+
+    async def call(_method: str, _path: str, **_: Any) -> Answer:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            broken_off.set()
+        raise AssertionError
+
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
+    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    with pytest.raises(Unavailable):
+        await runtime.create(SPEC)
+    await runtime.close()
+    assert broken_off.is_set()

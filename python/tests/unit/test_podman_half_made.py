@@ -1,4 +1,8 @@
-"""A service killed within "init" leaves a container that it can neither initialise nor start."""
+"""Containers that can neither be initialised nor started: what an interrupted call leaves.
+
+Killed within "create": a name in its storage alone. Killed within "init": a container that the OCI
+runtime has and Podman does not. A DELETE amid a create: one in Podman's database, without storage.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from typing import Any
 import pytest
 from test_podman_create_in_turn import SPEC
 
+from flashpods.adapters.podman import runtime as module
+from flashpods.adapters.podman.look import UNSTORED
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
@@ -17,13 +23,21 @@ from flashpods.errors import Unavailable
 from flashpods.ports import ContainerError
 
 NEVER = "0001-01-01T00:00:00Z"
+LISTED = {
+    "Id": "old",
+    "Names": ["job_0"],
+    "State": "created",
+    "Pid": 0,
+    "ExitCode": 0,
+    "Labels": {"flashpods-job-id": "0"},
+}
 
 
 class HalfMade:
     """Answers as Podman 4.3 and 5.4 do; ``started``: when it says that the command began."""
 
-    def __init__(self, started: str = NEVER, *, in_storage: bool = False) -> None:
-        self.in_storage = in_storage  # alone: no container of the engine's has the name
+    def __init__(self, started: str = NEVER, *, what: str = "in both") -> None:
+        self.what = what  # "in storage" or "in the database": alone
         self.calls: list[str] = []
         self.there = True
         self.state = {
@@ -40,8 +54,12 @@ class HalfMade:
         self.calls.append(kind)
         if kind == "remove":
             self.there = False
-        if kind == "json" and self.in_storage:
+        if path == "/containers/json":
+            return Answer(200, json.dumps([LISTED] if self.there else []).encode())
+        if kind == "json" and (self.what == "in storage" or not self.there):
             return Answer(404, b"{}")
+        if kind == "json" and self.what == "in the database":
+            return Answer(500, json.dumps({"message": "getting container: " + UNSTORED}).encode())
         if kind == "json":
             labels = {"flashpods-job-id": "0"}
             found = {"Id": "old", "Name": "job_0", "State": self.state}
@@ -64,16 +82,48 @@ def runtime(engine: HalfMade, root: Path) -> PodmanRuntime:
     return made
 
 
-@pytest.mark.parametrize("in_storage", [False, True])
+@pytest.mark.parametrize("what", ["in storage", "in the database", "in both"])
 async def test_it_is_removed_and_the_next_call_makes_it_anew(
-    tmp_path: Path, *, in_storage: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    engine = HalfMade(in_storage=in_storage)
+    monkeypatch.setattr(module, "NOTICE_SECONDS", 0.1)
+    engine = HalfMade(what=what)
     podman = runtime(engine, tmp_path)
     with pytest.raises(Unavailable, match="half made"):
         await podman.create(SPEC)
     assert "remove" in engine.calls
     assert await podman.create(SPEC) == "new"
+
+
+async def test_one_without_its_storage_is_seen_and_can_be_removed(tmp_path: Path) -> None:
+    engine = HalfMade(what="in the database")
+    podman = runtime(engine, tmp_path)
+    for name in ("job_0", "old"):
+        found = await podman.inspect(name)
+        assert found is not None
+        assert (found.name, found.id, found.status) == ("job_0", "old", "created")
+    with pytest.raises(Unavailable, match="cannot inspect job_1"):
+        await podman.inspect("job_1")
+    assert [c.name for c in await podman.containers()] == ["job_0"]
+    await podman.remove("job_0")
+    assert not engine.there
+    assert await podman.inspect("job_0") is None
+
+
+async def test_a_create_that_nobody_waits_for_is_not_disturbed(tmp_path: Path) -> None:
+    """Its name is in the storage before the container can be inspected."""
+    engine = HalfMade(what="in storage")
+    call = engine.call
+
+    async def busy(method: str, path: str, **more: Any) -> Answer:
+        if engine.calls.count("json") == 2:
+            engine.what = "in both"
+            engine.state |= {"Status": "initialized", "Pid": 7}
+        return await call(method, path, **more)
+
+    engine.call = busy  # type: ignore[method-assign] # as if Podman had been busy with it
+    assert await runtime(engine, tmp_path).create(SPEC) == "old"
+    assert "remove" not in engine.calls
 
 
 @pytest.mark.parametrize("sign", ["a start", "a process"])

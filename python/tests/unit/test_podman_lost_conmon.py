@@ -45,7 +45,7 @@ async def test_an_empty_cgroup_ends_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deaths, "STATUS_LOST_AFTER", 0.05)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         state = await runtime(tmp_path, 0).wait("0123")
     assert state is not None
     assert state.exited

@@ -112,3 +112,12 @@ def test_list_items() -> None:
 
 def test_a_listed_backstop_needs_an_inspection() -> None:
     assert from_list(listed("exited", ExitCode=-1)) is None
+
+
+def test_where_nothing_more_is_to_be_had_an_exit_code_is_unknown() -> None:
+    removing = from_list(listed("removing", ExitCode=-1, Pid=0), bare=True)
+    assert removing is not None
+    assert (removing.status, removing.exit_code) == ("exited", None)
+    known = from_list(listed("removing", ExitCode=4, Pid=0, ExitedAt=1_795_513_100), bare=True)
+    assert known is not None
+    assert known.exit_code == 4

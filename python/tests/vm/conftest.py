@@ -8,9 +8,15 @@ collected.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+# The boundary's namespaces, servers and probes are those of the quick tests.
+sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
+
 from guest_stack import CGROUPS, Stack, up
 
 COLLECTED = bool(os.environ.get("FLASHPODS_VM"))  # set by ./dev vm

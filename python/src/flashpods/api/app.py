@@ -29,6 +29,8 @@ from flashpods.api.auth import Authenticator
 from flashpods.api.context import Context
 from flashpods.api.middleware import Gate
 from flashpods.api.parse import no_query
+from flashpods.api.token_watch import TokenWatch
+from flashpods.config import locate_token_file
 from flashpods.services import Services
 from flashpods.web.ratelimit import RateLimiter
 from flashpods.web.reply import JSON, Reply, to_json
@@ -45,7 +47,10 @@ class Api(FastAPI):
     def __init__(self, context: Context, **options: Any) -> None:
         """Keep the context; the routes are added by :func:`create_app`."""
         self.context = context
-        http = context.services.settings.http
+        services = context.services
+        http = services.settings.http
+        self.authenticator = Authenticator(services.tokens)
+        self.tokens = TokenWatch(locate_token_file(http), self.authenticator)
         self.limiter = RateLimiter(
             rate=http.rate_per_second, burst=http.rate_burst, clients=http.rate_clients
         )
@@ -57,7 +62,7 @@ class Api(FastAPI):
         return Gate(
             self.router,
             limiter=self.limiter,
-            authenticator=Authenticator(services.tokens),
+            authenticator=self.authenticator,
             metrics=self.context.metrics,
             body_limit=services.settings.http.body_limit,
         )
@@ -93,9 +98,11 @@ def create_app(services: Services) -> Api:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await services.start()
+        watch = asyncio.create_task(app.tokens.run(), name="token watch")
         try:
             yield
         finally:
+            watch.cancel()
             context.held.close()
             try:
                 async with asyncio.timeout(STOP_SECONDS):

@@ -22,6 +22,12 @@ class Authenticator:
         """Take one token, or two during a rotation."""
         self._digests = tuple(sha256(token).digest() for token in tokens)
 
+    def replace(self, tokens: Sequence[bytes]) -> bool:
+        """Accept these tokens from now on, and no others; return whether that is a change."""
+        before = self._digests
+        self._digests = tuple(sha256(token).digest() for token in tokens)
+        return self._digests != before
+
     def check(self, headers: Sequence[bytes]) -> None:
         """Accept the values of the request's ``Authorization`` headers.
 

@@ -23,6 +23,7 @@ class Health(Checks):
     def __init__(self, services: Services) -> None:
         """Look at nothing yet."""
         self._services = services
+        self.draining = False  # as the database said when it last answered
         super().__init__(
             {
                 "database": self._database,
@@ -35,6 +36,7 @@ class Health(Checks):
 
     async def _database(self) -> Finding:
         await self._services.store.ping()
+        self.draining = await self._services.store.draining()
         return {"status": "ok"}
 
     async def _podman(self) -> Finding:
@@ -81,6 +83,7 @@ class HealthCalls:
                 "status": "healthy" if healthy else "degraded",
                 "version": flashpods.__version__,
                 "uptime_seconds": max(0.0, round(uptime, 3)),
+                "draining": self._health.draining,
                 "checks": checks,
             },
             200 if healthy else 503,

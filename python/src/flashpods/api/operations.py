@@ -54,6 +54,19 @@ FINALIZE_UPLOAD: Final = operation(
         **_FULL,
     },
 )
+COPY_UPLOAD: Final = operation(
+    "copy_upload",
+    "Make a second finalized upload of the same files",
+    description="A job takes its upload: for a second job on the same files copy it first.",
+    parameters=[_UPLOAD],
+    answers={201: answer(201, json_of("Upload"), "Location")},
+    errors={
+        404: ["upload_not_found"],
+        409: ["upload_not_finalized", "upload_already_consumed"],
+        410: ["upload_expired"],
+        **_FULL,
+    },
+)
 GET_UPLOAD: Final = operation(
     "get_upload",
     "Show an upload",

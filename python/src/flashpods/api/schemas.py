@@ -246,6 +246,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
             "status": text(enum=["healthy", "degraded"]),
             "version": text(),
             "uptime_seconds": number("since the start of the process"),
+            "draining": {**FLAG, "description": "POST /jobs answers 503 until it is resumed"},
             "checks": record(dict.fromkeys(("database", "podman", "disk", "identity"), _CHECK)),
         }
     ),

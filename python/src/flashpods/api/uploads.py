@@ -81,6 +81,12 @@ class UploadCalls:
             }
         )
 
+    async def copy(self, request: Request) -> Reply:
+        """Make a second finalized upload of the same files."""
+        no_query(request)
+        upload = await self._uploads.copy(request.scope["path_params"]["upload_id"])
+        return json_reply(view(upload), 201, ((b"location", f"/uploads/{upload.id}".encode()),))
+
     async def get(self, request: Request) -> Reply:
         """Show an upload."""
         no_query(request)
@@ -99,5 +105,6 @@ def register(app: FastAPI, context: Context) -> None:
     path = "/uploads/{upload_id}"
     add(app, "POST", "/uploads", handlers.reserve, operations.POST_UPLOAD, status=201)
     add(app, "POST", f"{path}/finalize", handlers.finalize, operations.FINALIZE_UPLOAD)
+    add(app, "POST", f"{path}/copy", handlers.copy, operations.COPY_UPLOAD, status=201)
     add(app, "GET", path, handlers.get, operations.GET_UPLOAD)
     add(app, "DELETE", path, handlers.discard, operations.DISCARD_UPLOAD, status=204)

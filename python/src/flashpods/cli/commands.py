@@ -35,10 +35,13 @@ async def list_jobs(client: FlashpodsClient, ui: Ui, status: list[str], limit: i
         cursor = page.next_cursor
         if cursor is None or not page.jobs:
             break
+    draining = bool((await client.health()).get("draining"))
     if ui.as_json:
         jobs = [job.raw for job in found]
-        ui.emit({"jobs": jobs, "total": total, "next_cursor": cursor})
+        ui.emit({"jobs": jobs, "total": total, "next_cursor": cursor, "draining": draining})
         return 0
+    if draining:
+        ui.note("the host is draining: it takes no new jobs")
     if not found:
         ui.note("no jobs" if status == ["all"] else "no such jobs; --all shows ended ones")
         return 0

@@ -11,6 +11,8 @@ from typing import Annotated, Final
 
 import typer
 
+from flashpods.cli.cmd_mcp import mcp
+
 __all__ = ["app", "main"]
 
 EXIT_CODES: Final = """\b
@@ -304,6 +306,9 @@ def check_config(
     from flashpods.check_config import check  # noqa: PLC0415 - the host's side, loads pydantic
 
     raise typer.Exit(check(file, as_json=json))
+
+
+app.add_typer(mcp, name="mcp")
 
 
 def main() -> None:

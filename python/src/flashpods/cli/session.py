@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flashpods.client.client import FlashpodsClient
 
 __all__ = [
+    "EXIT_BROKEN_PIPE",
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_RUN_FAILED",

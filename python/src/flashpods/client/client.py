@@ -87,6 +87,10 @@ class FlashpodsClient:
         """Give an upload up; its own expiry removes what can't be deleted now."""
         await pushes.delete_upload(self._http, upload_id)
 
+    async def copy_upload(self, upload_id: str) -> Upload:
+        """Make a second finalized upload of the same files on the host, for another job."""
+        return await pushes.copy_upload(self._http, upload_id)
+
     async def push(
         self,
         path: str | Path,
@@ -193,6 +197,12 @@ class FlashpodsClient:
         """Return the last ``tail`` lines (1 to 10 000) of the job's log."""
         path = f"{_job_path(job_id)}/output"
         return Output.from_json((await self._http.json("GET", path, params={"tail": tail})).body)
+
+    async def read_output(self, job_id: str, offset: int, limit: int) -> Output:
+        """Return whole lines from a byte of the log on, about ``limit`` bytes (at most 1 MiB)."""
+        path = f"{_job_path(job_id)}/output"
+        params = {"offset": offset, "limit": limit}
+        return Output.from_json((await self._http.json("GET", path, params=params)).body)
 
     async def follow(
         self, job_id: str, since: int | None = None

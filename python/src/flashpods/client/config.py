@@ -1,8 +1,9 @@
 """Where the host is and how to speak to it: ``~/.config/flashpods/config.json`` and environment.
 
 The environment wins over the file. The token comes from ``FLASHPODS_API_TOKEN``, from the file
-that ``FLASHPODS_API_TOKEN_FILE`` names, from the file that the key ``token_file`` names, or from
-``token`` beside the configuration; never from an argument, which every process may read.
+that ``FLASHPODS_API_TOKEN_FILE`` names, from the file that the key ``token_file`` names, from
+``token`` beside the configuration, or from the keyring (:mod:`flashpods.client.keyring`); never
+from an argument, which every process may read.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flashpods.client.errors import ConfigError
+from flashpods.client.keyring import find_in_keyring
 from flashpods.client.retry import RetryPolicy
 
 __all__ = ["DEFAULT_EXCLUDE", "ClientConfig", "default_config_path"]
 
+DEFAULT_HOST: Final = "10.0.0.1"
 DEFAULT_EXCLUDE: Final = (".git", "node_modules", "target", "__pycache__", ".venv")
 MAX_CONFIG_BYTES: Final = 1 << 20
 MAX_EXCLUDES: Final = 1000
@@ -41,7 +44,7 @@ class ClientConfig:
     """The laptop's settings. ``api_url`` and ``rsync_url`` win over host and port."""
 
     token: str = field(repr=False)
-    api_host: str = "10.0.0.1"
+    api_host: str = DEFAULT_HOST
     api_port: int = 8080
     rsync_host: str | None = None  # None: the rsync URL is the one that the host names
     api_url: str | None = None
@@ -103,7 +106,9 @@ class ClientConfig:
             checked.pop("api_url", None)
         if env.get("FLASHPODS_API_URL"):
             checked["api_url"] = _check("api_url", env["FLASHPODS_API_URL"], "FLASHPODS_API_URL")
-        return cls(token=_find_token(env, token_file, where), **checked)
+        host = urlsplit(checked.get("api_url") or "").hostname or checked.get("api_host")
+        token = _find_token(env, token_file, where, str(host or DEFAULT_HOST))
+        return cls(token=token, **checked)
 
 
 _KEYS: Final = {f.name for f in fields(ClientConfig)} - {"token"} | {"token_file"}
@@ -181,7 +186,7 @@ def _check_url(key: str, value: Any, where: str) -> None:
         raise ConfigError(f"{where}: {key} is {_cut(value)}; it must be {schemes[0]}://HOST[:PORT]")
 
 
-def _find_token(env: Mapping[str, str], token_file: object, config_path: Path) -> str:
+def _find_token(env: Mapping[str, str], token_file: object, config_path: Path, host: str) -> str:
     if env.get("FLASHPODS_API_TOKEN"):
         return _check_token(env["FLASHPODS_API_TOKEN"], "FLASHPODS_API_TOKEN")
     if named := env.get("FLASHPODS_API_TOKEN_FILE") or token_file:
@@ -191,6 +196,8 @@ def _find_token(env: Mapping[str, str], token_file: object, config_path: Path) -
     beside = config_path.parent / "token"
     if beside.exists():
         return _read_token(beside)
+    if kept := find_in_keyring(host):
+        return _check_token(kept, "the keyring")
     raise ConfigError(
         "no API token: set FLASHPODS_API_TOKEN, or FLASHPODS_API_TOKEN_FILE to the file that "
         f"holds it, or write it to {beside}",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flashpods.client import rsync
 from flashpods.client.errors import ClientError, UploadError
@@ -17,7 +17,7 @@ from flashpods.client.http import Http
 from flashpods.client.models import Upload
 from flashpods.client.retry import Failure, Retries
 
-__all__ = ["create_upload", "delete_upload", "finalize", "push"]
+__all__ = ["copy_upload", "create_upload", "delete_upload", "finalize", "push"]
 
 FINALIZE_READ_SECONDS: Final = 120.0
 # The daemon's last act for a transfer comes just after our rsync has ended.
@@ -63,6 +63,14 @@ async def finalize(http: Http, upload_id: str) -> Upload:
             else:
                 raise
         return Upload.from_json(answer.body)
+
+
+async def copy_upload(http: Http, upload_id: str) -> Upload:
+    """Copy a finalized upload on the host; a copy whose answer was lost expires by itself."""
+    answer = await http.json(
+        "POST", f"/uploads/{quote(upload_id, safe='')}/copy", read_seconds=FINALIZE_READ_SECONDS
+    )
+    return Upload.from_json(answer.body)
 
 
 async def delete_upload(http: Http, upload_id: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -27,7 +27,8 @@ from flashpods.ports import (
 
 log = structlog.get_logger(__name__)
 
-Items = AsyncIterator[tuple[str, Awaitable[object]]]
+Act = Coroutine[Any, Any, object]
+Items = AsyncIterator[tuple[str, Act]]
 """What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
 
 STEPS: Final = (
@@ -44,8 +45,12 @@ STEPS: Final = (
     "trim_images",
 )
 """A round, in its order; each is a method of :class:`Cleaner`."""
+CLEANABLE = TERMINAL - {JobStatus.CLEANED}
+SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
+"""Names of acts that find out themselves whether there is anything to do."""
 
 BATCH = 500  # jobs looked at per round; the next round takes the rest
+DRY = 100_000  # jobs counted at most by a look that changes nothing
 FINALIZE_TIME = timedelta(seconds=300)  # how long a finalize may be at work on a tree
 BASES_TIME = timedelta(days=7)  # how long a base is kept that no later job replaces
 
@@ -70,6 +75,7 @@ class Report:
 
     done: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    dry: bool = False  # only look: ``done`` says what would be done
 
     def count(self, kind: str, *, failed: bool = False) -> None:
         """Add one."""
@@ -131,18 +137,21 @@ class Cleaner:
             except TimeoutError:
                 continue
 
-    async def run_once(self) -> Report:
-        """Do one round and say what it did; nothing raises."""
+    async def run_once(self, *, dry: bool = False) -> Report:
+        """Do one round and say what it did; nothing raises.
+
+        ``dry`` only looks: what the sweeps of :data:`SWEEPS` would find is not known then.
+        """
         began = self._clock.monotonic()
-        report = await self._round()
-        try:
-            await asyncio.to_thread(self._told, report, self._clock.monotonic() - began)
-        except OSError as e:
-            log.warning("cleanup_status_not_written", reason=str(e))
+        report = await self._round(Report(dry=dry))
+        if not dry:
+            try:
+                await asyncio.to_thread(self._told, report, self._clock.monotonic() - began)
+            except OSError as e:
+                log.warning("cleanup_status_not_written", reason=str(e))
         return report
 
-    async def _round(self) -> Report:
-        report = Report()
+    async def _round(self, report: Report) -> Report:
         now = self._clock.now()
         for step in STEPS:
             find: Callable[[datetime], Items] = getattr(self, f"_{step}")
@@ -154,7 +163,11 @@ class Cleaner:
         try:
             async for name, act in items:
                 try:
-                    if await act != 0:
+                    if report.dry:
+                        act.close()
+                        if name not in SWEEPS:
+                            report.count(kind)
+                    elif await act != 0:
                         report.count(kind)
                 except Exception as e:  # noqa: BLE001 - a defect of one item stops no other
                     _failed(report, kind, e, item=name)
@@ -222,15 +235,45 @@ class Cleaner:
         await self._artifacts.delete(job.id)
         failpoints.hit("cleanup.after_artifacts")
 
+    async def finish_older(self, age: timedelta, *, dry: bool = False) -> Report:
+        """Clean every job that ended that long ago, whatever the retention; nothing raises.
+
+        What the API may still be tidying up after is left alone.
+        """
+        report = Report(dry=dry)
+        now = self._clock.now()
+        before = now - max(age, self._keep.orphan_grace)
+        done = -1
+        while sum(report.done.values()) != done:  # a batch at a time, until one changes nothing
+            done = sum(report.done.values())
+            await self._each(report, "finish_jobs", self._ended(before, now, DRY if dry else BATCH))
+            if dry:
+                break
+        return report
+
     async def _finish_jobs(self, now: datetime) -> Items:
-        before = now - min(self._keep.logs, self._keep.jobs)
-        for job in await self._store.ended(before=before, limit=BATCH):
+        async for item in self._ended(now - min(self._keep.logs, self._keep.jobs), now, BATCH):
+            yield item
+
+    async def _ended(self, before: datetime, now: datetime, limit: int) -> Items:
+        for job in await self._store.ended(before=before, limit=limit):
             yield job.id, self._finish(job, now)
 
-    async def _finish(self, job: Job, now: datetime) -> None:
+    async def finish(self, job_id: str) -> bool:
+        """Clean one ended job now, whatever its retention; return whether it is clean.
+
+        False, and nothing done: there is no such job, or it has not ended.
+        """
+        job = (await self._store.known([job_id])).get(job_id)
+        if job is None or job.status not in CLEANABLE:
+            return job is not None and job.status is JobStatus.CLEANED
+        await self._finish(job, self._clock.now(), why="asked for")
+        return True
+
+    async def _finish(self, job: Job, now: datetime, why: str = "retention is over") -> None:
         if job.status is not JobStatus.CLEANING:
             job = await self._store.advance(
-                job.id, job.status, Trigger.CLEAN, Step(why="retention is over", at=now)
+                job.id, job.status, Trigger.CLEAN, Step(why=why, at=now)
             )
         failpoints.hit("cleanup.after_cleaning")
         await self._logs.delete(job.id)

@@ -71,6 +71,11 @@ class Supervisor:
             event.set()
         return job
 
+    def heed(self, job: Job) -> None:
+        """Obey a cancellation that another process has recorded, such as a drain's."""
+        if job.cancel_requested_at is not None and (event := self._cancels.get(job.id)):
+            event.set()
+
     async def idle(self) -> None:
         """Return when no job is on its line (for tests and for draining)."""
         while self._tasks:
@@ -179,6 +184,7 @@ class Recovery:
         remnants = await line.runtime.remnants()
         active = {job.id: job for job in await line.store.active()}
         for job in active.values():
+            self._supervisor.heed(job)
             if not self._supervisor.has(job.id):
                 found = await self._container_of(job)
                 self._supervisor.begin(job, found)

@@ -157,6 +157,19 @@ class Workspaces(Protocol):
         """
         ...
 
+    async def copy(self, upload_id: str, target_id: str) -> None:
+        """Make a second finalized tree like the first; whole or not there.
+
+        The caller finds out whether the source stayed finalized meanwhile. Repeated: the copy
+        that is there is replaced.
+
+        Raises:
+            NotFound: ``upload_not_found``, there is no finalized tree.
+            TreeTooLarge: more entries than a tree may have now.
+            InsufficientStorage: no room.
+        """
+        ...
+
     async def claim(self, upload_id: str | None, job_id: str) -> Path | None:
         """Rename the finalized tree to the job's workspace; without upload make an empty one.
 

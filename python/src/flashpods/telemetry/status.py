@@ -1,8 +1,8 @@
 """The status files: how a process that no scrape reaches leaves word of its last run.
 
-``<state>/cleanup/status.json`` is written by ``flashpods-cleanup``, ``<state>/backup/status.json``
-by the backup, where ``<state>`` is the directory above the database's. Times are Unix seconds, or
-RFC 3339 with a zone.
+``flashpods-cleanup`` writes ``cleanup/status.json`` in the directory above the database's, the
+backup ``<backup.directory>/status.json`` (:mod:`flashpods.admin.backups.status`). Times are Unix
+seconds, or RFC 3339 with a zone.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def cleanup_file(settings: Settings) -> Path:
 
 def backup_file(settings: Settings) -> Path:
     """Return where the backup leaves word."""
-    return settings.paths.database.parent.parent / "backup" / "status.json"
+    return settings.backup.directory / "status.json"
 
 
 def read_cleanup(path: Path) -> CleanupStatus | None:

@@ -156,6 +156,14 @@ class FakeWorkspaces:
             source.rename(target)
         return TreeSize(size_bytes=size, file_count=len(files))
 
+    async def copy(self, upload_id: str, target_id: str) -> None:
+        """Copy a finalized tree."""
+        source, target = (self.finalized_trees / name for name in (upload_id, target_id))
+        if not (UPLOAD_ID.match(upload_id) and source.is_dir()):
+            raise NotFound(f"no tree of {upload_id!r}", code="upload_not_found")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, symlinks=True)
+
     async def claim(self, upload_id: str | None, job: str) -> Path | None:
         """Move to the job."""
         target = self.work / job_id(job)

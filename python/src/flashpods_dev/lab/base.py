@@ -5,16 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from flashpods_dev.machine import Machine, StackError
+from flashpods_dev import chroot
+from flashpods_dev.machine import Machine
 from flashpods_dev.report import Steps, say
 
-RECIPE: Final = "1"  # raise it when the way of building changes
+RECIPE: Final = "2"  # raise it when the way of building changes
 SUITE: Final = "trixie"
 MIRROR: Final = "http://deb.debian.org/debian"
 KEYS: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -22,12 +21,12 @@ PACKAGES: Final = (
     *("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "polkitd"),
     *("podman", "crun", "netavark", "aardvark-dns", "slirp4netns", "passt", "uidmap", "catatonit"),
     *("nftables", "wireguard-tools", "wireguard-go", "iproute2", "iputils-ping", "curl", "rsync"),
-    *("python3", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
+    *("python3", "python3-venv", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
 )
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
-BUILD_SECONDS: Final = 900
+VENV: Final = "/opt/flashpods/venv"  # in the root, with what the lock file names
 # As the NixOS module will have it; the numbers are what the rules of the tests name.
-USER, UID, SUBIDS_START, SUBIDS_COUNT = "flashpods", 900, 200_000, 65536
+USER, UID, SUBIDS_START, SUBIDS_COUNT = "flashpods", 900, 2_000_000_000, 65536
 
 
 def ensure(machine: Machine) -> Path:
@@ -38,21 +37,25 @@ def ensure(machine: Machine) -> Path:
     """
     lab = machine.dev / "lab"
     lab.mkdir(parents=True, exist_ok=True)
-    parts = (RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
-    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    lock_file = machine.checkout / "python" / "requirements.lock"
+    debian = _hash(RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
+    key = _hash(debian, lock_file.read_text())
     with (lab / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         root = lab / f"base-{key}"
         if root.exists():
             return root
         steps = Steps()
-        archive = _archive(machine.dev / "cache", key, steps)
+        archive = _archive(machine.dev / "cache", debian, steps)
         for old in lab.glob("base-*"):
             shutil.rmtree(old)
         new = root.with_suffix(".new")
         new.mkdir()
-        _run(["tar", "--extract", f"--file={archive}", f"--directory={new}", "--numeric-owner"])
+        chroot.run(
+            ["tar", "--extract", f"--file={archive}", f"--directory={new}", "--numeric-owner"]
+        )
         _furnish(new)
+        _install(new, lock_file)
         new.rename(root)
         steps.done("root of the lab's machines")
         return root
@@ -74,7 +77,7 @@ def _archive(cache: Path, key: str, steps: Steps) -> Path:
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
         command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
-        _run([*command, SUITE, str(new), str(listed)])
+        chroot.run([*command, SUITE, str(new), str(listed)])
     new.rename(archive)
     steps.done(f"Debian {SUITE} with systemd and Podman")
     return archive
@@ -84,7 +87,9 @@ def _furnish(root: Path) -> None:
     """Add the engine's user, and leave out what a machine without a clock or a disk can't do."""
     home = "/var/lib/flashpods"
     add = ["useradd", "--system", "--uid", str(UID), "--user-group", "--create-home"]
-    _run(["chroot", str(root), *add, "--home-dir", home, "--shell", "/usr/sbin/nologin", USER])
+    chroot.run(
+        ["chroot", str(root), *add, "--home-dir", home, "--shell", "/usr/sbin/nologin", USER]
+    )
     for name in ("subuid", "subgid"):
         (root / "etc" / name).write_text(f"{USER}:{SUBIDS_START}:{SUBIDS_COUNT}\n")
     linger = root / "var/lib/systemd/linger"
@@ -93,18 +98,16 @@ def _furnish(root: Path) -> None:
     (root / "dev").mkdir(exist_ok=True)
 
 
-def _run(command: Sequence[str]) -> None:
-    try:
-        done = subprocess.run(
-            command,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise StackError(f"{command[0]}: {e}") from e
-    if done.returncode:
-        raise StackError(f"{command[0]} failed ({done.returncode}):\n{done.stderr.strip()[-2000:]}")
+def _install(root: Path, lock_file: Path) -> None:
+    """Install what our programs need, at the lock file's versions; they themselves come later."""
+    copy = root / "opt" / "requirements.lock"
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_text(lock_file.read_text())
+    chroot.run_in(root, ["python3", "-m", "venv", VENV])
+    install = ["-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir", "--quiet"]
+    install += ["--require-hashes", "--no-deps", "--requirement", "/opt/requirements.lock"]
+    chroot.run_in(root, [f"{VENV}/bin/python", *install])
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

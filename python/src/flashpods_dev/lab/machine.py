@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from flashpods_dev import cgroups
 from flashpods_dev.machine import Machine, StackError
@@ -22,12 +22,13 @@ BOOT_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
 POWEROFF: Final = signal.SIGRTMIN + 4  # systemd(1)
 LOOK_SECONDS: Final = 0.1
+TIMEOUT: Final = 60.0
 FAILED: Final = (
     "for unit in $(systemctl --failed --no-legend --plain | cut -d' ' -f1); "
     "do journalctl -b -u $unit -n 20 --no-pager; done"
 )
 ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/flashpods/bin:/opt/spire/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
 }
@@ -58,6 +59,11 @@ class LabMachine:
         self._pid = 0
 
     # ------------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Boot; running: nothing."""
+        if self._outer is None:
+            self.boot()
 
     def boot(self) -> None:
         """Start systemd, and return when it has started everything.
@@ -174,21 +180,23 @@ class LabMachine:
             *command,
         ]
 
-    def execute(self, command: str, seconds: float = 60, **options: Any) -> tuple[int, str]:
-        """Run a shell line; return its exit code and what it printed, both streams."""
-        done = subprocess.run(
-            self.argv("/bin/bash", "-c", command),
-            stdin=options.pop("stdin", subprocess.DEVNULL),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            check=False,
-            **options,
-        )
+    def execute(self, command: str, timeout: float | None = TIMEOUT) -> tuple[int, str]:
+        """Run a shell line; return its exit code and its standard output."""
+        done = self._bash(command, timeout)
         return done.returncode, done.stdout
 
-    def succeed(self, *commands: str, seconds: float = 60) -> str:
+    def _bash(self, command: str, timeout: float | None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv("/bin/bash", "-c", f"set -euo pipefail\n{command}"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+
+    def succeed(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
         """Run shell lines that must succeed; return what they printed.
 
         Raises:
@@ -196,13 +204,16 @@ class LabMachine:
         """
         said = ""
         for command in commands:
-            code, output = self.execute(command, seconds)
-            if code:
-                raise StackError(f"{self.name}: {command!r} failed ({code}):\n{output}")
-            said += output
+            done = self._bash(command, timeout)
+            if done.returncode:
+                raise StackError(
+                    f"{self.name}: {command!r} failed ({done.returncode}):\n"
+                    f"{done.stdout}{done.stderr}"
+                )
+            said += done.stdout
         return said
 
-    def fail(self, *commands: str, seconds: float = 60) -> str:
+    def fail(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
         """Run shell lines that must fail; return what they printed.
 
         Raises:
@@ -210,39 +221,66 @@ class LabMachine:
         """
         said = ""
         for command in commands:
-            code, output = self.execute(command, seconds)
+            code, output = self.execute(command, timeout)
             if not code:
                 raise StackError(f"{self.name}: {command!r} succeeded:\n{output}")
             said += output
         return said
 
-    def wait_until_succeeds(self, command: str, seconds: float = 30) -> str:
+    def wait_until_succeeds(self, command: str, timeout: float = TIMEOUT) -> str:
         """Run a shell line until it succeeds; return what it printed.
 
         Raises:
             StackError: it failed to the end.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + timeout
         while True:
-            code, output = self.execute(command, seconds)
-            if not code:
-                return output
+            done = self._bash(command, timeout)
+            if not done.returncode:
+                return done.stdout
             if time.monotonic() > end:
-                raise StackError(f"{self.name}: {command!r} failed for {seconds} s:\n{output}")
+                raise StackError(
+                    f"{self.name}: {command!r} failed for {timeout} s:\n{done.stdout}{done.stderr}"
+                )
             time.sleep(LOOK_SECONDS)
 
-    def wait_for_unit(self, unit: str, seconds: float = 30) -> None:
+    def wait_until_fails(self, command: str, timeout: float = TIMEOUT) -> str:
+        """Run a shell line until it fails; return what it printed.
+
+        Raises:
+            StackError: it succeeded to the end.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            code, output = self.execute(command, timeout)
+            if code:
+                return output
+            if time.monotonic() > end:
+                raise StackError(f"{self.name}: {command!r} succeeded for {timeout} s:\n{output}")
+            time.sleep(LOOK_SECONDS)
+
+    def wait_for_unit(self, unit: str, timeout: float = TIMEOUT) -> None:
         """Return when a unit is active.
 
         Raises:
             StackError: it failed, or time is up; with its journal.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + timeout
         while (state := self.execute(f"systemctl is-active {unit}")[1].strip()) != "active":
             if state == "failed" or time.monotonic() > end:
                 journal = self.execute(f"journalctl -b -u {unit} -n 30 --no-pager")[1]
                 raise StackError(f"{self.name}: {unit} is {state}:\n{journal}")
             time.sleep(LOOK_SECONDS)
+
+    def wait_for_open_port(
+        self, port: int, addr: str = "localhost", timeout: float = TIMEOUT
+    ) -> None:
+        """Return when somebody listens on the port.
+
+        Raises:
+            StackError: time is up.
+        """
+        self.wait_until_succeeds(f"timeout 5 bash -c '</dev/tcp/{addr}/{port}'", timeout)
 
     def popen(self, *command: str, stdin: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
         """Start a command in it; its output is a pipe."""

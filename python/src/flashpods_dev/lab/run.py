@@ -7,17 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flashpods_dev.lab import base
+from flashpods_dev.lab import base, product
 from flashpods_dev.machine import Machine
 
 STATE = "FLASHPODS_LAB_STATE"
 ROOT = "FLASHPODS_LAB_ROOT"
+PRODUCT = "FLASHPODS_LAB_PRODUCT"
 SECONDS = 1500
 
 
 def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     """Run pytest on ``tests/lab``, or on what the arguments say; return its exit code."""
     root = base.ensure(machine)
+    layer = product.ensure(machine, root)
     where = [] if any(word.startswith("tests/") for word in arguments) else ["tests/lab"]
     # Overlays want their writable layer on a file system that is none.
     subprocess.run(
@@ -27,7 +29,7 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *where, *arguments],
             cwd=machine.checkout / "python",
-            env={**os.environ, STATE: str(state), ROOT: str(root)},
+            env={**os.environ, STATE: str(state), ROOT: str(root), PRODUCT: str(layer)},
             timeout=SECONDS,
             check=False,
         )

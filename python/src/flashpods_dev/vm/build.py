@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flashpods_dev import chroot
 from flashpods_dev.machine import StackError
 from flashpods_dev.report import Steps
 from flashpods_dev.vm import archives, guest
@@ -32,15 +30,15 @@ PACKAGES = (
     *("podman", "crun", "conmon", "slirp4netns", "uidmap", "catatonit", "rsync", "mmdebstrap"),
     *("iproute2", "util-linux", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
     *("ca-certificates", "python3", "python3-venv", "nftables", "passt"),
+    "wireguard-tools",
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into the kernel
 DISK_BYTES = 6 * 1024**3
 COPIED = (
     *("dev", "python/pyproject.toml", "python/requirements.lock"),
-    *("python/src", "python/tests", "pkgs/agent-image"),
+    *("python/src", "python/tests", "pkgs/agent-image", "modules/network"),
 )
-BUILD_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +112,17 @@ def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
     # Compiled here, with the guest's interpreter, because there it would take half a minute.
     python = f"{guest.CHECKOUT}/.dev/venv/bin/python"
     compiled = (f"{guest.CHECKOUT}/python/{name}" for name in ("src", "tests"))
-    _chroot(image.tree, [python, "-m", "compileall", "-q", *compiled])
+    chroot.run_in(image.tree, [python, "-m", "compileall", "-q", *compiled])
     (inside / guest.COMMAND).write_text(command)
     cache = inside / ".dev" / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
     # Under the name that ./dev gives to the root of its base image, so that it imports ours.
     code = "from flashpods_dev import image; print(image._key())"
-    key = _chroot(image.tree, [python, "-c", code]).strip()
+    key = chroot.run_in(image.tree, [python, "-c", code]).strip()
     archives.busybox_root(image.tree / "bin/busybox", cache / f"root-{key}.tar")
     taken = [*COPIED, guest.COMMAND, ".dev/cache"]
-    _run(["tar", "--create", f"--file={target}", f"--directory={inside}", *taken])
+    chroot.run(["tar", "--create", f"--file={target}", f"--directory={inside}", *taken])
 
 
 def _base(cache: Path, key: str, steps: Steps) -> Path:
@@ -143,7 +141,7 @@ def _base(cache: Path, key: str, steps: Steps) -> Path:
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
         command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
-        _run([*command, SUITE, str(new), str(listed)])
+        chroot.run([*command, SUITE, str(new), str(listed)])
     new.rename(base)
     steps.done(f"Debian {SUITE} with systemd, a kernel and Podman")
     return base
@@ -151,18 +149,18 @@ def _base(cache: Path, key: str, steps: Steps) -> Path:
 
 def _build(image: Image, base: Path, checkout: Path, steps: Steps) -> None:
     tree = image.tree
-    _run(["tar", "--extract", f"--file={base}", f"--directory={tree}", "--numeric-owner"])
+    chroot.run(["tar", "--extract", f"--file={base}", f"--directory={tree}", "--numeric-owner"])
     (tree / "dev").mkdir(exist_ok=True)
     guest.furnish(tree)
     inside = tree / guest.CHECKOUT.lstrip("/")
     inside.mkdir(parents=True)
     _copy(checkout, inside)
     steps.done("root tree")
-    _chroot(tree, [f"{guest.CHECKOUT}/dev", "bootstrap"])
+    chroot.run_in(tree, [f"{guest.CHECKOUT}/dev", "bootstrap"])
     steps.done("./dev bootstrap in it")
     (modules,) = (tree / "usr/lib/modules").iterdir()
     _unpack_modules(modules)
-    _chroot(tree, ["depmod", modules.name])
+    chroot.run_in(tree, ["depmod", modules.name])
     needed = [next(modules.rglob(f"{name}.ko")) for name in BOOT_MODULES]
     initrd = archives.initrd(tree / "bin/busybox", needed, guest.INIT)
     image.initrd.write_bytes(initrd)
@@ -170,7 +168,7 @@ def _build(image: Image, base: Path, checkout: Path, steps: Steps) -> None:
     with image.disk.open("wb") as disk:
         disk.truncate(DISK_BYTES)
     lazy = "lazy_itable_init=1,lazy_journal_init=1"
-    _run(["mkfs.ext4", "-q", "-F", "-E", lazy, "-d", str(tree), str(image.disk)])
+    chroot.run(["mkfs.ext4", "-q", "-F", "-E", lazy, "-d", str(tree), str(image.disk)])
     steps.done("disk, kernel, initial RAM disk")
 
 
@@ -184,55 +182,10 @@ def _unpack_modules(modules: Path) -> None:
 def _copy(checkout: Path, target: Path) -> None:
     """Copy what runs in the guest; the bytecode that is there already stays."""
     sources = [f"./{name}" for name in COPIED if (checkout / name).exists()]
-    _run(
+    chroot.run(
         ["rsync", "-a", "--relative", "--delete", "--exclude=__pycache__", *sources, f"{target}/"],
         cwd=checkout,
     )
-
-
-def _chroot(root: Path, command: Sequence[str]) -> str:
-    """Run a command in a root, with this machine's network, and return what it printed."""
-    script = """set -e
-    mount -t proc proc "$0/proc"
-    mount --rbind /dev "$0/dev"
-    for f in /etc/resolv.conf /etc/ssl/certs/ca-certificates.crt; do
-      if [ -e "$f" ]; then [ -e "$0$f" ] || : >"$0$f"; mount --bind "$f" "$0$f"; fi
-    done
-    exec chroot "$0" "$@"
-    """
-    private = ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", script]
-    return _run([*private, str(root), *command], env=_environment())
-
-
-def _environment() -> Mapping[str, str]:
-    """Return what a command in the root gets: the way to the package index, little else."""
-    taken = ("PIP_INDEX_URL", "PIP_CERT", "PIP_DEFAULT_TIMEOUT")
-    proxies = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-    kept = {name: os.environ[name] for name in (*taken, *proxies) if name in os.environ}
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"PATH": path, "HOME": "/root", "LC_ALL": "C.UTF-8", **kept}
-
-
-def _run(
-    command: Sequence[str], *, cwd: Path = Path("/"), env: Mapping[str, str] | None = None
-) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise StackError(f"{command[0]}: {e}") from e
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise StackError(f"{command[0]} failed ({done.returncode}):\n{said}")
-    return done.stdout
 
 
 def _hash(*parts: str) -> str:

@@ -15,7 +15,7 @@ import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flashpods.adapters.files import tree_tool
+from flashpods.adapters.files import tree_copy, tree_tool
 from flashpods.adapters.files.ids import is_job_id, is_upload_id
 from flashpods.adapters.files.offload import (
     discard_tree,
@@ -129,6 +129,21 @@ class FileWorkspaces:
                 ) from e
             raise storage(e, f"upload {upload_id}") from e
         return TreeSize(size_bytes=size, file_count=count)
+
+    async def copy(self, upload_id: str, target_id: str) -> None:
+        """See :meth:`flashpods.ports.Workspaces.copy`. Raises Unavailable, OSError too."""
+        if not (UPLOAD_ID.match(upload_id) and UPLOAD_ID.match(target_id)):
+            raise _no_upload(upload_id)
+        # A finalized tree is ours alone: no namespace is needed.
+        where = (str(self._finalized), upload_id, target_id)
+        try:
+            await in_thread(self._seconds, tree_copy.copy, *where, self._most)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _no_upload(upload_id) from None
+        except TooLarge:
+            raise TreeTooLarge(upload_id) from None
+        except OSError as e:
+            raise storage(e, f"a copy of upload {upload_id}") from e
 
     async def claim(self, upload_id: str | None, job: str) -> Path | None:
         """See :meth:`flashpods.ports.Workspaces.claim`. Raises InsufficientStorage, OSError."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.podman.cgroups import PROC, open_process
+from flashpods.adapters.podman.look import inspect
 from flashpods.adapters.podman.rest import RestClient
-from flashpods.adapters.podman.states import from_inspect
 from flashpods.errors import Unavailable
 from flashpods.ports import ContainerState
 
@@ -28,20 +28,6 @@ STATUS_LOST_AFTER: Final = 6.0
 """Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""
 SLICE: Final = 20.0
 """Seconds of one ``wait`` call of the engine; then it is made anew."""
-
-
-async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
-    """Ask for one container; None if there is none.
-
-    Raises:
-        Unavailable: the engine does not answer, or not to this.
-    """
-    answer = await rest.call("GET", f"/containers/{name_or_id}/json")
-    if answer.status == 404:
-        return None
-    if not answer.ok:
-        raise Unavailable(f"Podman cannot inspect {name_or_id}: {answer.message}")
-    return from_inspect(answer.json())
 
 
 class DeathWatch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -23,20 +22,21 @@ from flashpods.adapters.podman.cgroups import (
     remove_parent,
     waits_for_start,
 )
-from flashpods.adapters.podman.deaths import DeathWatch, inspect
+from flashpods.adapters.podman.deaths import DeathWatch
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
+from flashpods.adapters.podman.look import containers, inspect
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
-from flashpods.adapters.podman.states import from_list
+from flashpods.adapters.podman.turns import Turns
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
-from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
-"""Seconds that the engine gets to notice a death, and between looks."""
+"""Seconds that the engine gets to notice a death or a create of its own, and between looks."""
+CREATE_SECONDS: Final = 600.0  # then the next create is made, whatever became of this one
 EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create and start
 """Short calls at once; each is a connection, and the engine works on its own locks anyway."""
@@ -97,13 +97,14 @@ class PodmanRuntime:
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, and its service may die: podman issue 23264, containers/storage issue 2030.
-        self._creating = asyncio.Lock()
+        self._creates = Turns[Answer](settings.call_seconds)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
 
     async def close(self) -> None:
         """Give up pulls and close connections; containers run on."""
         await self._images.close()
+        await self._creates.close()
         await self._rest.close()
         self._library.close()
         await self._trees.close()
@@ -134,8 +135,11 @@ class PodmanRuntime:
         """Create and initialise the container; see the port."""
         engine = await self._probe()
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
-        async with self._creating:
-            answer = await self._rest.call("POST", "/containers/create", body=request)
+        answer = await self._creates.take(
+            lambda: self._rest.call(
+                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS, long=True
+            )
+        )
         if answer.ok:
             container_id: str = answer.json()["Id"]
             failpoints.hit("engine.before_init")
@@ -144,9 +148,10 @@ class PodmanRuntime:
             return container_id
         self._images.forget(spec.image)
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
-        found = await self.inspect(spec.name)
+        taken = "in use" in answer.message
+        found = await (self._noticed(spec.name) if taken else self.inspect(spec.name))
         if found is None:
-            if "in use" in answer.message and (await self._delete(spec.name)).ok:
+            if taken and (await self._delete(spec.name)).ok:
                 # A service killed within "create" left the name in its storage, no container.
                 raise Unavailable(f"{spec.name} was left half made; it is made anew")
             raise _refusal(answer, f"cannot create {spec.name}")
@@ -158,12 +163,24 @@ class PodmanRuntime:
             await self._initialise_found(found)
         return found.id
 
+    async def _noticed(self, name: str) -> ContainerState | None:
+        """Inspect what has the name, which an earlier create that nobody waits for may be making.
+
+        It is in the engine's storage first. To delete it there leaves half a container (look.py).
+        """
+        for _ in range(int(NOTICE_SECONDS / NOTICE_LOOK)):
+            if (found := await self.inspect(name)) is not None:
+                return found
+            await asyncio.sleep(NOTICE_LOOK)
+        return None
+
     async def _initialise_found(self, found: ContainerState) -> None:
         """Initialise a container that an earlier call created; make way if it is half made.
 
         A service that was killed within "init" leaves a container that the OCI runtime has and the
-        engine does not know of: it can be neither initialised nor started. The engine notes a
-        process before it lets anybody start it, so without one the command has not run.
+        engine does not know of: it can be neither initialised nor started. Nor can one without its
+        storage (look.py). The engine notes a process before it lets anybody start it, so without
+        one the command has not run.
         """
         try:
             await self._initialise(found.id)
@@ -292,19 +309,8 @@ class PodmanRuntime:
             await asyncio.sleep(NOTICE_LOOK)
 
     async def containers(self) -> list[ContainerState]:
-        """Return our containers, in one call; ``oom_killed`` needs :meth:`inspect`."""
-        filters = json.dumps({"label": [f"{LABEL_MARK}=true"]})
-        answer = await self._rest.call(
-            "GET", "/containers/json", query={"all": "true", "filters": filters}
-        )
-        if not answer.ok:
-            raise Unavailable(f"Podman cannot list containers: {answer.message}")
-        states = []
-        for item in answer.json() or []:
-            state = from_list(item) or await self.inspect(item["Id"])
-            if state is not None:
-                states.append(state)
-        return states
+        """Return our containers; see the port."""
+        return await containers(self._rest)
 
     async def trim_images(self, budget_bytes: int) -> int:
         """Remove the oldest unused images beyond the budget; see the port."""

@@ -82,14 +82,16 @@ def _layer(found: dict[str, Any]) -> Path | None:
     return Path(data["UpperDir"]) if data.get("UpperDir") else None
 
 
-def from_list(found: dict[str, Any]) -> ContainerState | None:
+def from_list(found: dict[str, Any], *, bare: bool = False) -> ContainerState | None:
     """Map an item of ``GET /libpod/containers/json``; whole seconds, ``oom_killed`` unknown.
 
-    Returns None where only an inspection tells how it ended.
+    Returns None where only an inspection tells how it ended; with ``bare``, where none is to be
+    had, a state without an exit code.
     """
     status, forgotten = _status(found["State"], found["Pid"])
     dead = status == "exited"
-    if forgotten or (dead and found["ExitCode"] == NO_STATUS):
+    unknown = forgotten or (dead and found["ExitCode"] == NO_STATUS)
+    if unknown and not bare:
         return None
     begun = status in {"running", "exited"}
     return ContainerState(
@@ -98,7 +100,7 @@ def from_list(found: dict[str, Any]) -> ContainerState | None:
         job_id=(found.get("Labels") or {}).get(LABEL_ID, ""),
         status=status,
         pid=None if dead else found["Pid"] or None,
-        exit_code=found["ExitCode"] if dead else None,
+        exit_code=found["ExitCode"] if dead and not unknown else None,
         oom_killed=False,
         backstop_hit=False,
         started_at=_unix(found.get("StartedAt", 0)) if begun else None,

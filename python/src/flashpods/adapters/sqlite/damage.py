@@ -28,7 +28,7 @@ WAL_MOST: Final = 64 * 1024**2  # bytes looked at; the writer's journal_size_lim
 _HEADER, _FRAME = 32, 24
 _MAGIC: Final = {0x377F0682: "<", 0x377F0683: ">"}
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_GARBLED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+GARBLED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,7 @@ def _pages(path: Path) -> str | None:
         if primary_code(e) == sqlite3.SQLITE_INTERRUPT:
             log.info("database_checked_in_part", path=str(path), seconds=CHECK_SECONDS)
             return None
-        if primary_code(e) in _GARBLED:
+        if primary_code(e) in GARBLED:
             return str(e)
         raise
     finally:

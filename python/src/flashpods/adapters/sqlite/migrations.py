@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from flashpods.adapters.sqlite import copies
+from flashpods.adapters.sqlite.copies import CopyError
 from flashpods.jobs.states import ACTIVE, ENDED, TERMINAL, JobStatus
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 MIGRATE_BUSY_SECONDS: Final = 60.0
 SET_NAME: Final = "flashpods"
+BEFORE_UPGRADE: Final = "before-upgrade"  # beside the database: schema-N-TIME.db
+KEEP_COPIES: Final = 3
+COPY_SECONDS: Final = 600.0
 
 
 class SchemaError(Exception):
@@ -232,9 +238,10 @@ def migrations() -> Migrations:
 
 
 def migrate(path: Path) -> None:
-    """Create the database or bring it to this version's schema; blocks, at most a minute.
+    """Create the database or bring it to this version's schema; blocks.
 
-    Two processes may call it at once: the whole is one ``BEGIN IMMEDIATE`` transaction.
+    Two processes may call it at once: the whole is one ``BEGIN IMMEDIATE`` transaction. Before an
+    older schema is changed, a checked copy of it goes to ``before-upgrade/`` beside the database.
 
     Raises:
         SchemaError: the file can't be opened, is no database of ours, or is of a newer version.
@@ -252,7 +259,7 @@ def migrate(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         if _version(connection, path) < len(STEPS):
             _apply(connection, path)
-    except sqlite3.Error as e:
+    except (sqlite3.Error, CopyError, OSError) as e:
         raise SchemaError(f"database {path} can't be brought to this version: {e}") from e
     finally:
         connection.close()
@@ -262,10 +269,51 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > len(STEPS):
         raise SchemaError(
-            f"database {path} has schema {version}, this version knows {len(STEPS)}: "
-            f"run the newer flashpods, or restore a backup of before the upgrade"
+            f"database {path} has schema {version}, this version knows {len(STEPS)}: run the newer "
+            f"flashpods, or go back to before the upgrade: "
+            f"flashpods-admin restore {_way_back(path)}"
         )
     return version
+
+
+def _way_back(path: Path) -> str:
+    """Return the newest copy that this version can use."""
+    for schema, copy in reversed(_kept(path)):
+        if schema <= len(STEPS):
+            return str(copy)
+    return "FILE"
+
+
+def _kept(path: Path) -> list[tuple[int, Path]]:
+    """Return (schema, file) of the copies of before upgrades, oldest first."""
+    found = []
+    for copy in (path.parent / BEFORE_UPGRADE).glob("schema-*.db"):
+        schema = copy.name.split("-")[1]
+        if schema.isdigit():
+            found.append((copy.name.rpartition("-")[2], int(schema), copy))
+    return [(schema, copy) for _, schema, copy in sorted(found)]
+
+
+def _keep(path: Path, schema: int) -> None:
+    """Copy the database as it is, and prove the copy; the caller holds the write lock.
+
+    Raises:
+        CopyError: the disk is full, or the database is damaged; nothing was changed.
+    """
+    directory = path.parent / BEFORE_UPGRADE
+    directory.mkdir(mode=0o700, exist_ok=True)
+    final = directory / f"schema-{schema}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.db"
+    new = directory / f".{final.name}"
+    new.unlink(missing_ok=True)
+    copies.copy(path, new, seconds=COPY_SECONDS)
+    found = copies.examine(new, seconds=COPY_SECONDS)
+    if found.problems:
+        new.unlink()
+        raise CopyError(f"it is damaged: {found.problems[0]}", "damaged")
+    new.rename(final)
+    copies.sync(directory)
+    for _, old in _kept(path)[:-KEEP_COPIES]:
+        old.unlink(missing_ok=True)
 
 
 def _apply(connection: sqlite3.Connection, path: Path) -> None:
@@ -273,7 +321,10 @@ def _apply(connection: sqlite3.Connection, path: Path) -> None:
 
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if _version(connection, path) < len(STEPS):  # another process may have been faster
+        version = _version(connection, path)
+        if version < len(STEPS):  # another process may have been faster
+            if version:
+                _keep(path, version)
             migrations().apply(Database(connection, execute_plugins=False))
             connection.execute(f"PRAGMA user_version = {len(STEPS)}")
         connection.execute("COMMIT")

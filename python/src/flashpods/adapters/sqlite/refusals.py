@@ -15,6 +15,7 @@ from flashpods.errors import (
 )
 from flashpods.jobs.model import Job, Upload, UploadState
 
+DRAIN_RETRY_SECONDS = "30"  # an upgrade's API is back within that; a drained host takes minutes
 MAX_WARNINGS = 500  # a job's list of warnings is bounded
 
 
@@ -60,7 +61,10 @@ def idempotency_conflict(client_job_id: str | None, job_id: str) -> Conflict:
 
 def now_draining() -> Unavailable:
     """Return the error for a new job while the host drains."""
-    return Unavailable("the host is draining: it takes no new jobs; try again later")
+    return Unavailable(
+        "the host is draining: it takes no new jobs; try again later",
+        headers={"Retry-After": DRAIN_RETRY_SECONDS},
+    )
 
 
 def upload_exists(upload_id: str) -> Conflict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from flashpods.adapters.sqlite import damage, jobs, rows, totals, uploads
+from flashpods.adapters.sqlite import damage, jobs, rows, swap, totals, uploads
 from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.adapters.sqlite.migrations import SchemaError, migrate
 from flashpods.adapters.sqlite.reader import Reader
@@ -67,6 +67,7 @@ class SqliteStore:
 
     @classmethod
     def _open(cls, path: Path, deadline: float) -> Self:
+        _refuse_half_restored(path)
         _refuse_damage(path)
         migrate(path)
         damage.mark_boot(path)
@@ -262,6 +263,19 @@ class SqliteStore:
     async def drop_expired(self, *, before: datetime) -> int:
         """Delete rows expired or consumed before that time; return how many."""
         return await self._writer.run(lambda c: uploads.drop_expired(c, before))
+
+
+def _refuse_half_restored(path: Path) -> None:
+    """Refuse what a restore left half done: the database there may lack its write-ahead log.
+
+    Raises:
+        SchemaError: names the command that ends it.
+    """
+    if swap.interrupted(path):
+        raise SchemaError(
+            f"a restore of database {path} was interrupted; run it again: "
+            f"flashpods-admin restore FILE"
+        )
 
 
 def _refuse_damage(path: Path) -> None:

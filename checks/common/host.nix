@@ -1,0 +1,96 @@
+# HOST: the smallest configuration, and what a machine has before Flashpods is deployed to it.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  keys = import ./keys.nix { inherit pkgs; };
+  ours = import ../../pkgs { inherit pkgs; };
+  socket = "unix:///run/flashpods/podman.sock";
+  image = "localhost/flashpods/test:latest";
+in
+{
+  services.flashpods = {
+    enable = true;
+    wireguard.laptops.mine.publicKey = keys.laptop.publicKey;
+    images = {
+      prePull = [ ];
+      agent = null;
+    };
+    settings.jobs = {
+      worker.image = image;
+      agent.image = image;
+    };
+  };
+
+  environment.etc = {
+    "wireguard/private.key" = {
+      text = keys.host.privateKey;
+      mode = "0600";
+    };
+    "flashpods/api-token" = {
+      text = keys.token;
+      mode = "0600";
+    };
+    "flashpods/secrets.json" = {
+      text = builtins.toJSON keys.secrets;
+      mode = "0600";
+    };
+  };
+
+  # No registry is near: the image comes with the machine.
+  systemd.services.test-image = {
+    description = "The image of the tests' jobs";
+    wantedBy = [ "multi-user.target" ];
+    requires = [ "podman-socket-flashpods.socket" ];
+    after = [ "podman-socket-flashpods.socket" ];
+    before = [ "flashpods-api.service" ];
+    path = [ pkgs.podman ];
+    script = "podman --url ${socket} load --input ${ours.test-image}";
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+    };
+  };
+
+  # Every name is the internet node.
+  services.dnsmasq = {
+    enable = true;
+    resolveLocalQueries = false;
+    settings = {
+      listen-address = "127.0.0.53";
+      bind-interfaces = true;
+      no-resolv = true;
+      address = "/#/203.0.113.80";
+    };
+  };
+  networking = {
+    nameservers = [ "127.0.0.53" ];
+    interfaces.eth1.ipv4.addresses = lib.mkForce [
+      {
+        address = "198.51.100.10";
+        prefixLength = 24;
+      }
+    ];
+    defaultGateway = {
+      address = "198.51.100.1";
+      interface = "eth1";
+    };
+    useDHCP = false;
+  };
+
+  environment.systemPackages = [
+    pkgs.curl
+    pkgs.jq
+    pkgs.podman
+    config.services.flashpods.package
+  ];
+  virtualisation = {
+    vlans = [ 1 ];
+    cores = 2;
+    memorySize = 4096;
+    diskSize = 8192;
+  };
+}

@@ -1,0 +1,14 @@
+# Of the tests alone. The keys of WireGuard are those that NixOS's own tests have.
+{ pkgs }:
+let
+  pairs = import "${pkgs.path}/nixos/tests/wireguard/snakeoil-keys.nix";
+in
+{
+  host = pairs.peer0;
+  laptop = pairs.peer1;
+  token = "0123456789abcdef0123456789abcdef";
+  secrets = {
+    anthropic_api_key = "sk-ant-test";
+    github_token = "ghp_test";
+  };
+}

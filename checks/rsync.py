@@ -1,0 +1,57 @@
+ready()
+URL = "rsync://10.0.0.1/uploads"
+
+
+def tree(commands: str) -> None:
+    laptop.succeed(f"rm -rf /tmp/tree && mkdir /tmp/tree && cd /tmp/tree && {commands}")
+
+
+def push(upload: str, *options: str) -> str:
+    return f"rsync -a {' '.join(options)} /tmp/tree/ {URL}/{upload}/"
+
+
+with subtest("a pushed tree is what a job sees, read-only"):
+    tree("echo text >file; mkdir sub; echo deep >sub/file; ln -s file link; chmod 755 file")
+    _, answer = ask("POST", "/uploads", {})
+    upload = answer["upload_id"]
+    laptop.succeed(push(upload))
+    status, answer = ask("POST", f"/uploads/{upload}/finalize")
+    assert (status, answer["file_count"]) == (200, 3), answer
+    lines = run("cat file sub/file link; touch new 2>&1 || true; stat -c %a file", files_id=upload)
+    assert lines[:3] == ["text", "deep", "text"], lines
+    assert "Read-only" in lines[3], lines
+
+with subtest("what is finalized can't be written to, nor used twice"):
+    laptop.fail(push(upload))
+    refused("POST", f"/uploads/{upload}/finalize", None, 409, "upload_already_consumed")
+    body = {"type": "worker", "command": "true", "files_id": upload}
+    refused("POST", "/jobs", body, 409, "upload_already_consumed")
+
+with subtest("one that is not finalized is no job's"):
+    _, answer = ask("POST", "/uploads", {})
+    upload = answer["upload_id"]
+    laptop.succeed(push(upload))
+    body = {"type": "worker", "command": "true", "files_id": upload}
+    refused("POST", "/jobs", body, 409, "upload_not_finalized")
+
+with subtest("nothing can be listed or read"):
+    laptop.fail(f"rsync {URL}/")
+    laptop.fail(f"rsync -a {URL}/{upload}/ /tmp/stolen/")
+
+with subtest("no link leads the host out of the tree, no device or setuid survives"):
+    tree("ln -s /etc/passwd out; ln -s ../../.. up; echo x >set; chmod 6755 set; mkfifo fifo")
+    _, answer = ask("POST", "/uploads", {})
+    upload = answer["upload_id"]
+    laptop.execute(push(upload))
+    assert ask("POST", f"/uploads/{upload}/finalize")[0] == 200
+    lines = run("stat -c '%a %n' set; ls; cat out 2>&1 || true", files_id=upload)
+    assert lines[0] == "755 set", lines
+    assert "fifo" not in lines, lines
+
+with subtest("an id that is none is refused"):
+    laptop.fail(push("..%2Fescape"))
+    laptop.fail(push("no_upload"))
+
+with subtest("only a push's options are taken"):
+    laptop.fail(push(upload, "--copy-links", "--backup", "--backup-dir=/etc"))
+    laptop.fail(f"rsync -a --link-dest=/etc /tmp/tree/ {URL}/upload_abcdefghijkl/")

@@ -1,0 +1,32 @@
+# HOST of the lab: the smallest example, and what a machine without an internet needs besides.
+{ config, ... }:
+{
+  imports = [
+    ../modules
+    ../examples/minimal.nix
+  ];
+
+  networking.nameservers = [ "127.0.0.53" ]; # the lab's own resolver
+
+  services.flashpods = {
+    # No registry: the lab imports its image.
+    images = {
+      prePull = [ ];
+      agent = null;
+    };
+    settings = {
+      jobs.worker.image = "localhost/lab:busybox";
+      jobs.agent.image = "localhost/lab:busybox";
+      # The lab's kernel lacks the controllers; ./dev vm has them.
+      development.allow_unenforced_limits = true;
+      # The disk is the real machine's, and may be nearly full.
+      disk = {
+        warn_percent = 95;
+        critical_percent = 98;
+        guard_percent = 99;
+      };
+    };
+  };
+
+  system.stateVersion = config.system.nixos.release;
+}

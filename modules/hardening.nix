@@ -1,0 +1,60 @@
+# Sandboxing, systemd.exec(5): a service begins with all of it, and takes back what it needs with the
+# reason beside it. Plain attribute sets for serviceConfig.
+rec {
+  # Whatever needs no user namespace.
+  strict = filesystem // {
+    NoNewPrivileges = true;
+    CapabilityBoundingSet = "";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    PrivateDevices = true;
+    PrivateMounts = true;
+    ProcSubset = "pid";
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    RemoveIPC = true;
+    RestrictAddressFamilies = [ "AF_UNIX" ];
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallFilter = [
+      "@system-service"
+      "~@privileged @resources"
+    ];
+    IPAddressDeny = "any";
+  };
+
+  # What is left for services that start newuidmap(1). It is a setuid program, so NoNewPrivileges can't
+  # be, and for a User= every option that is a system call filter switches that on: PrivateDevices,
+  # ProtectClock, ProtectHostname, ProtectKernel…, Restrict…, LockPersonality, MemoryDenyWriteExecute.
+  userNamespaces = filesystem // {
+    # newuidmap and newgidmap map the subordinate ids with these and give up the rest.
+    CapabilityBoundingSet = [
+      "CAP_SETUID"
+      "CAP_SETGID"
+    ];
+    DevicePolicy = "closed";
+  };
+
+  filesystem = {
+    ProtectSystem = "strict";
+    ProtectHome = true;
+    PrivateTmp = true;
+    KeyringMode = "private";
+    UMask = "0077";
+  };
+
+  # Always again, at first soon, then more slowly; the journal says why.
+  restart = {
+    Restart = "always";
+    RestartSec = "1s";
+    RestartSteps = 5;
+    RestartMaxDelaySec = "30s";
+  };
+}

@@ -1,0 +1,124 @@
+# The container engine: rootless Podman behind a socket that systemd owns.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.flashpods;
+  hardening = import ./hardening.nix;
+  toml = pkgs.formats.toml { };
+  socket = "/run/flashpods/podman.sock";
+  runtimeDirectory = "/run/user/${toString cfg.uid}";
+  store = "/var/lib/flashpods/.local/share/containers/storage";
+in
+{
+  options.services.flashpods.podman = {
+    package = lib.mkPackageOption pkgs "podman" { };
+    containersConf = mkOption {
+      inherit (toml) type;
+      default = { };
+      example.engine.image_parallel_copies = 2;
+      description = "What {manpage}`containers.conf(5)` has for the jobs' engine beside the system's.";
+    };
+    storageConf = mkOption {
+      inherit (toml) type;
+      default = { };
+      example.storage.options.additionalimagestores = [ "/srv/images" ];
+      description = "{manpage}`containers-storage.conf(5)` of the jobs' engine.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    services.flashpods.podman = {
+      containersConf = {
+        # Below systemd's manager a container's id is no segment of its cgroup's path, by which SPIRE
+        # finds it (docs/decisions/0006).
+        engine.cgroup_manager = "cgroupfs";
+        engine.events_logger = "file";
+        containers.log_driver = "k8s-file";
+      };
+      storageConf.storage = {
+        driver = lib.mkDefault "overlay"; # without this line Podman may take vfs, silently
+        # Podman keeps both in its database: they are fixed for the life of the store.
+        runroot = "${runtimeDirectory}/containers";
+        graphroot = store;
+        rootless_storage_path = store;
+      };
+    };
+
+    virtualisation.containers = {
+      enable = true;
+      registries.search = lib.mkDefault [ "docker.io" ];
+    };
+
+    environment.etc = {
+      "flashpods/containers.conf".source = toml.generate "containers.conf" cfg.podman.containersConf;
+      "flashpods/storage.conf".source = toml.generate "storage.conf" cfg.podman.storageConf;
+    };
+
+    systemd = {
+      sockets.podman-socket-flashpods = {
+        description = "Podman's socket for Flashpods";
+        wantedBy = [ "sockets.target" ];
+        listenStreams = [ socket ];
+        socketConfig = {
+          SocketUser = "root";
+          SocketGroup = "flashpods"; # the API, and the token service as a member
+          SocketMode = "0660";
+        };
+      };
+
+      services.podman-socket-flashpods = {
+        description = "Rootless Podman for Flashpods";
+        documentation = [ "man:podman-system-service(1)" ];
+        wantedBy = [ "multi-user.target" ];
+        requires = [ "podman-socket-flashpods.socket" ];
+        wants = [ "user@${toString cfg.uid}.service" ];
+        after = [
+          "podman-socket-flashpods.socket"
+          "user@${toString cfg.uid}.service"
+          "network.target"
+        ];
+        startLimitIntervalSec = 0;
+        # newuidmap and newgidmap are setuid wrappers there.
+        path = [
+          "/run/wrappers"
+          cfg.podman.package
+          pkgs.crun
+          pkgs.slirp4netns
+          pkgs.passt
+        ];
+        environment = {
+          HOME = "/var/lib/flashpods";
+          XDG_RUNTIME_DIR = runtimeDirectory;
+          CONTAINERS_CONF_OVERRIDE = "/etc/flashpods/containers.conf";
+          CONTAINERS_STORAGE_CONF = "/etc/flashpods/storage.conf";
+        };
+        restartTriggers = [
+          config.environment.etc."flashpods/containers.conf".source
+          config.environment.etc."flashpods/storage.conf".source
+        ];
+        serviceConfig = hardening.restart // {
+          Type = "exec";
+          ExecStart = "${lib.getExe cfg.podman.package} system service --time=0";
+          User = "flashpods";
+          Group = "flashpods";
+          # Containers are in this unit's cgroup. Podman itself sits in a group of its own below it, or
+          # the kernel would silently not apply the jobs' limits (cgroup-v2: no internal processes).
+          Delegate = "cpu cpuset io memory pids";
+          DelegateSubgroup = "supervisor";
+          # Only the service itself: jobs outlive its restart, and an upgrade's.
+          KillMode = "process";
+          OOMPolicy = "continue"; # a job that was killed for memory is no failure of the engine
+          OOMScoreAdjust = -500;
+          TasksMax = "infinity"; # each job has a limit of its own
+          LimitNOFILE = 1048576;
+          TimeoutStopSec = "30s";
+        };
+      };
+    };
+  };
+}

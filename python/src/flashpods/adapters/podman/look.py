@@ -1,0 +1,55 @@
+"""Looking at containers: one, or all of ours.
+
+A ``DELETE`` that meets a ``create`` in the middle takes away what is in Podman's storage by then,
+and the create goes on to enter the container in Podman's database. Such a one can't run and can't
+be inspected ("container not known"), but it is listed and keeps its name, until it is deleted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from flashpods.adapters.podman.rest import RestClient
+from flashpods.adapters.podman.states import from_inspect, from_list
+from flashpods.errors import Unavailable
+from flashpods.jobs.model import LABEL_MARK
+from flashpods.ports import ContainerState
+
+UNSTORED: Final = "container not known"  # containers/storage, ErrContainerUnknown
+
+
+async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
+    """Ask for one container; None if there is none.
+
+    Raises:
+        Unavailable: the engine does not answer, or not to this.
+    """
+    answer = await rest.call("GET", f"/containers/{name_or_id}/json")
+    if answer.status == 404:
+        return None
+    if answer.ok:
+        return from_inspect(answer.json())
+    if UNSTORED in answer.message:
+        for item in await _listed(rest):
+            if name_or_id in {item["Id"], *item["Names"]}:
+                return from_list(item, bare=True)
+    raise Unavailable(f"Podman cannot inspect {name_or_id}: {answer.message}")
+
+
+async def containers(rest: RestClient) -> list[ContainerState]:
+    """Return our containers, in one call; ``oom_killed`` needs :func:`inspect`.
+
+    Raises:
+        Unavailable: the engine does not answer, or not to this.
+    """
+    states = [from_list(item) or await inspect(rest, item["Id"]) for item in await _listed(rest)]
+    return [state for state in states if state is not None]
+
+
+async def _listed(rest: RestClient) -> list[dict[str, Any]]:
+    filters = json.dumps({"label": [f"{LABEL_MARK}=true"]})
+    answer = await rest.call("GET", "/containers/json", query={"all": "true", "filters": filters})
+    if not answer.ok:
+        raise Unavailable(f"Podman cannot list containers: {answer.message}")
+    return list(answer.json() or [])

@@ -1,0 +1,1 @@
+"""``flashpods-admin``: what an operator does on the host itself, as root."""

@@ -1,0 +1,205 @@
+"""The database, the disks, the backups, and whether cleanup keeps up."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from flashpods.adapters.files.disk import StatvfsGauge
+from flashpods.adapters.sqlite import copies, damage, swap
+from flashpods.adapters.sqlite.migrations import STEPS
+from flashpods.admin.backups import status
+from flashpods.admin.backups.make import wal_of
+from flashpods.admin.doctor.finding import Finding, Look, Severity
+from flashpods.admin.opened import with_store
+
+WRITE_SECONDS: Final = 2.0
+WAL_BYTES: Final = 256 * 1024**2
+HOLES_BYTES: Final = 64 * 1024**2
+BACKUP_AGE: Final = timedelta(hours=26)  # a day, and two hours for the run and its delay
+BEHIND: Final = timedelta(minutes=15)
+_BROKEN = "database-issues"
+
+
+def database(look: Look) -> list[Finding]:
+    """See whether the database can be used at all, and by whom it is held."""
+    path = look.settings.paths.database
+    if (found := _unusable(path)) is not None:
+        return [found]
+    return [*_locked(path), *_swollen(path)]
+
+
+def _unusable(path: Path) -> Finding | None:
+    def critical(code: str, symptom: str, cause: str, *remedy: str) -> Finding:
+        return Finding(
+            code=code,
+            severity=Severity.CRITICAL,
+            symptom=symptom,
+            cause=cause,
+            remedy=remedy,
+            anchor=_BROKEN,
+        )
+
+    restore = ("flashpods-admin backup --list", "flashpods-admin restore latest")
+    if swap.interrupted(path):
+        symptom = "the API does not start: a restore was interrupted"
+        return critical("restore_interrupted", symptom, f"{swap.mark_of(path)} is there", *restore)
+    if not path.exists():
+        return critical("database_missing", f"there is no database {path}", "it was lost", *restore)
+    try:
+        found, schema = damage.find(path), copies.schema_of(path)
+    except (OSError, sqlite3.Error, copies.CopyError) as e:
+        return critical("database_unreadable", f"{path} can't be read", str(e), *restore)
+    if found:
+        return critical("database_damaged", "the database is damaged", found, *restore)
+    if schema > len(STEPS):
+        cause = f"it has schema {schema}, this version knows {len(STEPS)}: an older version runs"
+        symptom = "the API does not start: the database is of a newer version"
+        remedy = "nixos-rebuild switch (to the newer version)"
+        return critical("schema_newer", symptom, cause, remedy, "flashpods-admin restore FILE")
+    return None
+
+
+def _locked(path: Path) -> list[Finding]:
+    holder = copies.write_lock_holder(path, seconds=WRITE_SECONDS)
+    if holder is None:
+        return []
+    who = f"process {holder}" if holder else "a process"
+    return [
+        Finding(
+            code="database_locked",
+            severity=Severity.CRITICAL,
+            symptom="requests that write answer 503: the database is locked",
+            cause=f"{who} holds the write lock for more than {WRITE_SECONDS:g} s: "
+            f"{_command(holder)}",
+            remedy=(f"kill {holder or 'PID'}",),
+            anchor=_BROKEN,
+        )
+    ]
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "it is not to be seen from here"
+    return b" ".join(words[:3]).decode(errors="replace")[:120]
+
+
+def _swollen(path: Path) -> list[Finding]:
+    found: list[Finding] = []
+    wal = wal_of(path)
+    size = wal.stat().st_size if wal.exists() else 0
+    if size > WAL_BYTES:
+        found.append(
+            Finding(
+                code="wal_large",
+                severity=Severity.WARNING,
+                symptom=f"{wal} has {size // 1024**2} MB, and reads become slow",
+                cause="a reader that never ends keeps the log from being emptied",
+                remedy=(f"fuser -v {path}", "systemctl restart flashpods-api"),
+                anchor=_BROKEN,
+            )
+        )
+    free = copies.free_bytes(path)
+    if free > HOLES_BYTES and free > path.stat().st_size // 2:
+        found.append(
+            Finding(
+                code="database_holes",
+                severity=Severity.NOTICE,
+                symptom=f"{free // 1024**2} MB of the database are holes",
+                cause="many rows went at once",
+                remedy=("flashpods-admin vacuum",),
+                anchor=_BROKEN,
+            )
+        )
+    return found
+
+
+def disks(look: Look) -> list[Finding]:
+    """Compare each tree's file system with the thresholds."""
+    settings, paths = look.settings, look.settings.paths
+    remedies = {
+        paths.work: ("flashpods-admin gc",),
+        paths.artifacts: ("flashpods-admin gc", "flashpods-admin clean --older-than 1h"),
+        paths.logs: ("flashpods-admin gc", "flashpods-admin clean --older-than 12h"),
+        paths.database.parent: ("flashpods-admin vacuum", "flashpods-admin clean --older-than 1d"),
+        settings.backup.directory: ("flashpods-admin backup --list",),
+    }
+    found: list[Finding] = []
+    for path, remedy in remedies.items():
+        if not path.exists():
+            continue
+        (part,) = StatvfsGauge((path,)).usage().values()
+        percent = 100 * part
+        if percent < settings.disk.warn_percent:
+            continue
+        critical = percent >= settings.disk.critical_percent
+        found.append(
+            Finding(
+                code="disk_full",
+                severity=Severity.CRITICAL if critical else Severity.WARNING,
+                symptom=f"{path} is {percent:.1f} % full"
+                + ("; new jobs answer 507" if critical else ""),
+                cause="what jobs leave is kept for its time, or something else fills the disk",
+                remedy=(*remedy, f"du -xh --max-depth=2 {path} | sort -h | tail"),
+                anchor="disks-fill-up",
+            )
+        )
+    return found
+
+
+def backups(look: Look) -> list[Finding]:
+    """See whether there is a recent copy."""
+    directory = look.settings.backup.directory
+    last = status.read(directory)
+    if last is None:
+        symptom, cause = f"there never was a backup in {directory}", "the timer is not on"
+    elif not last.ok:
+        symptom, cause = "the last backup failed", f"{last.error}: {last.message}"
+    elif last.last_success is None or look.now - last.last_success > BACKUP_AGE:
+        symptom, cause = f"the last backup is of {last.last_success_at}", "the timer does not run"
+    else:
+        return []
+    return [
+        Finding(
+            code="backup_stale",
+            severity=Severity.WARNING,
+            symptom=symptom,
+            cause=cause,
+            remedy=(
+                "flashpods-admin backup",
+                "systemctl list-timers flashpods-backup.timer",
+                "journalctl -u flashpods-backup -n 50",
+            ),
+            anchor="backup",
+        )
+    ]
+
+
+def cleanup(look: Look) -> list[Finding]:
+    """See whether what is over its time has gone."""
+    settings = look.settings
+    keep = min(settings.output.log_retention_seconds, settings.cleanup.job_retention_seconds)
+    before = look.now - timedelta(seconds=keep) - BEHIND
+    late = with_store(settings, lambda store: store.ended(before=before, limit=100))
+    if not late:
+        return []
+    more = "at least " if len(late) == 100 else ""
+    return [
+        Finding(
+            code="cleanup_behind",
+            severity=Severity.WARNING,
+            symptom=f"{more}{len(late)} jobs should have been cleaned by now",
+            cause="flashpods-cleanup does not run, or fails on them",
+            evidence=tuple(f"{job.id} ended {job.completed_at}" for job in late[:8]),
+            remedy=(
+                "flashpods-admin gc",
+                "journalctl -u flashpods-cleanup -n 50",
+                "systemctl restart flashpods-cleanup",
+            ),
+            anchor="cleanup-falls-behind",
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The validation suite of a live host (contract, section 11)."""

@@ -1,0 +1,33 @@
+"""The bodies of ``checks/``, those of the NixOS VM tests, on what the modules render."""
+
+from __future__ import annotations
+
+import pytest
+from deployment import Deployment
+from netlab import CHECKOUT
+
+from flashpods_dev.lab import script
+
+# Beyond them: what the lab's kernel can't show. ./dev vm has limits and memory kills.
+NEEDS_VM = ("out_of_memory",)
+# Last, because it cuts the power of a machine that the others use.
+ORDERED = sorted(set(script.names(CHECKOUT)) - set(NEEDS_VM), key=lambda name: name == "reboot")
+QUICK = ("job_life", "validation", "wireguard")
+
+
+def body(name: str) -> object:
+    """Return the parameter of a body; ``./dev test`` runs the quick ones."""
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", [body(name) for name in ORDERED])
+def test_body(deployed: Deployment, name: str) -> None:
+    script.run(CHECKOUT, name, deployed.nodes, tell=print)
+    assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
+
+
+def test_no_unit_failed(deployed: Deployment) -> None:
+    for machine in (deployed.host, deployed.laptop):
+        assert machine.succeed("systemctl --failed --no-legend --plain") == ""
+        assert machine.succeed("systemctl is-system-running").strip() == "running"

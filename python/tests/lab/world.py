@@ -1,0 +1,60 @@
+"""The networks of HOST, LAPTOP and the internet between them, and keys for WireGuard.
+
+HOST 198.51.100.10 ── internet ── 192.0.2.2 LAPTOP
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+import netlab
+from netlab import GATEWAY4, GATEWAY6, HOST4, HOST6, INTERNET, PORTS
+
+
+def networks(stack: ExitStack) -> dict[str, netlab.Host]:
+    """Make the three, wired; listeners of the internet say so."""
+    made = {name: netlab.Host(stack) for name in ("internet", "host", "laptop")}
+    _wire(made["internet"], made["host"], made["laptop"])
+    return made
+
+
+def _wire(internet: netlab.Host, host: netlab.Host, laptop: netlab.Host) -> None:
+    internet.ip(
+        f"link add up0 type veth peer name eth0 netns {host.pid}",
+        f"link add up1 type veth peer name eth0 netns {laptop.pid}",
+        f"addr add {GATEWAY4}/24 dev up0",
+        f"addr add {GATEWAY6}/64 dev up0 nodad",
+        "addr add fe80::1/64 dev up0 nodad",
+        "addr add 192.0.2.1/24 dev up1",
+        *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in INTERNET[2:]),
+        *("link set up0 up", "link set up1 up"),
+    )
+    internet.set("net/ipv4/ip_forward", "1")
+    host.ip(
+        f"addr add {HOST4}/24 dev eth0",
+        "addr add 198.51.100.11/24 dev eth0",
+        f"addr add {HOST6}/64 dev eth0 nodad",
+        "addr add fe80::10/64 dev eth0 nodad",
+        "link set eth0 up",
+        f"route add default via {GATEWAY4}",
+        f"route add default via {GATEWAY6}",
+    )
+    host.set("net/ipv4/ip_forward", "1")
+    laptop.ip(
+        "addr add 192.0.2.2/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"
+    )
+    udp = [[address, 7777] for address in INTERNET]
+    web = (80, 443, 53, 853)
+    internet.serve("internet", tcp=(*PORTS, *web), udp=udp, dns=[[netlab.FOREIGN_DNS, 53]])
+
+
+def keys(root: Path) -> tuple[str, str]:
+    """Return a private key of WireGuard and its public one."""
+    wg = ["chroot", str(root), "/usr/bin/wg"]
+    private = subprocess.run([*wg, "genkey"], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(
+        [*wg, "pubkey"], input=private, capture_output=True, text=True, check=True
+    )
+    return private.strip(), done.stdout.strip()

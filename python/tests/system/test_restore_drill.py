@@ -1,0 +1,109 @@
+"""The drill: a host under load loses its database, and gets it back; RPO and RTO are printed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from admin_runs import asked
+from running_api import ApiFactory, RunningApi
+from support import ended, post_job, row_of, submit, until
+
+from flashpods_dev.stack import StackError
+
+GATE = "while [ ! -e /artifacts/go ]; do sleep 0.05; done"
+ROOMY = {"development": {"pretend_cpus": 64, "pretend_memory_gb": 256}}
+
+
+@dataclass
+class Load:
+    """Clients that post small jobs as fast as they are taken, and remember what was accepted."""
+
+    running: RunningApi
+    accepted: list[tuple[float, str]] = field(default_factory=list)  # when, id
+    grew: asyncio.Condition = field(default_factory=asyncio.Condition)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def client(self) -> None:
+        while not self.stop.is_set():
+            try:
+                answer = await post_job(self.running.client, "true")
+            except httpx.HTTPError:
+                await asyncio.sleep(0.05)
+                continue
+            if answer.status_code == 201:
+                async with self.grew:
+                    self.accepted.append((time.time(), answer.json()["job_id"]))
+                    self.grew.notify_all()
+            await asyncio.sleep(0.05)
+
+    async def more(self, count: int) -> None:
+        """Return when that many more were accepted."""
+        wanted = len(self.accepted) + count
+        async with asyncio.timeout(60), self.grew:
+            await self.grew.wait_for(lambda: len(self.accepted) >= wanted)
+
+
+async def test_a_lost_database_comes_back_under_load(
+    api: ApiFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = api({**ROOMY, "backup": {"directory": "/nonexistent/replaced"}})
+    backups = running.stack.layout.root / "backups"
+    running.restart({"backup": {"directory": str(backups)}})
+    path = running.settings_path
+    load = Load(running)
+    clients = [asyncio.create_task(load.client()) for _ in range(3)]
+    survivor = await submit(running.client, GATE)
+    await until(running.client, survivor, "running")
+    await load.more(10)
+
+    began = time.time()
+    made = await asked(path, "backup")
+    await load.more(10)
+    late = await submit(running.client, GATE)  # the backup does not know it
+    await until(running.client, late, "running")
+
+    running.kill()
+    lost = time.time()
+    with running.db.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * 16 * 4096)
+    with pytest.raises(StackError, match="flashpods-admin restore FILE"):
+        running.start()
+
+    start = time.monotonic()
+    said = await asked(path, "restore", "latest")
+    await asyncio.to_thread(running.start)
+    recovered = (await post_job(running.client, "true")).status_code
+    while recovered != 201:
+        await asyncio.sleep(0.05)
+        recovered = (await post_job(running.client, "true")).status_code
+    rto = time.monotonic() - start
+    load.stop.set()
+    await asyncio.gather(*clients)
+
+    assert said["jobs"] == made["jobs"]
+    latest = datetime.fromisoformat(said["latest_event"]).replace(tzinfo=UTC).timestamp()
+    rpo = lost - latest
+    # Nothing that was acknowledged before the backup began is missing, and so the loss is bounded
+    # by its age.
+    for when, job_id in load.accepted:
+        if when < began:
+            assert (await running.client.get(f"/jobs/{job_id}")).status_code == 200
+    assert 0 <= rpo <= lost - began + 5
+    # What runs goes on if its row is there; what no row explains is ended.
+    assert (await row_of(running.client, survivor))["status"] == "running"
+    assert (await running.client.get(f"/jobs/{late}")).status_code == 404
+    (running.stack.layout.root / "artifacts" / ".staging" / survivor / "go").touch()
+    assert (await ended(running.client, survivor))["status"] == "completed"
+    missing = [j for t, j in load.accepted if began <= t <= lost]
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nrestore drill: RPO {rpo:.1f} s (age of the backup; daily: at most 24 h), "
+            f"RTO {rto:.1f} s, {made['jobs']} jobs in the backup, at most {len(missing)} lost\n"
+        )
