@@ -96,7 +96,7 @@ class Layout:
         ours = [self.engine, self.trees, self.database.parent]
         ours += [self.engine / name for name in ("home", "store")]
         ours += [self.run, self.shm]
-        ours += [self.root / name for name in ("artifacts", "capture", "joblogs", "cleanup")]
+        ours += [self.root / name for name in ("artifacts", "capture", "joblogs")]
         ours += [self.trees / name for name in ("finalized", "work")]
         for path in ours:
             _directory(path, UID, UID, 0o755)

@@ -1,6 +1,6 @@
 """The status files: how a process that no scrape reaches leaves word of its last run.
 
-``flashpods-cleanup`` writes ``cleanup/status.json`` in the directory above the database's, the
+``flashpods-cleanup`` writes ``cleanup.json`` beside the database, which it may write to, the
 backup ``<backup.directory>/status.json`` (:mod:`flashpods.admin.backups.status`). Times are Unix
 seconds, or RFC 3339 with a zone.
 """
@@ -45,7 +45,7 @@ class BackupStatus:
 
 def cleanup_file(settings: Settings) -> Path:
     """Return where the reaper leaves word."""
-    return settings.paths.database.parent.parent / "cleanup" / "status.json"
+    return settings.paths.database.with_name("cleanup.json")
 
 
 def backup_file(settings: Settings) -> Path:
@@ -113,7 +113,6 @@ class CleanupLedger:
             "last_success_at": self._good,
             "duration_seconds": round(seconds, 6),
         }
-        self._path.parent.mkdir(mode=0o755, exist_ok=True)
         new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         new.write_text(json.dumps(status) + "\n")
         new.replace(self._path)
