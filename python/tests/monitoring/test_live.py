@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import identity_rig
+import picture
 import pytest
 from prometheus import Prometheus, eventually, scraping
 
@@ -236,3 +237,15 @@ def test_series_and_scrapes_stay_small(prometheus: Prometheus) -> None:
         took = float(prometheus.get("/query", query=seconds)["result"][0]["value"][1])
         print(f"{job}: {count:.0f} series, a scrape {took * 1000:.1f} ms")  # noqa: T201
         assert count <= 300
+
+
+def test_a_picture_of_the_dashboard(
+    machine: Machine, prometheus: Prometheus, client: httpx.Client
+) -> None:
+    """Leave the dashboard with this run's data in .dev/monitoring; the one in docs is such."""
+    ended(client, submit(client, "sleep 1"))
+    drawn = picture.draw(prometheus, DASHBOARD, prometheus.began, time.time())
+    assert drawn.count("<polyline") >= 30
+    directory = machine.dev / "monitoring"
+    directory.mkdir(exist_ok=True)
+    (directory / "dashboard.svg").write_text(drawn)
