@@ -16,5 +16,6 @@
     ./spire/entries.nix
     ./network/wireguard.nix
     ./network/firewall.nix
+    ./monitoring
   ];
 }

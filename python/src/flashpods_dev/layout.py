@@ -96,7 +96,7 @@ class Layout:
         ours = [self.engine, self.trees, self.database.parent]
         ours += [self.engine / name for name in ("home", "store")]
         ours += [self.run, self.shm]
-        ours += [self.root / name for name in ("artifacts", "capture", "joblogs", "cleanup")]
+        ours += [self.root / name for name in ("artifacts", "capture", "joblogs")]
         ours += [self.trees / name for name in ("finalized", "work")]
         for path in ours:
             _directory(path, UID, UID, 0o755)
@@ -132,6 +132,7 @@ class Layout:
                 "capture": str(self.root / "capture"),
                 "logs": str(self.root / "joblogs"),
             },
+            "backup": {"directory": str(self.root / "backups")},
             "podman": {"socket": str(self.socket), "cgroup_parent": cgroup_parent},
             "jobs": {"worker": {"image": IMAGE}, "agent": {"image": AGENT_IMAGE}},
             "uploads": {"rsync_url": f"rsync://127.0.0.1:{rsync_port}/uploads"},

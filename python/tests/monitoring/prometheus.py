@@ -33,6 +33,7 @@ class Prometheus:
     """A server's HTTP interface."""
 
     def __init__(self, port: int) -> None:
+        self.began = time.time()
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False, timeout=30
         )

@@ -171,7 +171,7 @@ def test_a_call_that_podman_did_not_answer_is_an_error_without_a_time() -> None:
 
 
 def test_the_ledger_adds_up_over_processes(tmp_path: Path) -> None:
-    path = tmp_path / "cleanup" / "status.json"
+    path = tmp_path / "cleanup.json"
     assert read_cleanup(path) is None
     CleanupLedger(path).round(Report(done={"trim_logs": 2}), at=AT, seconds=0.25)
     later = AT + timedelta(minutes=1)
@@ -188,7 +188,7 @@ def test_the_ledger_adds_up_over_processes(tmp_path: Path) -> None:
         last_success_at=AT.timestamp(),
         duration_seconds=0.5,
     )
-    assert [entry.name for entry in path.parent.iterdir()] == ["status.json"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["cleanup.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The status files: how a process that no scrape reaches leaves word of its last run.
 
-``<state>/cleanup/status.json`` is written by ``flashpods-cleanup``, ``<state>/backup/status.json``
-by the backup, where ``<state>`` is the directory above the database's. Times are Unix seconds, or
-RFC 3339 with a zone.
+``flashpods-cleanup`` writes ``cleanup.json`` beside the database, which it may write to, the
+backup ``<backup.directory>/status.json`` (:mod:`flashpods.admin.backups.status`). Times are Unix
+seconds, or RFC 3339 with a zone.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class BackupStatus:
 
 def cleanup_file(settings: Settings) -> Path:
     """Return where the reaper leaves word."""
-    return settings.paths.database.parent.parent / "cleanup" / "status.json"
+    return settings.paths.database.with_name("cleanup.json")
 
 
 def backup_file(settings: Settings) -> Path:
     """Return where the backup leaves word."""
-    return settings.paths.database.parent.parent / "backup" / "status.json"
+    return settings.backup.directory / "status.json"
 
 
 def read_cleanup(path: Path) -> CleanupStatus | None:
@@ -113,7 +113,6 @@ class CleanupLedger:
             "last_success_at": self._good,
             "duration_seconds": round(seconds, 6),
         }
-        self._path.parent.mkdir(mode=0o755, exist_ok=True)
         new = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         new.write_text(json.dumps(status) + "\n")
         new.replace(self._path)

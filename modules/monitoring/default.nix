@@ -1,0 +1,81 @@
+# Prometheus over the host's two listeners with our alerts, and Grafana with our dashboard; by option.
+{
+  config,
+  lib,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.flashpods;
+  inherit (cfg) monitoring;
+  inherit (cfg.settings) http tokens;
+
+  scrape = job: host: port: {
+    job_name = job;
+    scrape_interval = "15s";
+    static_configs = [ { targets = [ "${toString host}:${toString port}" ]; } ];
+  };
+in
+{
+  options.services.flashpods.monitoring = {
+    enable = lib.mkEnableOption "Prometheus on this host, which scrapes Flashpods and has its alerts. Where they go is {option}`services.prometheus.alertmanagers`";
+
+    retention = mkOption {
+      type = types.strMatching "[0-9]+(h|d|w|y)";
+      default = "30d";
+      description = "How long Prometheus keeps what it scraped.";
+    };
+
+    grafana.enable = lib.mkEnableOption "Grafana on this host with Flashpods' dashboard, on 127.0.0.1 unless {option}`services.grafana.settings` says otherwise";
+  };
+
+  config = lib.mkIf (cfg.enable && monitoring.enable) {
+    assertions = [
+      {
+        assertion = http.metrics_host != null;
+        message = ''
+          services.flashpods.monitoring.enable scrapes the API, whose metrics are off: set
+          services.flashpods.settings.http.metrics_host to "127.0.0.1", or disable monitoring.
+        '';
+      }
+    ];
+
+    services.prometheus = {
+      enable = true;
+      listenAddress = lib.mkDefault "127.0.0.1";
+      retentionTime = monitoring.retention;
+      ruleFiles = [ ./alerts.yml ];
+      # The jobs' names are the alerts'.
+      scrapeConfigs = [
+        (scrape "flashpods-api" http.metrics_host http.metrics_port)
+        (scrape "flashpods-token-service" "127.0.0.1" tokens.metrics_port)
+      ];
+    };
+
+    services.grafana = lib.mkIf monitoring.grafana.enable {
+      enable = true;
+      settings.server.http_addr = lib.mkDefault "127.0.0.1";
+      provision = {
+        enable = true;
+        datasources.settings.datasources = [
+          {
+            name = "Flashpods";
+            uid = "flashpods";
+            type = "prometheus";
+            url = "http://${config.services.prometheus.listenAddress}:${toString config.services.prometheus.port}";
+          }
+        ];
+        dashboards.settings.providers = [
+          {
+            name = "Flashpods";
+            options.path = "/etc/flashpods/dashboards";
+          }
+        ];
+      };
+    };
+
+    environment.etc."flashpods/dashboards/flashpods.json" = lib.mkIf monitoring.grafana.enable {
+      source = ./dashboard.json;
+    };
+  };
+}
