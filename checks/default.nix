@@ -1,32 +1,27 @@
 # The VM tests: every NAME.py beside this file, after common/prelude.py, on the nodes of common/.
+# Each is what pkgs.testers.runNixOSTest takes:
 #
-#   import ./checks { inherit pkgs; module = self.nixosModules.default; }
+#   lib.mapAttrs (_: pkgs.testers.runNixOSTest) (import ./checks { inherit lib module; })
 #
 # What is told of each of them, and where it ran: docs/checks.md.
-{ pkgs, module }:
+{ lib, module }:
 let
-  inherit (pkgs) lib;
-
   names = map (lib.removeSuffix ".py") (
     builtins.filter (lib.hasSuffix ".py") (builtins.attrNames (builtins.readDir ./.))
   );
 
-  test =
-    name:
-    pkgs.testers.runNixOSTest {
-      name = "flashpods-${lib.replaceStrings [ "_" ] [ "-" ] name}";
-      globalTimeout = 1800;
-      nodes = {
-        host = {
-          imports = [
-            module
-            ./common/host.nix
-          ];
-        };
-        laptop = ./common/laptop.nix;
-        internet = ./common/internet.nix;
-      };
-      testScript = builtins.readFile ./common/prelude.py + "\n" + builtins.readFile (./. + "/${name}.py");
+  test = name: {
+    name = "flashpods-${lib.replaceStrings [ "_" ] [ "-" ] name}";
+    globalTimeout = 1800;
+    nodes = {
+      host.imports = [
+        module
+        ./common/host.nix
+      ];
+      laptop = ./common/laptop.nix;
+      internet = ./common/internet.nix;
     };
+    testScript = builtins.readFile ./common/prelude.py + "\n" + builtins.readFile (./. + "/${name}.py");
+  };
 in
 lib.genAttrs names test

@@ -37,7 +37,7 @@ PASSED_ON = (
     "shell",
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
-TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak)-[a-z0-9_]{8}")
+TEMPORARY = re.compile(r"(up|demo|test|attacks|faults|soak|lab|identity)-[a-z0-9_]{8}")
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -184,13 +184,15 @@ def _compile(machine: Machine) -> None:
 
 
 def _test(machine: Machine, rest: list[str]) -> int:
-    """Run the checks, the quick attacks, then every test; pytest has the last word."""
+    """Run the checks, the quick attacks and lab, then every test; pytest has the last word."""
     before = 0
     if not rest:
         before = check.run(machine.checkout)
         # A process of their own: tests import their directory's conftest by that name.
         with state_directory(machine, "attacks") as state:
             before = attacks.run(machine, state, []) or before
+        with state_directory(machine, "lab") as state:
+            before = lab.run(machine, state, ["-m", "not long"]) or before
     with (
         state_directory(machine, "test") as state,
         MiniStack(state / "engine", machine, parts=["podman"]) as engine,

@@ -97,6 +97,7 @@ def test_reload_by_the_unit_under_load(site: Site) -> None:
 
 
 @pytest.mark.timeout(700)
+@pytest.mark.long
 def test_scan_of_all_ports_of_all_addresses(site: Site) -> None:
     """As the engine's user itself, the strongest place; and from a container with loopback open."""
     command = "setpriv --reuid=900 --regid=900 --clear-groups python3 /opt/lab/scan.py 1 65535"
