@@ -333,7 +333,11 @@ class _Run:
         on_bytes: Callable[[int, int | None], None] | None,
     ) -> Path | None:
         try:
-            return await self._client.download(job_id, name, f"{directory}/", progress=on_bytes)
+            # The tree may bring a link of that name: then what comes home would leave it.
+            within = None if self._options.artifacts else Path.cwd()
+            return await self._client.download(
+                job_id, name, f"{directory}/", within=within, progress=on_bytes
+            )
         except ClientError as error:
             self._ui.note(f"error: artifact {name}: {error}")
             return None

@@ -110,7 +110,8 @@ class FlashpodsClient:
             path: the directory.
             exclude: rsync patterns; None takes the configuration's ``default_exclude``.
             project: a name whose next push sends only what changed since this one.
-            gitignore: leave out what git ignores too; None takes the configuration's ``gitignore``.
+            gitignore: leave out what git ignores too; the directory must be in a repository. None
+                takes the configuration's ``gitignore``, for directories that are in one.
             progress: is told how far it is.
 
         Raises:
@@ -124,9 +125,15 @@ class FlashpodsClient:
             path,
             exclude=patterns,
             project=project,
-            gitignore=self.config.gitignore if gitignore is None else gitignore,
+            gitignore=self._gitignore(gitignore),
             on_progress=progress,
         )
+
+    def _gitignore(self, asked: bool | None) -> pushes.Gitignore:
+        if asked is None:
+            configured = self.config.gitignore
+            return pushes.Gitignore.WHERE_GIT if configured else pushes.Gitignore.NO
+        return pushes.Gitignore.YES if asked else pushes.Gitignore.NO
 
     async def get_upload(self, upload_id: str) -> Upload:
         """Return an upload as it is now.
@@ -258,6 +265,7 @@ class FlashpodsClient:
         dest: str | Path,
         *,
         extract: bool = False,
+        within: str | Path | None = None,
         artifact: Artifact | None = None,
         progress: downloads.OnBytes | None = None,
     ) -> Path:
@@ -271,6 +279,7 @@ class FlashpodsClient:
             dest: a directory to put it into, or the file to make of it; see
                 :func:`flashpods.client.download.open_target`.
             extract: unpack a directory.
+            within: a directory that ``dest`` may not leave, not even by a symbolic link on the way.
             artifact: its row, if :meth:`artifacts` was asked already.
             progress: is told bytes so far and bytes in all (None for a directory).
 
@@ -285,7 +294,9 @@ class FlashpodsClient:
         file_name = f"{name}.tar" if row.type == "directory" and not extract else name
         try:
             with (
-                closing(downloads.open_target(dest, downloads.check_name(file_name))) as target,
+                closing(
+                    downloads.open_target(dest, downloads.check_name(file_name), within)
+                ) as target,
                 closing(downloads.PartFile(target)) as part,
             ):
                 await downloads.download_to(self._http, f"{path}/artifacts", row, part, progress)
