@@ -276,8 +276,7 @@ class FlashpodsClient:
         Args:
             job_id: the job.
             name: the artifact's name.
-            dest: a directory to put it into, or the file to make of it; see
-                :func:`flashpods.client.download.open_target`.
+            dest: a directory to put it into, or the file; see :func:`~.target.open_target`.
             extract: unpack a directory.
             within: a directory that ``dest`` may not leave, not even by a symbolic link on the way.
             artifact: its row, if :meth:`artifacts` was asked already.
