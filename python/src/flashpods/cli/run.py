@@ -334,10 +334,12 @@ class _Run:
     ) -> Path | None:
         try:
             # The tree may bring a link of that name: then what comes home would leave it.
-            within = None if self._options.artifacts else Path.cwd()
-            return await self._client.download(
+            here = Path.cwd()
+            within = None if self._options.artifacts else here
+            path = await self._client.download(
                 job_id, name, f"{directory}/", within=within, progress=on_bytes
             )
+            return path if within is None else path.relative_to(here)
         except ClientError as error:
             self._ui.note(f"error: artifact {name}: {error}")
             return None

@@ -19,13 +19,14 @@ from flashpods.client import push as pushes
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, DownloadError
 from flashpods.client.extract import extract as unpack
-from flashpods.client.follow import follow
+from flashpods.client.follow import RECONNECTS, follow
 from flashpods.client.http import Http, OnRetry, Sleep
 from flashpods.client.models import Artifact, Capacity, CreatedJob, Job, JobList, Output, Upload
 from flashpods.client.rsync import OnProgress
 
 __all__ = ["FlashpodsClient"]
 
+LATE_SECONDS: Final = 5.0  # that an answer may come after the time that it was to wait
 LONGEST_WAIT: Final = 60  # the API's own limit for ?wait=
 
 
@@ -164,6 +165,11 @@ class FlashpodsClient:
         With ``since``, the job as it was last seen, a change that came before this call is not
         missed: the answer comes at once.
         """
+        return await self._get_job(job_id, wait, since)
+
+    async def _get_job(
+        self, job_id: str, wait: float | None, since: Job | None, network_limit: int | None = None
+    ) -> Job:
         params: dict[str, Any] = {}
         read_seconds = 30.0
         if wait is not None:
@@ -172,7 +178,11 @@ class FlashpodsClient:
             if since is not None and since.revision is not None:
                 params["since"] = since.revision
         answer = await self._http.json(
-            "GET", _job_path(job_id), params=params, read_seconds=read_seconds
+            "GET",
+            _job_path(job_id),
+            params=params,
+            read_seconds=read_seconds,
+            network_limit=network_limit,
         )
         return Job.from_json(answer.body)
 
@@ -210,7 +220,11 @@ class FlashpodsClient:
         return answer.body
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Return the job once it has ended, or as it is after ``timeout`` seconds."""
+        """Return the job once it has ended, or as it is after ``timeout`` seconds.
+
+        Once the host has answered, a time without it is sat out: some three minutes, as
+        :meth:`follow` does.
+        """
         clock = asyncio.get_running_loop().time
         give_up = None if timeout is None else clock() + timeout
         job = await self.get_job(job_id)
@@ -220,7 +234,12 @@ class FlashpodsClient:
                 return job
             began = clock()
             before = job
-            job = await self.get_job(job_id, wait=max(1, left), since=before)
+            until = None if give_up is None else max(1, left) + LATE_SECONDS
+            try:
+                async with asyncio.timeout(until):
+                    job = await self._get_job(job_id, max(1, left), before, RECONNECTS)
+            except TimeoutError:
+                return job  # the host is away; this is how it was seen last
             same = (job.status, job.phase) == (before.status, before.phase)
             if same and clock() - began < 0.5:
                 await self._http.sleep(min(1.0, left))  # a host that does not wait is not hammered
