@@ -30,7 +30,7 @@ from flashpods.cli.session import (
 )
 from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client.client import FlashpodsClient
-from flashpods.client.errors import ClientError, ConfigError
+from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
 from flashpods.client.models import CreatedJob, Job, Upload
 from flashpods.client.rsync import OnProgress
 
@@ -193,9 +193,14 @@ class _Run:
             else:
                 print(job.job_id)
             return 0
-        if not await self._follow(job.job_id):
-            return EXIT_INTERRUPTED
-        ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        try:
+            if not await self._follow(job.job_id):
+                return EXIT_INTERRUPTED
+            ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        except HostUnreachable as error:
+            error.details["job_id"] = job.job_id
+            self._ui.note(f"job {job.job_id} goes on: `flashpods attach {job.job_id}`")
+            raise
         if ended is None:
             return self._leave(job.job_id)
         if self._interrupts.first.is_set():
@@ -239,7 +244,11 @@ class _Run:
         task = asyncio.ensure_future(
             self._client.create_job(**self._options.fields, files_id=files)
         )
-        job = await self._until(self._interrupts.first, _shielded(task))
+        try:
+            job = await self._until(self._interrupts.first, _shielded(task))
+        except HostUnreachable:
+            self._ui.note("the host may have made the job all the same: look with `flashpods ps`")
+            raise
         if job is None:
             await self._take_back(task)
             raise _Interrupted
