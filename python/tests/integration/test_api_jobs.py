@@ -311,9 +311,7 @@ async def test_since_misses_no_change_between_two_calls(rig: Rig) -> None:
         assert (await waiting).json()["revision"] == "cancelled.cancelling"
 
 
-@pytest.mark.parametrize(
-    "query", ["since=running", "wait=1&since=", "wait=1&since=R", "wait=1&since=" + "a" * 65]
-)
+@pytest.mark.parametrize("query", ["since=", "wait=1&since=R", "wait=1&since=" + "a" * 65])
 async def test_bad_since(rig: Rig, query: str) -> None:
     job_id = await rig.running()
     async with rig.client() as client:

@@ -43,6 +43,7 @@ MASKS: Final = (
     (re.compile(r"\[?\d\d:\d\d:\d\d(\.\d{3})?\]?"), "CLOCK"),
     (re.compile(r"\b127\.0\.0\.1:\d+"), "HOST:PORT"),
     (re.compile(r"\b\d+(\.\d+)? (ms|s|min|h)( \d\d (s|min))?(?![\w])"), "DURATION"),
+    (re.compile(r"\b\d+\.\d\ds\b"), "DURATION"),
     (re.compile(r"\b\d+(\.\d+)? (B|kB|MB|GB)\b"), "SIZE"),
     (re.compile(r"\brsync, version [\d.]+"), "rsync, version V"),
     (re.compile(r"\d+(\.\d+)* GB"), "SIZE"),

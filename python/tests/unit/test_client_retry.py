@@ -1,5 +1,6 @@
 """The retry table of the contract, section 9."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -288,3 +289,44 @@ async def test_a_wrong_token_says_where_it_came_from() -> None:
     assert caught.value.code == "invalid_token"
     assert "/home/me/token" in caught.value.message
     assert "very-secret" not in caught.value.message
+
+
+async def test_a_wait_sits_out_a_restart_of_the_host() -> None:
+    answers: list[str | None] = ["running", *[None] * 10, "completed"]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        status = answers.pop(0)
+        if status is None:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json={"id": "j", "status": status, "revision": status})
+
+    async def nap(seconds: float) -> None:
+        assert 0 < seconds <= 30
+
+    transport = httpx.MockTransport(handler)
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport, sleep=nap) as client:
+        assert (await client.wait("j")).status == "completed"
+        answers[:] = [None] * 4  # a host that was not there to begin with
+        with pytest.raises(HostUnreachable):
+            await client.wait("j")
+        assert answers == []
+
+
+async def test_a_wait_with_a_timeout_ends_while_the_host_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flashpods.client.client.LATE_SECONDS", 0.0)
+    seen = 0
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json={"id": "j", "status": "running"})
+
+    transport = httpx.MockTransport(handler)
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport) as client:
+        async with asyncio.timeout(30):
+            assert (await client.wait("j", timeout=0.5)).status == "running"
+    assert seen > 1

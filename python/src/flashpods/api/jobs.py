@@ -112,13 +112,11 @@ def _waiting(query: Query) -> tuple[float, str | None]:
     """Return how many seconds to wait for a change, and from which revision on.
 
     Raises:
-        BadRequest: ``since`` is no revision, or comes without ``wait``.
+        BadRequest: ``since`` is no revision.
     """
     since = query.one("since")
     if since is not None and not REVISION.match(since):
         raise BadRequest(f"since is {cut(since)}; give the revision of an earlier answer")
-    if since is not None and "wait" not in query:
-        raise BadRequest("since goes with wait; say how many seconds to wait for a change")
     return query.seconds("wait", MOST_WAIT), since
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -113,39 +113,23 @@ def run(
     Exits with the job's exit code. Ctrl-C cancels the job, a second one leaves at once; a closed
     terminal leaves the job running. With --json the job's output goes to stderr.
     """
-    from flashpods.cli.run import (  # noqa: PLC0415 - loads httpx
-        PushOptions,
-        RunOptions,
-        execute_run,
-    )
-
-    options = RunOptions(
-        fields={
+    _execute(
+        {
             "type": "worker",
             "command": command[0] if len(command) == 1 else shlex.join(command),
             "image": image,
-            "cpus": cpus,
-            "memory_gb": memory_gb,
-            "timeout_minutes": timeout_minutes,
-            "client_job_id": client_job_id,
+            **_limits(cpus, memory_gb, timeout_minutes, client_job_id),
         },
-        push=None
-        if no_files or upload
-        else PushOptions(
-            directory=directory,
-            exclude=exclude or [],
-            default_exclude=default_exclude,
-            gitignore=gitignore,
-            project=project,
-        ),
+        _tree(directory, exclude, default_exclude, gitignore, project),
         upload_id=upload,
+        no_files=no_files,
         artifacts=artifacts,
         fetch_artifacts=not no_artifacts,
         detach=detach,
         detach_on_interrupt=detach_on_interrupt,
         timestamps=timestamps,
+        json=json,
     )
-    raise typer.Exit(execute_run(options, as_json=json))
 
 
 def agent(
@@ -178,42 +162,74 @@ def agent(
     summary.md and changes.patch as artifacts: `flashpods diff JOB`, `flashpods apply JOB`.
     Otherwise as run.
     """
+    if context is not None and context_file is not None:
+        raise typer.BadParameter("give --context or --context-file, not both")
+    _execute(
+        {
+            "type": "agent",
+            "task": task,
+            "git_branch": branch,
+            "context": context_file.read() if context_file is not None else context,
+            **_limits(cpus, memory_gb, timeout_minutes, client_job_id),
+        },
+        {**_tree(directory, exclude, default_exclude, gitignore, project), "with_git": True},
+        upload_id=upload,
+        no_files=no_files,
+        artifacts=artifacts,
+        fetch_artifacts=not no_artifacts,
+        detach=detach,
+        detach_on_interrupt=detach_on_interrupt,
+        timestamps=timestamps,
+        json=json,
+    )
+
+
+def _limits(
+    cpus: int | None, memory_gb: int | None, timeout_minutes: int | None, key: str | None
+) -> dict[str, Any]:
+    return {
+        "cpus": cpus,
+        "memory_gb": memory_gb,
+        "timeout_minutes": timeout_minutes,
+        "client_job_id": key,
+    }
+
+
+def _tree(
+    directory: Path,
+    exclude: list[str] | None,
+    default: bool,
+    git: bool | None,
+    project: str | None,
+    /,
+) -> dict[str, Any]:
+    return {
+        "directory": directory,
+        "exclude": exclude or [],
+        "default_exclude": default,
+        "gitignore": git,
+        "project": project,
+    }
+
+
+def _execute(
+    fields: dict[str, Any],
+    tree: dict[str, Any],
+    *,
+    no_files: bool,
+    json: bool,
+    upload_id: str | None,
+    **how: Any,
+) -> NoReturn:
+    """Run the job; ``tree`` are those of PushOptions, ``how`` those of RunOptions."""
     from flashpods.cli.run import (  # noqa: PLC0415 - loads httpx
         PushOptions,
         RunOptions,
         execute_run,
     )
 
-    if context is not None and context_file is not None:
-        raise typer.BadParameter("give --context or --context-file, not both")
-    options = RunOptions(
-        fields={
-            "type": "agent",
-            "task": task,
-            "git_branch": branch,
-            "context": context_file.read() if context_file is not None else context,
-            "cpus": cpus,
-            "memory_gb": memory_gb,
-            "timeout_minutes": timeout_minutes,
-            "client_job_id": client_job_id,
-        },
-        push=None
-        if no_files or upload
-        else PushOptions(
-            directory=directory,
-            exclude=exclude or [],
-            default_exclude=default_exclude,
-            with_git=True,
-            gitignore=gitignore,
-            project=project,
-        ),
-        upload_id=upload,
-        artifacts=artifacts,
-        fetch_artifacts=not no_artifacts,
-        detach=detach,
-        detach_on_interrupt=detach_on_interrupt,
-        timestamps=timestamps,
-    )
+    push = None if no_files or upload_id else PushOptions(**tree)
+    options = RunOptions(fields=fields, push=push, upload_id=upload_id, **how)
     raise typer.Exit(execute_run(options, as_json=json))
 
 

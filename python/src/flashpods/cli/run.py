@@ -28,7 +28,7 @@ from flashpods.cli.session import (
 )
 from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client.client import FlashpodsClient
-from flashpods.client.errors import ClientError, ConfigError
+from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
 from flashpods.client.models import CreatedJob, Job, Upload
 from flashpods.client.project import default_project
 from flashpods.client.rsync import OnProgress
@@ -185,9 +185,14 @@ class _Run:
             else:
                 print(job.job_id)
             return 0
-        if not await self._follow(job.job_id):
-            return EXIT_INTERRUPTED
-        ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        try:
+            if not await self._follow(job.job_id):
+                return EXIT_INTERRUPTED
+            ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        except HostUnreachable as error:
+            error.details["job_id"] = job.job_id
+            self._ui.note(f"job {job.job_id} goes on: `flashpods attach {job.job_id}`")
+            raise
         if ended is None:
             return self._leave(job.job_id)
         if self._interrupts.first.is_set():
@@ -231,7 +236,11 @@ class _Run:
         task = asyncio.ensure_future(
             self._client.create_job(**self._options.fields, files_id=files)
         )
-        job = await self._until(self._interrupts.first, _shielded(task))
+        try:
+            job = await self._until(self._interrupts.first, _shielded(task))
+        except HostUnreachable:
+            self._ui.note("the host may have made the job all the same: look with `flashpods ps`")
+            raise
         if job is None:
             await self._take_back(task)
             raise _Interrupted
@@ -325,7 +334,13 @@ class _Run:
         on_bytes: Callable[[int, int | None], None] | None,
     ) -> Path | None:
         try:
-            return await self._client.download(job_id, name, f"{directory}/", progress=on_bytes)
+            # The tree may bring a link of that name: then what comes home would leave it.
+            here = Path.cwd()
+            within = None if self._options.artifacts else here
+            path = await self._client.download(
+                job_id, name, f"{directory}/", within=within, progress=on_bytes
+            )
+            return path if within is None else path.relative_to(here)
         except ClientError as error:
             self._ui.note(f"error: artifact {name}: {error}")
             return None

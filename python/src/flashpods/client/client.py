@@ -19,13 +19,14 @@ from flashpods.client import push as pushes
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, DownloadError
 from flashpods.client.extract import extract as unpack
-from flashpods.client.follow import follow
+from flashpods.client.follow import RECONNECTS, follow
 from flashpods.client.http import Http, OnRetry, Sleep
 from flashpods.client.models import Artifact, Capacity, CreatedJob, Job, JobList, Output, Upload
 from flashpods.client.rsync import OnProgress
 
 __all__ = ["FlashpodsClient"]
 
+LATE_SECONDS: Final = 5.0  # that an answer may come after the time that it was to wait
 LONGEST_WAIT: Final = 60  # the API's own limit for ?wait=
 
 
@@ -114,7 +115,8 @@ class FlashpodsClient:
             path: the directory.
             exclude: rsync patterns; None takes the configuration's ``default_exclude``.
             project: a name whose next push sends only what changed since this one.
-            gitignore: leave out what git ignores too; None takes the configuration's ``gitignore``.
+            gitignore: leave out what git ignores too; the directory must be in a repository. None
+                takes the configuration's ``gitignore``, for directories that are in one.
             progress: is told how far it is.
 
         Raises:
@@ -128,9 +130,15 @@ class FlashpodsClient:
             path,
             exclude=patterns,
             project=project,
-            gitignore=self.config.gitignore if gitignore is None else gitignore,
+            gitignore=self._gitignore(gitignore),
             on_progress=progress,
         )
+
+    def _gitignore(self, asked: bool | None) -> pushes.Gitignore:
+        if asked is None:
+            configured = self.config.gitignore
+            return pushes.Gitignore.WHERE_GIT if configured else pushes.Gitignore.NO
+        return pushes.Gitignore.YES if asked else pushes.Gitignore.NO
 
     async def get_upload(self, upload_id: str) -> Upload:
         """Return an upload as it is now.
@@ -161,6 +169,11 @@ class FlashpodsClient:
         With ``since``, the job as it was last seen, a change that came before this call is not
         missed: the answer comes at once.
         """
+        return await self._get_job(job_id, wait, since)
+
+    async def _get_job(
+        self, job_id: str, wait: float | None, since: Job | None, network_limit: int | None = None
+    ) -> Job:
         params: dict[str, Any] = {}
         read_seconds = 30.0
         if wait is not None:
@@ -169,7 +182,11 @@ class FlashpodsClient:
             if since is not None and since.revision is not None:
                 params["since"] = since.revision
         answer = await self._http.json(
-            "GET", _job_path(job_id), params=params, read_seconds=read_seconds
+            "GET",
+            _job_path(job_id),
+            params=params,
+            read_seconds=read_seconds,
+            network_limit=network_limit,
         )
         return Job.from_json(answer.body)
 
@@ -207,7 +224,11 @@ class FlashpodsClient:
         return answer.body
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Return the job once it has ended, or as it is after ``timeout`` seconds."""
+        """Return the job once it has ended, or as it is after ``timeout`` seconds.
+
+        Once the host has answered, a time without it is sat out: some three minutes, as
+        :meth:`follow` does.
+        """
         clock = asyncio.get_running_loop().time
         give_up = None if timeout is None else clock() + timeout
         job = await self.get_job(job_id)
@@ -217,7 +238,12 @@ class FlashpodsClient:
                 return job
             began = clock()
             before = job
-            job = await self.get_job(job_id, wait=max(1, left), since=before)
+            until = None if give_up is None else max(1, left) + LATE_SECONDS
+            try:
+                async with asyncio.timeout(until):
+                    job = await self._get_job(job_id, max(1, left), before, RECONNECTS)
+            except TimeoutError:
+                return job  # the host is away; this is how it was seen last
             same = (job.status, job.phase) == (before.status, before.phase)
             if same and clock() - began < 0.5:
                 await self._http.sleep(min(1.0, left))  # a host that does not wait is not hammered
@@ -262,6 +288,7 @@ class FlashpodsClient:
         dest: str | Path,
         *,
         extract: bool = False,
+        within: str | Path | None = None,
         artifact: Artifact | None = None,
         progress: downloads.OnBytes | None = None,
     ) -> Path:
@@ -272,9 +299,9 @@ class FlashpodsClient:
         Args:
             job_id: the job.
             name: the artifact's name.
-            dest: a directory to put it into, or the file to make of it; see
-                :func:`flashpods.client.download.open_target`.
+            dest: a directory to put it into, or the file; see :func:`~.target.open_target`.
             extract: unpack a directory.
+            within: a directory that ``dest`` may not leave, not even by a symbolic link on the way.
             artifact: its row, if :meth:`artifacts` was asked already.
             progress: is told bytes so far and bytes in all (None for a directory).
 
@@ -289,7 +316,9 @@ class FlashpodsClient:
         file_name = f"{name}.tar" if row.type == "directory" and not extract else name
         try:
             with (
-                closing(downloads.open_target(dest, downloads.check_name(file_name))) as target,
+                closing(
+                    downloads.open_target(dest, downloads.check_name(file_name), within)
+                ) as target,
                 closing(downloads.PartFile(target)) as part,
             ):
                 await downloads.download_to(self._http, f"{path}/artifacts", row, part, progress)

@@ -110,6 +110,7 @@ class Http:
         body: dict[str, Any] | None = None,
         read_seconds: float = READ_SECONDS,
         retry: bool = True,
+        network_limit: int | None = None,
         accept: frozenset[int] = frozenset(),
     ) -> Answer:
         """Send a request and return its JSON object.
@@ -121,13 +122,14 @@ class Http:
             body: the JSON body.
             read_seconds: how long the host may be silent, and with 30 s more, take in all.
             retry: whether to follow the retry table.
+            network_limit: tries without an answer, other than the table's.
             accept: statuses over 399 that are answers here, not errors.
 
         Raises:
             ClientError: the host refused (its code), or ``invalid_answer``.
             HostUnreachable: no answer came.
         """
-        retries = self.retries()
+        retries = self.retries(network_limit)
         while True:
             try:
                 return await self._once(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
@@ -23,6 +24,7 @@ from flashpods.client.retry import Failure, Retries
 
 __all__ = [
     "copy_upload",
+    "Gitignore",
     "create_upload",
     "delete_upload",
     "discard_upload",
@@ -111,6 +113,14 @@ async def delete_upload(http: Http, upload_id: str) -> None:
             await http.json("DELETE", f"/uploads/{upload_id}", retry=False)
 
 
+class Gitignore(Enum):
+    """Whether a push leaves out what git ignores."""
+
+    NO = "no"
+    WHERE_GIT = "where_git"  # if git has a say in the directory
+    YES = "yes"  # or the push fails
+
+
 def check_source(path: str | Path) -> Path:
     """Return the absolute path of a directory that can be pushed.
 
@@ -130,7 +140,7 @@ async def push(
     *,
     exclude: Sequence[str],
     project: str | None = None,
-    gitignore: bool = False,
+    gitignore: Gitignore = Gitignore.NO,
     on_progress: rsync.OnProgress | None = None,
 ) -> Upload:
     """Push a directory and finalize it; returns the finalized upload.
@@ -146,7 +156,7 @@ async def push(
     """
     source = await asyncio.to_thread(check_source, path)
     program = await rsync.probe_rsync()
-    ignored = await ignored_patterns(source) if gitignore else []
+    ignored = await _ignored(source, gitignore)
     upload = await create_upload(http, project)
     try:
         url = target_url_of(http.config, upload)
@@ -167,6 +177,17 @@ async def push(
         sent_bytes=result.sent_bytes,
         warnings=tuple(result.errors),
     )
+
+
+async def _ignored(source: Path, gitignore: Gitignore) -> list[str]:
+    if gitignore is Gitignore.NO:
+        return []
+    try:
+        return await ignored_patterns(source)
+    except UploadError as error:
+        if gitignore is Gitignore.WHERE_GIT and error.code == "not_a_repository":
+            return []
+        raise
 
 
 @contextmanager
