@@ -23,8 +23,8 @@ from flashpods.client.models import Upload
 from flashpods.client.retry import Failure, Retries
 
 __all__ = [
-    "copy_upload",
     "Gitignore",
+    "copy_upload",
     "create_upload",
     "delete_upload",
     "discard_upload",
