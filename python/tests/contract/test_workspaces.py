@@ -107,8 +107,9 @@ async def test_a_copy_of_nothing(spaces: Workspaces, tmp_path: Path) -> None:
 
 
 async def test_a_copy_that_fails_leaves_nothing(push: Push, tmp_path: Path) -> None:
+    workspaces = real(tmp_path)
     push()
-    await real(tmp_path).finalize(UPLOAD, max_bytes=GB)
+    await workspaces.finalize(UPLOAD, max_bytes=GB)
     small = FileWorkspaces(
         *(tmp_path / name for name in ("transfers", "finalized", "work")), most_entries=2
     )

@@ -17,6 +17,7 @@ from backup_rig import NOW, settings_in, submit
 
 from flashpods.adapters.sqlite import copies
 from flashpods.adapters.sqlite.copies import CopyError
+from flashpods.adapters.sqlite.migrations import STEPS
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.admin.backups import files, packing, status
 from flashpods.admin.backups.make import Made, make
@@ -102,7 +103,7 @@ async def test_the_status_says_what_monitoring_needs(settings: Settings) -> None
         "file": "db-20261126.db",
         "size_bytes": made.size_bytes,
         "files_size_bytes": None,
-        "schema": 1,
+        "schema": len(STEPS),
         "jobs": 1,
         "warnings": [],
         "last_success_at": said["finished_at"],

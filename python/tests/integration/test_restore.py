@@ -91,7 +91,7 @@ async def test_artifacts_and_logs_of_that_day(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-5000]), "backup_damaged"),
         (lambda path: path.write_text("hello\n" * 1000), "backup_damaged"),
         (lambda path: path.write_bytes(b""), "backup_damaged"),
-        (lambda path: pragma(path, "user_version = 7"), "schema_newer"),
+        (lambda path: pragma(path, "user_version = 77"), "schema_newer"),
     ],
 )
 async def test_a_bad_backup_changes_nothing(
@@ -275,12 +275,12 @@ async def test_an_upgrade_keeps_a_checked_copy_and_tells_the_way_back(
     path = settings.paths.database
     await filled(settings, *range(5))
     with monkeypatch.context() as newer:
-        step = ("0002_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
+        step = ("9999_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
         newer.setattr(migrations, "STEPS", (*migrations.STEPS, step))
         await filled(settings, 5)
         migrate(path)  # repeated: no second copy
     (copy,) = (path.parent / "before-upgrade").iterdir()
-    assert copy.name.startswith("schema-1-")
+    assert copy.name.startswith(f"schema-{len(migrations.STEPS)}-")
     with pytest.raises(SchemaError) as refused:
         await SqliteStore.open(path)
     assert str(refused.value).endswith(f"flashpods-admin restore {copy}")
@@ -293,7 +293,8 @@ async def test_an_upgrade_without_room_for_the_copy_does_not_happen(
 ) -> None:
     path = settings.paths.database
     await filled(settings, 1)
-    step = ("0002_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
+    before = len(migrations.STEPS)
+    step = ("9999_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
     monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
 
     def full(*_: object, **__: object) -> None:
@@ -303,7 +304,7 @@ async def test_an_upgrade_without_room_for_the_copy_does_not_happen(
     with pytest.raises(SchemaError, match="the disk is full; free space"):
         migrate(path)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (before,)
 
 
 async def test_copies_of_upgrades_are_bounded(
@@ -315,7 +316,7 @@ async def test_copies_of_upgrades_are_bounded(
     directory.mkdir()
     for number in range(5):
         (directory / f"schema-1-2025010{number}T000000Z.db").write_bytes(b"old")
-    step = ("0002_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
+    step = ("9999_next", ("ALTER TABLE jobs ADD COLUMN note TEXT",))
     monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, step))
     migrate(path)
     assert len(names(directory)) == migrations.KEEP_COPIES

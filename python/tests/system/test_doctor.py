@@ -193,8 +193,8 @@ async def test_the_database_locked_garbled_lost(api: ApiFactory) -> None:
     assert await found(running) == {}
 
     running.terminate()
-    change(running, "PRAGMA user_version = 9")
-    assert "schema 9, this version knows" in (await found(running))["schema_newer"]["cause"]
+    change(running, "PRAGMA user_version = 99")
+    assert "schema 99, this version knows" in (await found(running))["schema_newer"]["cause"]
     running.db.unlink()
     assert "database_missing" in await found(running)
 
