@@ -51,12 +51,19 @@ class Load:
 
 async def insist(running: RunningApi) -> str:
     """Have a job that runs until it is told to end, however full the host is."""
-    async with asyncio.timeout(90):
-        while (answer := await post_job(running.client, GATE)).status_code != 201:
-            await asyncio.sleep(0.1)
-    job_id = str(answer.json()["job_id"])
+    job_id = await accepted(running, GATE)
     await until(running.client, job_id, "running")
     return job_id
+
+
+async def accepted(running: RunningApi, command: str) -> str:
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        answer = await post_job(running.client, command)
+        if answer.status_code == 201:
+            return str(answer.json()["job_id"])
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"not accepted within 90 s: {answer.text}")
 
 
 @pytest.mark.timeout(300)
@@ -96,9 +103,7 @@ async def drill(running: RunningApi, load: Load, capsys: pytest.CaptureFixture[s
     start = time.monotonic()
     said = await asked(path, "restore", "latest")
     await asyncio.to_thread(running.start)
-    async with asyncio.timeout(90):
-        while (await post_job(running.client, "true")).status_code != 201:
-            await asyncio.sleep(0.05)
+    await accepted(running, "true")
     rto = time.monotonic() - start
     load.stop.set()
 
