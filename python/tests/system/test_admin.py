@@ -113,8 +113,8 @@ async def test_verify_and_vacuum_beside_live_services(host: Connected, settings:
     assert (await run(host.client, "true"))["status"] == "completed"
 
 
-async def test_backup_beside_live_services(host: Connected, tmp_path: Path) -> None:
-    settings = with_backups(host, tmp_path)
+async def test_backup_beside_live_services(host: Connected, reachable_path: Path) -> None:
+    settings = with_backups(host, reachable_path)
     job = await run(host.client, "true")
     said = await asked(settings, "backup")
     again = await asked(settings, "backup")
@@ -140,6 +140,15 @@ def with_backups(host: Connected, directory: Path) -> Path:
         dump(merge(host.stack.settings, {"backup": {"directory": str(directory / "b")}}))
     )
     return path
+
+
+async def test_a_backup_where_its_owner_can_not_write_is_refused(
+    host: Connected, tmp_path: Path
+) -> None:
+    settings = with_backups(host, tmp_path)  # a directory that only root may enter
+    refused = await asked(settings, "backup", code=1)
+    assert refused["error"] == "unreadable"
+    assert "backup.directory" in refused["message"]
 
 
 async def test_root_leaves_nothing_of_its_own_in_the_services_way(
@@ -243,7 +252,6 @@ async def test_a_bad_token_file_leaves_the_old_token_in_force(api: ApiFactory) -
 
 async def test_fail_stuck_when_the_api_does_not(api: ApiFactory) -> None:
     running = api({"jobs": {"starting_seconds": 3600}})
-    # The API starts nothing while Podman is stopped, and is then killed.
     job_id = await submit(running.client, GATE)
     await until(running.client, job_id, "running")
     running.kill()

@@ -31,7 +31,9 @@ ELSEWHERE: Final = {
     "flashpods-admin validate": "identity/test_validate.py",
     "flashpods-admin fail-stuck JOB": f"{ADMIN}::test_fail_stuck_when_the_api_does_not",
     "flashpods-admin restore latest": f"{DRILL}::test_a_lost_database_comes_back_under_load",
-    "flashpods-admin restore db-20261126.db": f"{ADMIN}::test_backup_beside_live_services",
+    "flashpods-admin restore db-20261126.db": (
+        "integration/test_restore.py::test_a_packed_backup_and_a_lost_database"
+    ),
     "flashpods-admin restore /root/db-20261126.db.zst": (
         "integration/test_restore.py::test_a_packed_backup_and_a_lost_database"
     ),

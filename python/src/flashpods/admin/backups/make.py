@@ -178,9 +178,9 @@ def prepare(settings: Settings) -> None:
         CopyError: ``unreadable``.
     """
     directory, database = settings.backup.directory, settings.paths.database
-    if directory.is_dir():
-        return
     try:
+        if directory.is_dir():
+            return
         directory.mkdir(mode=0o750, parents=True)
         if os.geteuid() == 0 and database.exists():
             owner = database.stat()
