@@ -172,7 +172,7 @@ async def test_failures_are_told_so_that_a_model_can_act(
         assert words in answer["message"] or words == "home", answer
     refused(await agent.call_tool("spawn_sub_agent", {"task": "x"}), "invalid_arguments")
     odd_branch = {"task": "x", "git_branch": "-x"}
-    refused(await agent.call_tool("spawn_sub_agent", odd_branch), "missing_git_branch")
+    refused(await agent.call_tool("spawn_sub_agent", odd_branch), "invalid_request")
     refused(await agent.call_tool("list_jobs", {"status": "gone"}), "invalid_arguments")
     refused(await agent.call_tool("list_jobs", {"limit": 101}), "invalid_arguments")
     refused(await agent.call_tool("wait_for_many", {"batch_id": "batch_x"}), "batch_not_found")
