@@ -44,10 +44,29 @@ async def connected(
     mode: str = "auto",
     extensions: list[ClientExtension] | None = None,
 ) -> AsyncIterator[Client]:
-    """Start a server and connect the client to it."""
+    """Start a server and connect the client to it.
+
+    The client lives in a task of its own: what anyio opens in one task it can't close in another,
+    and a fixture is set up and torn down in two.
+    """
     server = StdioServerParameters(command=str(PROGRAM), env=dict(env), cwd=cwd)
-    async with Client(server, mode=mode, extensions=extensions) as client:
-        yield client
+    there: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+    leave = asyncio.Event()
+
+    async def hold() -> None:
+        async with Client(server, mode=mode, extensions=extensions) as client:
+            there.set_result(client)
+            await leave.wait()
+
+    holding = asyncio.create_task(hold())
+    await asyncio.wait({holding, there}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if holding.done():
+            await holding
+        yield there.result()
+    finally:
+        leave.set()
+        await holding
 
 
 @dataclass(slots=True)

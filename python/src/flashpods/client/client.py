@@ -358,6 +358,6 @@ class FlashpodsClient:
 
 
 def _job_path(job_id: str) -> str:
-    if not job_id or len(job_id) > 255 or job_id in {".", ".."}:
+    if not job_id or len(job_id) > 255 or "/" in job_id or job_id in {".", ".."}:
         raise ClientError("job_not_found", f"{job_id[:80]!r} is no job's id")
     return f"/jobs/{quote(job_id, safe='')}"
