@@ -9,8 +9,6 @@ running too.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
@@ -32,6 +30,7 @@ from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client.client import FlashpodsClient
 from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
 from flashpods.client.models import CreatedJob, Job, Upload
+from flashpods.client.project import default_project
 from flashpods.client.rsync import OnProgress
 
 __all__ = [
@@ -111,13 +110,6 @@ class _Interrupts:
 
     def hit(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
-
-
-def default_project(directory: Path) -> str:
-    """Return a name for the tree: its own, and a digest of where it is on this machine."""
-    where = str(directory.absolute())
-    name = re.sub(r"[^A-Za-z0-9]+", "-", directory.absolute().name).strip("-")[:40] or "tree"
-    return f"{name}-{hashlib.sha256(where.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def exit_code(job: Job) -> int:
