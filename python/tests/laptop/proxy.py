@@ -25,6 +25,8 @@ class Proxy:
         self.plan: Callable[[bytes], bytes | str | int | None] = lambda first: None
         self.down = False  # connections are cut at once
         self.bytes_per_second: int | None = None  # towards the laptop
+        self.hold_at: int | None = None  # bytes to the host, after which no more pass
+        self.go_on = asyncio.Event()
         self.to_host = 0
         self.to_laptop = 0
         self.first_lines: list[str] = []
@@ -105,6 +107,8 @@ class Proxy:
                     left -= len(data)
                     if left < 0:
                         return
+                if self.hold_at is not None and self.to_host >= self.hold_at:
+                    await self.go_on.wait()
                 self.to_host += len(data)
                 host_writer.write(data)
                 await host_writer.drain()

@@ -160,3 +160,22 @@ async def test_no_colour_where_none_is_wanted(home: Path, stack: MiniStack) -> N
             escapes[name] = COLOUR.search(shown) is not None
         (home / "project/typescript").unlink()
     assert escapes == {"colour": True, "none": False}
+
+
+async def test_init_asks_at_a_terminal_and_shows_no_token(
+    home: Path, stack: MiniStack, tmp_path: Path
+) -> None:
+    env = {**environment(home, stack), "HOME": str(tmp_path)}
+    async with Terminal(home / "project", env) as terminal:
+        await terminal.send("flashpods config init --port $PORT")
+        await terminal.shows("Host [10.0.0.1]:")
+        await terminal.send(env["HOST"])
+        await terminal.shows("API token")
+        token = stack.layout.token.read_text().strip()
+        await terminal.send(token)
+        await terminal.ready()
+        await terminal.type("flashpods capacity")
+        shown = await terminal.screen()
+    assert token not in shown
+    assert "available" in shown
+    assert (tmp_path / ".config/flashpods/token").read_text().strip() == token

@@ -46,20 +46,22 @@ async def test_a_laptop_that_sleeps_wakes_up_to_the_truth(
         "wait": await laptop.start("wait", ends),
         "download": await laptop.start("download", job, "blob", "--to", "got/"),
     }
-    rsync_proxy.bytes_per_second = 1  # its answers: the push hangs in the midst
+    rsync_proxy.hold_at = 3_000_000  # the push hangs in its midst
     commands["run"] = await laptop.start(
         *("run", "--no-timestamps", *SMALL, "--", "sha256sum *"), cwd=tmp_path / "tree"
     )
     await support.true_soon(
-        lambda: proxy.to_laptop > 1_000_000 and rsync_proxy.to_host > 0, "all began", seconds=60
+        lambda: proxy.to_laptop > 1_000_000 and rsync_proxy.to_host >= 3_000_000,
+        "all began",
+        seconds=60,
     )
     asleep = [pid for command in commands.values() for pid in descendants(command.pid)]
     for pid in asleep:
         os.kill(pid, signal.SIGSTOP)
-    rsync_proxy.bytes_per_second = None
     await asyncio.sleep(ASLEEP_SECONDS)
     proxy.cut()  # as the tunnel's peers would: nothing of theirs is known any more
     rsync_proxy.cut()
+    rsync_proxy.hold_at = None
     proxy.bytes_per_second = None
     for pid in asleep:
         os.kill(pid, signal.SIGCONT)

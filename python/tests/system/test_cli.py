@@ -314,4 +314,4 @@ def test_every_command_with_json_has_a_schema() -> None:
         has = any("--json" in parameter.opts for parameter in command.params)
         return {" ".join(path)} if has else set()
 
-    assert names(typer.main.get_command(app), ()) | {"error"} == set(SCHEMAS)
+    assert names(typer.main.get_command(app), ()) | {"error", "mcp install"} == set(SCHEMAS)

@@ -51,6 +51,7 @@ NO_SPACE = 'rsync: [receiver] write failed on "/u/x" (in uploads): No space left
         (11, NO_SPACE, Ending.DISK_FULL),
         (5, "@ERROR: max connections (8) reached -- try again later", Ending.BUSY),
         (5, "rsync: did not see server greeting", Ending.NETWORK),
+        (5, "rsync: didn't get server startup line", Ending.NETWORK),
         (5, "@ERROR: Unknown module 'uploads'", Ending.FAILED),
         (23, "rsync: [sender] send_files failed", Ending.FAILED),
         (1, "", Ending.FAILED),

@@ -203,6 +203,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
             "gitignore": FLAG,
         }
     ),
+    "mcp install": _record({"agent": TEXT, "path": TEXT, "entry": {}, "changed": FLAG}),
     "check-config": _record({"ok": FLAG, "file": TEXT}, {"error": TEXT, "message": TEXT}),
 }
 

@@ -256,8 +256,8 @@ class FlashpodsClient:
         path = f"{_job_path(job_id)}/output"
         return Output.from_json((await self._http.json("GET", path, params={"tail": tail})).body)
 
-    async def read_output(self, job_id: str, offset: int = 0, limit: int = 1 << 20) -> Output:
-        """Return a page of the log: whole lines from byte ``offset`` on, about ``limit`` bytes."""
+    async def read_output(self, job_id: str, offset: int, limit: int) -> Output:
+        """Return whole lines from a byte of the log on, about ``limit`` bytes (at most 1 MiB)."""
         path = f"{_job_path(job_id)}/output"
         params = {"offset": offset, "limit": limit}
         return Output.from_json((await self._http.json("GET", path, params=params)).body)

@@ -50,6 +50,9 @@ MAX_LINE_BYTES: Final = 4096
 # rsync(1), EXIT VALUES: socket I/O, protocol stream cut, timeouts of data and of connecting.
 NETWORK_CODES: Final = frozenset({10, 12, 30, 35})
 NANOSECONDS: Final = (3, 1, 3)  # from then on --modify-window=-1 compares times in full
+# What a connection that is cut before the transfer ends with, which is code 5, as refusals are
+# (clientserver.c); a refusal says @ERROR instead.
+CUT_EARLY: Final = ("did not see server greeting", "didn't get server startup line")
 VANISHED: Final = 24  # source files went away while they were read: the rest arrived
 # What the daemon says when its hook refuses; the hook's own line follows (clientserver.c).
 REFUSED: Final = "pre-xfer exec returned failure"
@@ -127,9 +130,7 @@ def judge(result: RsyncResult) -> Ending:
         return Ending.DISK_FULL
     if result.refusal is not None:  # also where the cut that follows it looks like the network
         return Ending.BUSY if result.refusal.endswith(PASSING) else Ending.FAILED
-    # A daemon that is going away closes before it greets, which is code 5, as its refusals are.
-    silent = any("did not see server greeting" in line for line in result.errors)
-    if result.code in NETWORK_CODES or silent:
+    if result.code in NETWORK_CODES or any(cut in x for x in result.errors for cut in CUT_EARLY):
         return Ending.NETWORK
     if any("max connections" in line for line in result.errors):
         return Ending.BUSY
