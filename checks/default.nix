@@ -1,32 +1,9 @@
-# The VM tests: every NAME.py beside this file, after common/prelude.py, on the nodes of common/.
-#
-#   import ./checks { inherit pkgs; module = self.nixosModules.default; }
-#
-# What is told of each of them, and where it ran: docs/checks.md.
+# The VM tests as the flake's checks, each by its file's name. What is told of them, and where each
+# ran: docs/checks.md.
 { pkgs, module }:
-let
-  inherit (pkgs) lib;
-
-  names = map (lib.removeSuffix ".py") (
-    builtins.filter (lib.hasSuffix ".py") (builtins.attrNames (builtins.readDir ./.))
-  );
-
-  test =
-    name:
-    pkgs.testers.runNixOSTest {
-      name = "flashpods-${lib.replaceStrings [ "_" ] [ "-" ] name}";
-      globalTimeout = 1800;
-      nodes = {
-        host = {
-          imports = [
-            module
-            ./common/host.nix
-          ];
-        };
-        laptop = ./common/laptop.nix;
-        internet = ./common/internet.nix;
-      };
-      testScript = builtins.readFile ./common/prelude.py + "\n" + builtins.readFile (./. + "/${name}.py");
-    };
-in
-lib.genAttrs names test
+pkgs.lib.mapAttrs (_: pkgs.testers.runNixOSTest) (
+  import ./tests.nix {
+    inherit (pkgs) lib;
+    inherit module;
+  }
+)

@@ -8,6 +8,7 @@
     ./podman.nix
     ./images.nix
     ./api.nix
+    ./backup.nix
     ./cleanup.nix
     ./token-service.nix
     ./rsyncd.nix

@@ -23,7 +23,7 @@ in
         isSystemUser = true;
         inherit (cfg) uid;
         group = "flashpods";
-        description = "Flashpods: API, engine and jobs";
+        description = "API, engine and jobs of Flashpods";
         home = "/var/lib/flashpods";
         # Its manager keeps /run/user/UID, Podman's run directory, from boot to shutdown.
         linger = true;

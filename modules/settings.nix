@@ -159,7 +159,7 @@ in
   config = lib.mkIf cfg.enable {
     services.flashpods = {
       settings = {
-        http.token_file = "/run/credentials/flashpods-api.service/api-token";
+        http.token_file = cfg.apiTokenFile; # the API reads its credential instead
         tokens = {
           secrets_file = "/run/credentials/flashpods-token-service.service/secrets.json";
           trust_domain = cfg.settings.spire.trust_domain;

@@ -5,4 +5,10 @@ pkgs.lib.makeScope pkgs.newScope (self: {
   flashpods-token = self.callPackage ./flashpods-token/package.nix { };
   agent-image = self.callPackage ./agent-image/package.nix { };
   test-image = self.callPackage ./test-image/package.nix { };
+  options = pkgs.writeText "options.md" (
+    import ../lib/options.nix {
+      inherit pkgs;
+      inherit (pkgs) lib;
+    }
+  );
 })

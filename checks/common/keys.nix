@@ -2,10 +2,11 @@
 { pkgs }:
 let
   pairs = import "${pkgs.path}/nixos/tests/wireguard/snakeoil-keys.nix";
+  oneLine = builtins.mapAttrs (_: builtins.replaceStrings [ "\n" ] [ "" ]);
 in
 {
-  host = pairs.peer0;
-  laptop = pairs.peer1;
+  host = oneLine pairs.peer0;
+  laptop = oneLine pairs.peer1;
   token = "0123456789abcdef0123456789abcdef";
   secrets = {
     anthropic_api_key = "sk-ant-test";

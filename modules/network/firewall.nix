@@ -12,9 +12,7 @@ let
   wg = cfg.wireguard;
   hardening = import ../hardening.nix;
 
-  block = lib.concatStringsSep "\n\t\t";
-  family = address: if lib.hasInfix ":" address then "ip6" else "ip";
-  port = number: "tcp dport ${toString number} accept";
+  ours = import ../../lib { inherit lib; };
   laptops = lib.concatMap (laptop: laptop.addresses) (lib.attrValues wg.laptops);
 
   # What flashpods.boundary takes in Python: it checks them, and that its text is ours.
@@ -36,41 +34,6 @@ let
     allowed = fw.allowedDestinations;
   };
   parametersFile = pkgs.writeText "flashpods-boundary.json" (builtins.toJSON parameters);
-
-  words = {
-    interface = wg.interface;
-    wireguard_port = toString wg.port;
-    api_port = toString cfg.settings.http.port;
-    rsync_port = toString cfg.rsync.port;
-    user = toString cfg.uid;
-    subordinates =
-      let
-        inherit (cfg.subordinateIds) start count;
-      in
-      "${toString start}-${toString (start + count - 1)}";
-    private_verdict = if fw.allowPrivateNetworks then "accept" else "goto refuse";
-    laptop_rules = block (
-      map (a: ''iifname "${wg.interface}" ${family a} saddr ${a} goto laptop'') laptops
-    );
-    laptop_ports = block (
-      lib.optional (fw.ssh == "laptops") (port fw.sshPort)
-      ++ lib.optional (fw.metrics == "laptops") (port cfg.settings.http.metrics_port)
-    );
-    public_ports = lib.optionalString (fw.ssh == "anybody") (port fw.sshPort);
-    resolver_rules = block (
-      lib.concatMap (
-        a:
-        map (protocol: "${family a} daddr ${a} ${protocol} dport 53 accept") [
-          "udp"
-          "tcp"
-        ]
-      ) fw.resolvers
-    );
-    network_rules = block (
-      map (n: "${family n} daddr ${n} counter name job_to_wireguard goto refuse") wg.networks
-    );
-    allowed_rules = block (map (n: "${family n} daddr ${n} accept") fw.allowedDestinations);
-  };
 in
 {
   options.services.flashpods.firewall = {
@@ -140,9 +103,7 @@ in
 
     services.flashpods.firewall.ruleset = pkgs.writeTextFile {
       name = "flashpods-ruleset.nft";
-      text =
-        builtins.replaceStrings (map (name: "@${name}@") (lib.attrNames words)) (lib.attrValues words)
-          (builtins.readFile ./ruleset.nft);
+      text = ours.ruleset parameters;
       checkPhase = ''
         ${cfg.package}/bin/flashpods-boundary ${./ruleset.nft} ${parametersFile} | cmp - "$target"
       '';

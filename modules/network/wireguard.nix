@@ -9,20 +9,7 @@ let
   cfg = config.services.flashpods;
   wg = cfg.wireguard;
   bare = address: builtins.head (lib.splitString "/" address);
-  isIPv6 = lib.hasInfix ":";
-
-  # "10.0.0.1/24" → "10.0.0.0/24"
-  networkOf =
-    cidr:
-    let
-      parts = lib.splitString "/" cidr;
-      prefix = lib.toInt (lib.last parts);
-      bits = octet: lib.min 8 (lib.max 0 (prefix - 8 * octet));
-      size = octet: lib.foldl' (n: _: 2 * n) 1 (lib.range 1 (8 - bits octet));
-      kept = octet: text: (lib.toInt text) / (size octet) * (size octet);
-      octets = lib.imap0 kept (lib.splitString "." (builtins.head parts));
-    in
-    "${lib.concatMapStringsSep "." toString octets}/${toString prefix}";
+  inherit (import ../../lib { inherit lib; }) isIPv6 networkOf;
 in
 {
   options.services.flashpods.wireguard = {
@@ -86,7 +73,8 @@ in
         types.submodule {
           options = {
             publicKey = mkOption {
-              type = types.strMatching "[A-Za-z0-9+/]{43}=";
+              type = types.strMatching "[A-Za-z0-9+/]{43}=\n?"; # as readFile gives it
+              apply = lib.removeSuffix "\n";
               example = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
               description = "The laptop's public key, as `wg pubkey` prints it.";
             };

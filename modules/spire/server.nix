@@ -11,8 +11,17 @@ let
   hardening = import ../hardening.nix;
   json = pkgs.formats.json { };
   data = "/var/lib/spire/server";
-  # JSON, which SPIRE's HCL reader takes.
-  configuration = json.generate "spire-server.json" cfg.spire.server.settings;
+  # JSON, which SPIRE's HCL reader takes; but of a file that begins with "plugins", as its keys sorted
+  # do, it calls the first plugin unknown.
+  configuration = pkgs.writeText "spire-server.json" (
+    let
+      inherit (cfg.spire.server) settings;
+      first = [ "server" ];
+      keys = first ++ lib.subtractLists first (lib.attrNames settings);
+      member = key: "${builtins.toJSON key}: ${builtins.toJSON settings.${key}}";
+    in
+    "{${lib.concatMapStringsSep ", " member keys}}"
+  );
 in
 {
   options.services.flashpods.spire = {

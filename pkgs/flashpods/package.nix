@@ -1,14 +1,65 @@
-# The Python application: everything of the host and of the laptop but SPIRE and the job's helper.
+# The Python application: all of the host's and the laptop's programs but SPIRE and the job's helper.
 {
   lib,
   python3Packages,
+  fetchPypi,
 }:
 let
-  project = lib.importTOML ../../python/pyproject.toml;
+  inherit (lib.importTOML ../../python/pyproject.toml) project;
+
+  # What nixpkgs lacks, or has too old; version and sha256 are those of python/requirements.lock.
+  spiffe = python3Packages.buildPythonPackage rec {
+    pname = "spiffe";
+    version = "0.3.2";
+    pyproject = true;
+    src = fetchPypi {
+      inherit pname version;
+      sha256 = "949819e71869c86840c7740d6a9b0c616f0a19886899158da68dfdeb59bd0be1";
+    };
+    build-system = [ python3Packages.setuptools ];
+    dependencies = with python3Packages; [
+      grpcio
+      cryptography
+      pyjwt
+      pyasn1
+      pyasn1-modules
+      pem
+      protobuf
+    ];
+    pythonRelaxDeps = true;
+    pythonImportsCheck = [ "spiffe" ];
+  };
+
+  sqlite-utils =
+    if lib.versionAtLeast python3Packages.sqlite-utils.version "4.0" then
+      python3Packages.sqlite-utils
+    else
+      python3Packages.buildPythonPackage {
+        pname = "sqlite-utils";
+        version = "4.2.1";
+        pyproject = true;
+        src = fetchPypi {
+          pname = "sqlite_utils";
+          version = "4.2.1";
+          sha256 = "76114b6a5414714e6c70e5fa5c4781b301b590f6951b5da39c8cc60c21382ba1";
+        };
+        build-system = [ python3Packages.setuptools ];
+        dependencies = with python3Packages; [
+          click
+          click-default-group
+          pluggy
+          python-dateutil
+          sqlite-fts4
+          tabulate
+          pip
+        ];
+        pythonRelaxDeps = true;
+        pythonImportsCheck = [ "sqlite_utils" ];
+      };
 in
 python3Packages.buildPythonApplication {
   pname = "flashpods";
-  inherit (project.project) version;
+  inherit (project) version;
   pyproject = true;
 
   src = lib.fileset.toSource {
@@ -20,6 +71,44 @@ python3Packages.buildPythonApplication {
   };
 
   build-system = [ python3Packages.hatchling ];
-  dependencies = [ python3Packages.fastapi ];
-  meta.mainProgram = "flashpods";
+  # As in pyproject.toml, which a test compares.
+  dependencies =
+    with python3Packages;
+    [
+      asyncinotify
+      cryptography
+      fastapi
+      httptools
+      httpx
+      orjson
+      podman
+      prometheus-client
+      pydantic
+      pydantic-settings
+      pyjwt
+      rich
+      structlog
+      typer
+      uvicorn
+      uvloop
+    ]
+    ++ [
+      spiffe
+      sqlite-utils
+    ];
+  # nixpkgs has one version of each; the tests of ./dev run with the lock file's.
+  pythonRelaxDeps = true;
+
+  pythonImportsCheck = [
+    "flashpods.api.main"
+    "flashpods.cli.main"
+    "flashpods.token.main"
+  ];
+
+  meta = {
+    description = "One NixOS host as a coding agent's build, test and sub-agent machine";
+    license = lib.licenses.asl20;
+    mainProgram = "flashpods";
+    platforms = lib.platforms.linux;
+  };
 }

@@ -33,6 +33,7 @@ MB = 1024**2
 GB = 1024**3
 DEFAULT_FILE = Path("/etc/flashpods/settings.json")
 ENVIRONMENT_PREFIX: Final = "FLASHPODS_SETTINGS__"
+TOKEN_CREDENTIAL: Final = "api-token"  # noqa: S105 - a name
 
 SECCOMP_PROFILE: Final = Path(__file__).parent / "adapters" / "podman" / "seccomp.json"
 
@@ -54,7 +55,7 @@ class Http(Section):
 
     host: IPv4Address | IPv6Address = IPv4Address("10.0.0.1")
     port: int = Field(8080, ge=0, le=65535)
-    # Under systemd's LoadCredential the credential of this file's name is read instead.
+    # Under systemd's LoadCredential the credential "api-token" is read instead.
     token_file: Path = Path("/etc/flashpods/api-token")
     body_limit: Bytes = 1 * MB
     rate_per_second: float = Field(100, gt=0)
@@ -365,8 +366,8 @@ def _explain(error: ValidationError) -> str:
 
 
 def locate_token_file(http: Http) -> Path:
-    """Return the file to read: the setting's, or the credential of its name (systemd.exec(5))."""
-    loaded = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / http.token_file.name
+    """Return the file to read: the setting's, or the credential for it (systemd.exec(5))."""
+    loaded = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / TOKEN_CREDENTIAL
     return loaded if loaded.is_absolute() and loaded.exists() else http.token_file
 
 

@@ -90,8 +90,15 @@ def run(checkout: Path) -> int:
     python = checkout / "python"
     tools = Path(sys.executable).parent
     commands = {
-        "ruff format": [tools / "ruff", "format", "--check", "--quiet", "."],
-        "ruff check": [tools / "ruff", "check", "--quiet", "--output-format=concise", "."],
+        "ruff format": [tools / "ruff", "format", "--check", "--quiet", ".", "../checks"],
+        "ruff check": [
+            tools / "ruff",
+            "check",
+            "--quiet",
+            "--output-format=concise",
+            ".",
+            "../checks",
+        ],
         "mypy": [tools / "mypy", "--no-error-summary"],
         "import rules": [tools / "lint-imports", "--no-logo"],
     }

@@ -1,4 +1,4 @@
-"""The commands that run inside the namespace: image, up, demo, test, attacks, bench, lab."""
+"""The commands that run inside the namespace: image, up, demo, test, attacks, bench, lab, …"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flashpods_dev import attacks, check, demo, faults, helper_build, image, lanes, tiers
+from flashpods_dev import attacks, check, demo, faults, helper_build, image, lanes, laptop, tiers
 from flashpods_dev.identity import build
 from flashpods_dev.identity.parts import Options
 from flashpods_dev.lab import run as lab
@@ -34,12 +34,13 @@ PASSED_ON = (
     "soak",
     "bench",
     "lab",
+    "laptop",
     "shell",
     *tiers.TIERS,
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
 TEMPORARY = re.compile(
-    r"(up|demo|test|attacks|faults|soak|identity|lab|monitoring|ui)-[a-z0-9_]{8}"
+    r"(up|demo|test|attacks|faults|soak|identity|lab|laptop|monitoring|ui)-[a-z0-9_]{8}"
 )
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
@@ -93,6 +94,9 @@ def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: P
         case tier if tier in tiers.TIERS:
             with state_directory(machine, tier) as state:
                 return tiers.run(machine, state, tiers.TIERS[tier], rest)
+        case "laptop":
+            with state_directory(machine, "laptop") as state:
+                return laptop.run(machine, state, rest)
         case "bench":
             return _call([sys.executable, "-m", "flashpods_dev.bench", *rest], machine)
         case "shell":

@@ -21,7 +21,7 @@ from flashpods_dev.machine import RSYNC_UID
 # compare-dest, files-from, log-file, super, fake-super.
 ACCEPTED = (
     "a v delete* copy-dest compress* checksum whole-file partial inplace omit-dir-times "
-    "executability chmod timeout stats ignore-errors force sparse bwlimit info"
+    "modify-window executability chmod timeout stats ignore-errors force sparse bwlimit info"
 )
 REFUSED_AGAIN = "devices specials"
 

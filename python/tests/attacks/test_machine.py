@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -88,21 +89,32 @@ def machine_of(  # noqa: C901 - one class, whose rules need the stack
 
         @rule(upload_id=uploads)
         def push(self, upload_id: str) -> None:
-            done = subprocess.run(
-                ["rsync", "-r", f"{tree}/", f"{stack.info.rsync_url}/{upload_id}/"],
-                capture_output=True, timeout=30, check=False,
-            )  # fmt: skip
+            end = time.monotonic() + 60
+            while True:
+                done = subprocess.run(
+                    ["rsync", "-r", f"{tree}/", f"{stack.info.rsync_url}/{upload_id}/"],
+                    capture_output=True, timeout=60, check=False,
+                )  # fmt: skip
+                if b"another transfer" not in done.stderr or time.monotonic() > end:
+                    break
             open_ = self.states[upload_id] in {"reserved", "uploading"}
             assert (done.returncode == 0) is open_, (self.states[upload_id], done.stderr)
             if open_:
                 self.states[upload_id] = "uploading"
 
+        def settled(self, method: str, path: str) -> httpx.Response:
+            """Ask until the daemon's process, which outlives the client's, is done."""
+            end = time.monotonic() + 60
+            while True:
+                answer = self.client.request(method, path)
+                busy = answer.status_code == 409 and answer.json()["error"] == "upload_in_progress"
+                if not busy or time.monotonic() > end:
+                    return answer
+                time.sleep(0.02)
+
         @rule(upload_id=uploads)
         def finalize(self, upload_id: str) -> None:
-            for _ in range(200):
-                answer = self.client.post(f"/uploads/{upload_id}/finalize")
-                if answer.json().get("error") != "upload_in_progress":
-                    break
+            answer = self.settled("POST", f"/uploads/{upload_id}/finalize")
             wanted = {
                 "reserved": (404, "upload_not_found"),
                 "uploading": (200, None),
@@ -116,10 +128,7 @@ def machine_of(  # noqa: C901 - one class, whose rules need the stack
 
         @rule(upload_id=uploads)
         def discard(self, upload_id: str) -> None:
-            for _ in range(200):
-                answer = self.client.delete(f"/uploads/{upload_id}")
-                if answer.status_code == 204 or answer.json()["error"] != "upload_in_progress":
-                    break
+            answer = self.settled("DELETE", f"/uploads/{upload_id}")
             if self.states[upload_id] == "consumed":
                 assert answer.status_code in {204, 409}, answer.text
             else:

@@ -214,3 +214,21 @@ async def test_without_its_identity_an_agent_does_nothing(
 
     assert (await works())["status"] == "completed"
     assert place.branch("show", f"feature/{part}:README") == "changed"
+
+
+async def test_a_worker_clones_from_the_listed_host_and_shows_the_token_to_no_other(
+    place: Place, laptop: httpx.AsyncClient
+) -> None:
+    server = place.server
+    asked = (server.served, server.refused)
+    clone = f"git clone --quiet http://{{}}:{server.port}/app.git /tmp/app 2>&1"
+    look = "cat /tmp/app/README /tmp/app/.git/config && env"
+    status, lines = await served.run(laptop, f"{clone.format(HOST)} && {look}")
+    assert (status, lines[0]) == ("completed", "first"), lines
+    assert server.served > asked[0]
+    assert not [secret for secret in SECRETS if secret in "\n".join(lines).encode()]
+    asked = (server.served, server.refused)
+    status, lines = await served.run(laptop, clone.format("evil.example"))
+    assert status == "failed", lines
+    assert "terminal prompts disabled" in "\n".join(lines)
+    assert (server.served, server.refused) == (asked[0], asked[1] + 1)

@@ -77,7 +77,7 @@ async def test_health_needs_no_token_and_nothing_else_does_without(rig: Rig) -> 
 
 
 async def test_rate_limit_comes_before_the_token(tmp_path: Path) -> None:
-    rig = make_rig(tmp_path, rate_per_second=0.5, rate_burst=3)
+    rig = make_rig(tmp_path, rate_per_second=0.01, rate_burst=3)
     async with rig.client(auth=False) as client:
         left = []
         for _ in range(3):
@@ -87,8 +87,8 @@ async def test_rate_limit_comes_before_the_token(tmp_path: Path) -> None:
         assert left == [2, 1, 0]
         answer = await client.get("/health")
         body = refused(answer, 429, "rate_limited")
-        assert body["retry_after_seconds"] == 2
-        assert answer.headers["retry-after"] == "2"
+        assert 60 < body["retry_after_seconds"] <= 100  # less what the test has taken
+        assert answer.headers["retry-after"] == str(body["retry_after_seconds"])
         assert answer.headers["x-ratelimit-remaining"] == "0"
         assert answer.headers["x-request-id"]
 

@@ -283,3 +283,36 @@ async def test_cancel_is_recorded_and_repeatable(rig: Rig) -> None:
             assert (row["status"], row["cancel_requested"]) == ("running", True)
         await rig.end(job_id, Trigger.CANCEL, exit_code=137)
         refused(await client.delete(f"/jobs/{job_id}"), 409, "job_already_terminal")
+
+
+async def test_since_misses_no_change_between_two_calls(rig: Rig) -> None:
+    job_id = await rig.job()
+    async with rig.client() as client, asyncio.timeout(30):
+        known = (await client.get(f"/jobs/{job_id}")).json()["revision"]
+        assert known == "pending"
+        seen = [known]
+        for move in (
+            lambda: rig.move(job_id, Trigger.LAUNCH),
+            lambda: rig.store.note(job_id, Note(phase=Phase.PULLING)),
+            lambda: rig.move(job_id, Trigger.STARTED),
+            lambda: client.delete(f"/jobs/{job_id}"),
+        ):
+            await move()  # nobody waits yet
+            row = (await client.get(f"/jobs/{job_id}?wait=60&since={known}")).json()
+            known = row["revision"]
+            seen.append(known)
+        assert seen == [
+            "pending", "starting", "starting.pulling", "running", "running.cancelling",
+        ]  # fmt: skip
+        waiting = asyncio.create_task(client.get(f"/jobs/{job_id}?wait=60&since={known}"))
+        await waiting_in(rig)
+        await rig.end(job_id, Trigger.CANCEL, exit_code=137)
+        rig.changes.publish(job_id)
+        assert (await waiting).json()["revision"] == "cancelled.cancelling"
+
+
+@pytest.mark.parametrize("query", ["since=", "wait=1&since=R", "wait=1&since=" + "a" * 65])
+async def test_bad_since(rig: Rig, query: str) -> None:
+    job_id = await rig.running()
+    async with rig.client() as client:
+        refused(await client.get(f"/jobs/{job_id}?{query}"), 400, "invalid_request")

@@ -313,6 +313,33 @@ async def test_a_second_push_sends_only_what_changed(
     assert (rsyncd.tree / UPLOAD / "f9").read_bytes() == (source / "f9").read_bytes()
 
 
+async def test_gitignore_by_argument_and_by_configuration(
+    host: HttpHost, rsyncd: RsyncHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "a.log").write_text("x")
+    (tree / ".gitignore").write_text("*.log\n")
+    config = ClientConfig(token="t", api_url=f"http://127.0.0.1:{host.port}", gitignore=True)
+    async with FlashpodsClient(config) as c:
+        await c.push(tree)  # in no repository: nothing is ignored
+        assert (rsyncd.tree / UPLOAD / "a.log").exists()
+        with pytest.raises(UploadError) as caught:
+            await c.push(tree, gitignore=True)
+        assert caught.value.code == "not_a_repository"
+        assert host.lines("DELETE") == []  # and no upload was reserved for it
+        shutil.rmtree(rsyncd.tree / UPLOAD)
+        git = await asyncio.create_subprocess_exec("git", "init", "-q", tree)
+        assert await git.wait() == 0
+        host.finalized = False
+        await c.push(tree)
+        assert sorted(p.name for p in (rsyncd.tree / UPLOAD).iterdir()) == [".gitignore"]
+        host.finalized = False
+        await c.push(tree, gitignore=False)
+        assert (rsyncd.tree / UPLOAD / "a.log").exists()
+
+
 async def test_a_transfer_that_is_cut_goes_on_in_the_same_upload(
     host: HttpHost, rsyncd: RsyncHost, source: Path
 ) -> None:

@@ -8,10 +8,10 @@ from netlab import CHECKOUT
 
 from flashpods_dev.lab import script
 
-# Beyond them: what the lab's kernel can't show. ./dev vm has limits and memory kills.
-NEEDS_VM = ("out_of_memory",)
 # Last, because it cuts the power of a machine that the others use.
-ORDERED = sorted(set(script.names(CHECKOUT)) - set(NEEDS_VM), key=lambda name: name == "reboot")
+ORDERED = sorted(
+    set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: name == "reboot"
+)
 QUICK = ("job_life", "validation", "wireguard")
 
 

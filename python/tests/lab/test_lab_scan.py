@@ -12,7 +12,7 @@ from sites import OWN, Site
 
 from flashpods_dev.lab.base import UID
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 ALL = 65535
 SCAN = "python3 /opt/lab/scan.py"

@@ -8,7 +8,7 @@ from flashpods_dev import lanes
 
 
 @pytest.mark.timeout(lanes.SECONDS * len(lanes.TIERS))
-@pytest.mark.parametrize("tier", lanes.TIERS)
+@pytest.mark.parametrize("tier", [*lanes.TIERS])
 def test_it_passes(tier: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = lanes.result(tier)
     with capsys.disabled():

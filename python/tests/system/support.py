@@ -135,8 +135,8 @@ async def until(
         left = end - time.monotonic()
         assert left > 0, f"not {states} within {seconds} s: {row}"
         assert row["status"] not in TERMINAL, f"ended before it was {states}: {row}"
-        # Short: a change between the last answer and this call is none that it would wait for.
-        row = await row_of(client, job_id, wait=max(1, min(2, int(left))))
+        wait = max(1, min(30, int(left)))
+        row = await row_of(client, job_id, wait=wait, since=row["revision"])
     return row
 
 

@@ -10,10 +10,9 @@ import mcp_rig
 import pytest
 import support
 from mcp_rig import Seen, StormyProxy, call, connected, finished, refused, structured
-from running_api import RunningApi
+from running_api import ApiFactory, RunningApi
 from support import Connected
 
-from conftest import ApiFactory
 from flashpods_dev.stack import MiniStack
 
 

@@ -24,11 +24,11 @@ from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.service import Service
 from flashpods_dev.stack import MiniStack, answers
 
-IDLE_SECONDS = 1.5  # podman.pull_idle_seconds, where the registry stalls
+IDLE_SECONDS = 4.0  # podman.pull_idle_seconds, where the registry stalls
 STALLS_AFTER = 100_000  # bytes
 ABSENT = ("flashpods/base:absent", "nobody/has/this:1")
 
-pytestmark = pytest.mark.timeout(300)  # the first test pays for the push: 200 MB, compressed
+pytestmark = pytest.mark.timeout(900)  # the first test pays for the push: 200 MB, compressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ async def client(registry: Registry) -> AsyncIterator[httpx.AsyncClient]:
 async def watched(client: httpx.AsyncClient, job_id: str) -> tuple[dict[str, Any], list[Any]]:
     """Follow a job's row to its end; return it, and the (status, phase) pairs that were seen."""
     seen: list[Any] = []
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(300):
         row = await support.row_of(client, job_id)
         while row["status"] not in support.TERMINAL:
             seen.append((row["status"], row["phase"]))

@@ -23,7 +23,7 @@ from flashpods_dev.machine import IMAGE, Machine
 from flashpods_dev.stack import MiniStack
 
 EXAMPLES = 25  # an operation and a mode
-CALL_SECONDS = 30
+CALL_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_nothing_but_what_is_declared(stack: MiniStack, reachable_path: Path) ->
     ids, document = asyncio.run(seed(stack, tree))
     aim(document, ids)
     schema = schemathesis.openapi.from_dict(document)
-    schema.config.update(base_url=stack.api_url)
+    schema.config.update(base_url=stack.api_url, request_timeout=CALL_SECONDS)
     auth = {"Authorization": f"Bearer {stack.layout.token.read_text().strip()}"}
     seen: dict[str, set[int]] = {}
     with requests.Session() as session:

@@ -23,6 +23,12 @@ from flashpods.client.models import Job
 
 LOG = "[10:00:00.000] hello\n[10:00:00.001] \x1b[31mred\x1b[0m\n"
 DATA = b"artifact"
+COMMANDS = (
+    "run", "agent", "ps", "status", "logs", "attach", "wait", "kill", "top", "artifacts",
+    "download", "cp", "diff", "apply", "capacity", "health", "uploads push", "uploads reserve",
+    "uploads finalize", "uploads show", "uploads rm", "check-config", "doctor", "config init",
+    "config show",
+)  # fmt: skip
 JOB: dict[str, Any] = {
     "id": "j1",
     "type": "worker",
@@ -262,6 +268,33 @@ def test_ctrl_c_during_the_create_takes_it_back(host: Host) -> None:
     assert host.requests == [("POST", "/jobs"), ("DELETE", "/jobs/j1")]
 
 
+@pytest.mark.parametrize("gone_at", ["POST", "GET"])
+def test_a_host_that_goes_away_leaves_a_trace_of_the_job(
+    host: Host, monkeypatch: pytest.MonkeyPatch, gone_at: str
+) -> None:
+    inner = host.__call__
+
+    async def cut(request: httpx.Request) -> httpx.Response:
+        if request.method == gone_at:
+            raise httpx.ReadError("cut")
+        return await inner(request)
+
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    made = functools.partial(FlashpodsClient, transport=httpx.MockTransport(cut), sleep=nap)
+    monkeypatch.setattr("flashpods.client.client.FlashpodsClient", made)
+    result = call("run", "--no-files", "--json", "x")
+    assert result.exit_code == 125
+    answer = json.loads(result.stdout)
+    assert answer["error"] == "host_unreachable"
+    if gone_at == "POST":
+        assert "flashpods ps" in result.stderr
+    else:
+        assert answer["details"] == {"job_id": "j1"}
+        assert "flashpods attach j1" in result.stderr
+
+
 def test_ps(host: Host) -> None:
     result = call("ps")
     assert host.requests == [("GET", "/jobs?limit=20&status=active"), ("GET", "/health")]
@@ -365,8 +398,8 @@ def test_help_teaches_by_example() -> None:
     text = call("--help").stdout
     for word in ("Examples:", "Exit codes:", "124", "125", "130", "FLASHPODS_API_TOKEN"):
         assert word in text
-    for command in ("run", "ps", "status", "logs", "artifacts", "download", "kill", "check-config"):
-        shown = call(command, "--help").stdout
+    for command in COMMANDS:
+        shown = call(*command.split(), "--help").stdout
         assert f"Examples:\n    flashpods {command}" in shown
         assert "--json" in shown
 

@@ -510,3 +510,57 @@ async def test_extract_over_something_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "invalid_target"
     assert (tmp_path / "site").read_text() == "mine"
     assert names(tmp_path) == ["site"]
+
+
+@pytest.mark.parametrize("dest", ["link", "file-link"])
+async def test_a_symlink_where_the_file_is_to_go_leads_nowhere(tmp_path: Path, dest: str) -> None:
+    """Also one to a directory, which would otherwise take the file in."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "inner").write_text("untouched")
+    (tmp_path / "link").symlink_to(victim)
+    (tmp_path / "file-link").symlink_to(victim / "inner")
+    if dest == "link":
+        with pytest.raises(DownloadError) as caught:
+            await fetch(Host(), tmp_path / dest)
+        assert caught.value.code == "invalid_target"
+        assert "slash" in caught.value.message
+        assert await fetch(Host(), f"{tmp_path}/link/") == tmp_path / "link" / "a.bin"  # as said
+        (victim / "a.bin").unlink()
+    else:
+        await fetch(Host(), tmp_path / dest)
+        assert not (tmp_path / dest).is_symlink()
+    assert [path.name for path in victim.iterdir()] == ["inner"]
+    assert (victim / "inner").read_text() == "untouched"
+
+
+@pytest.mark.parametrize("dest", ["f", "sub", "sub/f", "sub/", "new/deep/", "", "{}/sub/f", "{}"])
+async def test_within_a_directory(tmp_path: Path, dest: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    path = await fetch(Host(), dest.format(root) or f"{root}/", within=root)
+    assert path.read_bytes() == DATA
+    assert path.resolve().is_relative_to(root.resolve())
+    assert path.name == ("f" if dest.endswith("f") else "a.bin")
+
+
+@pytest.mark.parametrize(
+    "dest", ["out", "out/", "out/f", "sub/out/", "../f", "sub/../../f", "/tmp/f", "file/f", "no/f"]
+)
+async def test_nothing_leaves_the_directory(tmp_path: Path, dest: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "sub").mkdir(parents=True)
+    outside.mkdir()
+    (root / "out").symlink_to(outside)
+    (root / "sub/out").symlink_to(outside)
+    (root / "file").write_text("x")
+    if dest == "out":  # the link itself is replaced
+        assert (await fetch(Host(), dest, within=root)).read_bytes() == DATA
+        assert not (root / "out").is_symlink()
+    else:
+        with pytest.raises(DownloadError) as caught:
+            await fetch(Host(), dest, within=root)
+        assert caught.value.code == "invalid_target"
+    assert list(outside.iterdir()) == []
+    assert not (tmp_path / "f").exists()
+    assert not list(root.rglob("*.part"))

@@ -181,18 +181,39 @@ async def test_a_host_that_was_never_there_ends_it_sooner() -> None:
 
 async def test_a_job_without_a_log_yet_is_waited_for() -> None:
     host = Host([])
-    states = ["pending", "running"]
+    states = ["pending", "starting"]
+    asked: list[dict[str, str]] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
         if not request.url.path.endswith("/output"):
-            assert request.url.params["wait"] == "30"
-            return httpx.Response(200, json={"id": "j", "status": states.pop(0), "type": "w"})
+            asked.append(dict(request.url.params))
+            state = states.pop(0)
+            row = {"id": "j", "status": state, "type": "w", "revision": state}
+            return httpx.Response(200, json=row)
         if states:
             return httpx.Response(404, json={"error": "logs_not_available", "message": "m"})
         return host(request)
 
     text, _ = await collect(handler)
     assert text == LOG
+    assert asked == [{}, {"wait": "30", "since": "pending"}]
+
+
+async def test_a_job_that_began_before_it_was_waited_for_is_not_waited_for() -> None:
+    host = Host([])
+    asked: list[dict[str, str]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/output"):
+            asked.append(dict(request.url.params))
+            return httpx.Response(200, json={"id": "j", "status": "running", "type": "w"})
+        if not asked:
+            return httpx.Response(404, json={"error": "logs_not_available", "message": "m"})
+        return host(request)
+
+    text, _ = await collect(handler)
+    assert text == LOG
+    assert asked == [{}]
 
 
 @pytest.mark.parametrize("late_log", [True, False])

@@ -1,5 +1,6 @@
 """The retry table of the contract, section 9."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -67,6 +68,12 @@ def test_parse_retry_after() -> None:
     assert seconds is not None
     assert 45 < seconds <= 50
     assert parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+def test_a_date_is_compared_with_the_hosts_clock() -> None:
+    host_now = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)  # ours is years behind
+    later = format_datetime(host_now + timedelta(seconds=9), usegmt=True)
+    assert parse_retry_after(later, host_now) == 9.0
 
 
 class Host:
@@ -256,3 +263,70 @@ async def test_an_id_is_quoted() -> None:
         with pytest.raises(ClientError):
             await client.get_job("../uploads?x=1")
     assert seen == [b"/jobs/..%2Fuploads%3Fx%3D1"]
+
+
+async def test_how_far_the_clocks_are_apart() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        ahead = datetime.now(UTC) + timedelta(hours=2)
+        return httpx.Response(200, json={}, headers={"Date": format_datetime(ahead, usegmt=True)})
+
+    config = ClientConfig(token="t")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(handler)) as client:
+        assert client.clock_skew is None
+        await client.health()
+        assert client.clock_skew is not None
+        assert abs(client.clock_skew + 7200) < 60
+
+
+async def test_a_wrong_token_says_where_it_came_from() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401, json={"error": "invalid_token", "message": "the token is wrong"})
+
+    config = ClientConfig(token="very-secret", token_source="/home/me/token")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(handler)) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.capacity()
+    assert caught.value.code == "invalid_token"
+    assert "/home/me/token" in caught.value.message
+    assert "very-secret" not in caught.value.message
+
+
+async def test_a_wait_sits_out_a_restart_of_the_host() -> None:
+    answers: list[str | None] = ["running", *[None] * 10, "completed"]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        status = answers.pop(0)
+        if status is None:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json={"id": "j", "status": status, "revision": status})
+
+    async def nap(seconds: float) -> None:
+        assert 0 < seconds <= 30
+
+    transport = httpx.MockTransport(handler)
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport, sleep=nap) as client:
+        assert (await client.wait("j")).status == "completed"
+        answers[:] = [None] * 4  # a host that was not there to begin with
+        with pytest.raises(HostUnreachable):
+            await client.wait("j")
+        assert answers == []
+
+
+async def test_a_wait_with_a_timeout_ends_while_the_host_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flashpods.client.client.LATE_SECONDS", 0.0)
+    seen = 0
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json={"id": "j", "status": "running"})
+
+    transport = httpx.MockTransport(handler)
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport) as client:
+        async with asyncio.timeout(30):
+            assert (await client.wait("j", timeout=0.5)).status == "running"
+    assert seen > 1

@@ -8,6 +8,7 @@ from flashpods.client.errors import UploadError
 from flashpods.client.push import check_source
 from flashpods.client.rsync import (
     Ending,
+    Rsync,
     RsyncResult,
     build_command,
     find_rsync,
@@ -138,3 +139,13 @@ def test_what_is_no_directory_can_not_be_pushed(tmp_path: Path) -> None:
         with pytest.raises(UploadError) as caught:
             check_source(path)
         assert caught.value.code == "invalid_local_path"
+
+
+def test_a_base_is_compared_by_the_nanosecond_where_rsync_can() -> None:
+    def command(version: tuple[int, ...], base: str | None) -> list[str]:
+        program = Rsync("rsync", version)
+        return build_command(program, Path("/s"), "rsync://h/u/", exclude=(), base=base)
+
+    assert "--modify-window=-1" in command((3, 2, 7), "/.bases/p")
+    assert "--modify-window=-1" not in command((3, 1, 2), "/.bases/p")
+    assert "--modify-window=-1" not in command((3, 2, 7), None)

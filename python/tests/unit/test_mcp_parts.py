@@ -13,8 +13,10 @@ import anyio
 import httpx
 import pytest
 
-from flashpods.client.errors import ConfigError, UploadError
-from flashpods.mcp import spawning
+from flashpods.client import FlashpodsClient
+from flashpods.client.config import ClientConfig
+from flashpods.client.errors import ConfigError, HostUnreachable, UploadError
+from flashpods.mcp import spawning, waiting
 from flashpods.mcp.failures import unknown_arguments
 from flashpods.mcp.host import Host, isolated
 from flashpods.mcp.http import HttpOptions, app, read_token
@@ -81,6 +83,24 @@ def test_unknown_arguments_name_the_near_one() -> None:
     said = unknown_arguments(["cpu"], ["command", "cpus"])
     assert said is not None
     assert "did you mean cpus?" in said
+
+
+async def test_a_wait_for_a_host_that_is_away_ends_in_time() -> None:
+    def away(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no tunnel")
+
+    told: list[str] = []
+
+    async def send(_value: float, _total: float | None, message: str | None) -> None:
+        told.append(message or "")
+
+    config = ClientConfig(token="t", retry_max_attempts=0)
+    async with FlashpodsClient(config, transport=httpx.MockTransport(away)) as client:
+        with pytest.raises(HostUnreachable):
+            async with asyncio.timeout(30):
+                await waiting.wait(client, "j", 1.5, Progress(send))
+    assert "does not answer" in told[0]
+    assert waiting.LONGEST + waiting.GRACE < 100  # what a client waits for is 120 s
 
 
 # ------------------------------------------------------------------ HTTP
@@ -198,3 +218,33 @@ def test_help_loads_no_sdk_and_a_wrong_option_is_told() -> None:
 def test_it_ends_when_the_client_has_left() -> None:
     done = command()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+HIDE = """
+import importlib, sys, tomllib
+from packaging.requirements import Requirement
+project = tomllib.load(open(sys.argv[1], "rb"))["project"]
+named = [Requirement(text).name for text in project["optional-dependencies"]["host"]]
+# What the SDK of the laptop's side brings itself.
+brought = {"cryptography", "pydantic", "pyjwt", "uvicorn"}
+for name in set(named) - brought:
+    sys.modules[name.replace("-", "_")] = None  # importing it fails
+for module in ("cli.main", "cli.run", "client.client", "mcp.main", "mcp.server", "mcp.http"):
+    importlib.import_module(f"flashpods.{module}")
+try:
+    importlib.import_module("flashpods.api.main")
+except ImportError:
+    print("only the host needs them")
+"""
+
+
+def test_the_laptop_needs_nothing_of_the_hosts_dependencies() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE, str(project)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "only the host needs them\n"), done.stderr

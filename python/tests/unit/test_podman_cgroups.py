@@ -11,6 +11,7 @@ from flashpods.adapters.podman.cgroups import (
     cgroup_of,
     children,
     controllers_below,
+    first_process,
     open_process,
     read_limits,
     remove_parent,
@@ -125,6 +126,18 @@ def test_the_process_must_be_in_the_containers_cgroup(proc: Path) -> None:
     assert belongs(os.getpid(), ID, proc=proc)
     assert not belongs(os.getpid(), "b" * 64, proc=proc)
     assert cgroup_of(1, proc=proc) is None
+
+
+def test_the_first_process_is_number_one_inside(tmp_path: Path, proc: Path) -> None:
+    for pid, numbers in (("70", "70\t2"), ("71", "71\t1"), ("72", "72\t11")):
+        (proc / pid).mkdir()
+        (proc / pid / "status").write_text(f"Name:\tx\nNSpid:\t{numbers}\nVmPeak:\t1 kB\n")
+    tree(tmp_path, "/fp/libpod-x", {"cgroup.procs": ""})
+    tree(tmp_path, "/fp/libpod-x/container", {"cgroup.procs": "70\n71\n72\n"})
+    assert first_process("/fp/libpod-x", root=tmp_path, proc=proc) == 71
+    tree(tmp_path, "/fp/libpod-y", {"cgroup.procs": "70\n99\n"})  # the second is gone by now
+    assert first_process("/fp/libpod-y", root=tmp_path, proc=proc) is None
+    assert first_process("/fp/absent", root=tmp_path, proc=proc) is None
 
 
 def test_a_reused_pid_is_not_taken(proc: Path) -> None:

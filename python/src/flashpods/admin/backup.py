@@ -36,11 +36,14 @@ def _make(ui: Ui, settings: Settings) -> int:
     from datetime import UTC, datetime  # noqa: PLC0415 - the host's side, as what follows
 
     from flashpods.adapters.sqlite.copies import CopyError  # noqa: PLC0415
-    from flashpods.admin.backups.make import make  # noqa: PLC0415
+    from flashpods.admin.backups.make import make, prepare  # noqa: PLC0415
+    from flashpods.admin.privileges import as_owner_of  # noqa: PLC0415
     from flashpods.cli.units import human_bytes  # noqa: PLC0415
 
     try:
-        made = make(settings, now=datetime.now(UTC))
+        prepare(settings)
+        with as_owner_of(settings.backup.directory):
+            made = make(settings, now=datetime.now(UTC))
     except CopyError as e:
         raise AdminError(str(e), code=e.code) from e
     if ui.as_json:

@@ -18,6 +18,7 @@ from flashpods.admin import (
     drain,
     events,
     images,
+    laptop,
     restore,
     retention,
     status,
@@ -44,6 +45,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     retention.GC,
     images.COMMAND,
     events.COMMAND,
+    laptop.COMMAND,
     validate.COMMAND,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -20,6 +21,7 @@ from flashpods.web.reply import Reply, json_reply
 from flashpods.web.routing import add
 
 MOST_WAIT: Final = 60.0
+REVISION: Final = re.compile(r"(?=.{1,64}\Z)[a-z_]+(?:\.[a-z_]+){0,2}\Z")
 REREAD_SECONDS: Final = 1.0  # the cleanup process changes rows too, and can't wake us
 
 
@@ -37,6 +39,15 @@ async def find(store: JobStore, job_id: str) -> Job:
     return job
 
 
+def revision(job: Job) -> str:
+    """Return what differs when status, phase or cancellation do: what ``since`` is compared with.
+
+    It is made of these alone, so that it is the same after a restart, and in every process.
+    """
+    parts = [job.status.value, *([job.phase.value] if job.phase else [])]
+    return ".".join(parts + (["cancelling"] if job.cancel_requested_at else []))
+
+
 def view(job: Job, clock: Clock) -> dict[str, Any]:
     """Return the job as lists show it; times in seconds."""
     row: dict[str, Any] = {
@@ -44,6 +55,7 @@ def view(job: Job, clock: Clock) -> dict[str, Any]:
         "type": job.type,
         "status": job.status,
         "phase": job.phase,
+        "revision": revision(job),
         "command": job.command,
         "task": job.task,
         "git_branch": job.git_branch,
@@ -96,6 +108,18 @@ def _statuses(names: list[str]) -> list[JobStatus] | None:
     return None if everything else sorted(chosen)
 
 
+def _waiting(query: Query) -> tuple[float, str | None]:
+    """Return how many seconds to wait for a change, and from which revision on.
+
+    Raises:
+        BadRequest: ``since`` is no revision.
+    """
+    since = query.one("since")
+    if since is not None and not REVISION.match(since):
+        raise BadRequest(f"since is {cut(since)}; give the revision of an earlier answer")
+    return query.seconds("wait", MOST_WAIT), since
+
+
 class Jobs:
     """The handlers."""
 
@@ -144,11 +168,11 @@ class Jobs:
     async def get(self, request: Request) -> Reply:
         """Show a job with its events, at once or when its state has changed."""
         job_id: str = request.scope["path_params"]["job_id"]
-        wait = 0.0
+        wait, since = 0.0, None
         if request.scope["query_string"]:
-            wait = Query(request, ("wait",)).seconds("wait", MOST_WAIT)
+            wait, since = _waiting(Query(request, ("wait", "since")))
         job = await find(self._store, job_id)
-        if wait and not job.terminal:
+        if wait and not job.terminal and since in {None, revision(job)}:
             request.scope[WAITED] = True
             job = await self._changed(job, wait)
         row = view(job, self._clock)
@@ -157,11 +181,11 @@ class Jobs:
 
     async def _changed(self, job: Job, wait: float) -> Job:
         """Return the job once its status, phase or cancellation differs, or time is up."""
-        before = (job.status, job.phase, job.cancel_requested_at)
+        before = revision(job)
         try:
             async with asyncio.timeout(wait) as until:
                 with self._held.slot(until):
-                    while (job.status, job.phase, job.cancel_requested_at) == before:
+                    while revision(job) == before:
                         await self._services.changes.wait(job.id, REREAD_SECONDS)
                         job = await find(self._store, job.id)
         except TimeoutError:

@@ -155,6 +155,12 @@ GET_JOB: Final = operation(
             "Seconds: answer when status, phase or cancel_requested has changed, or then",
             {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
         ),
+        query(
+            "since",
+            "With wait: the revision that you know. Answers at once if the job has another by now, "
+            "so that no change between two calls is missed",
+            s.REVISION,
+        ),
     ],
     answers={200: answer(200, json_of("Job"))},
     errors=_NO_JOB,

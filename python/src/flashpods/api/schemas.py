@@ -98,6 +98,11 @@ _ASK: Final[dict[str, Schema]] = {
     "timeout_minutes": nullable(whole("above the maximum is clamped", 1)),
 }
 
+REVISION: Final = text(
+    "differs when status, phase or cancel_requested do; for since",
+    pattern=r"^[a-z_]+(\.[a-z_]+){0,2}$",
+    maxLength=64,
+)
 _AGENT_ERRORS = ", ".join((COMMAND_FAILED, *ENTRYPOINT_ERRORS.values()))
 _JOB_ROW: Final[dict[str, Schema]] = {
     "id": text(pattern=JOB_ID),
@@ -106,6 +111,7 @@ _JOB_ROW: Final[dict[str, Schema]] = {
     "phase": nullable(
         text("what an active job is doing within its state", enum=[p.value for p in Phase])
     ),
+    "revision": REVISION,
     "command": nullable(text()),
     "task": nullable(text()),
     "git_branch": nullable(text()),

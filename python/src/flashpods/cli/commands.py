@@ -1,30 +1,33 @@
-"""The commands that only ask or tell; ``run`` has its own module."""
+"""The commands that only ask or tell, in one step each."""
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from pathlib import Path
 
 from flashpods.cli.bars import download_bar
-from flashpods.cli.session import Ui
+from flashpods.cli.session import EXIT_FAILED, Ui
 from flashpods.cli.terminal import plain
 from flashpods.cli.units import human_bytes
 from flashpods.client.client import FlashpodsClient
-from flashpods.client.models import Job
+from flashpods.client.models import Job, JobList
 
 __all__ = [
+    "collect_jobs",
+    "copy_artifacts",
     "download_artifact",
     "kill_job",
     "list_artifacts",
     "list_jobs",
-    "show_logs",
+    "show_capacity",
+    "show_health",
     "show_status",
 ]
 
 PAGE = 100  # the API's own limit
 
 
-async def list_jobs(client: FlashpodsClient, ui: Ui, status: list[str], limit: int) -> int:
-    """Print up to ``limit`` jobs, newest first."""
+async def collect_jobs(client: FlashpodsClient, status: list[str], limit: int) -> JobList:
+    """Return up to ``limit`` jobs, newest first, over as many pages as that takes."""
     found: list[Job] = []
     cursor: str | None = None
     total = 0
@@ -35,10 +38,17 @@ async def list_jobs(client: FlashpodsClient, ui: Ui, status: list[str], limit: i
         cursor = page.next_cursor
         if cursor is None or not page.jobs:
             break
+    raw = {"jobs": [job.raw for job in found], "total": total, "next_cursor": cursor}
+    return JobList(jobs=tuple(found), total=total, next_cursor=cursor, raw=raw)
+
+
+async def list_jobs(client: FlashpodsClient, ui: Ui, status: list[str], limit: int) -> int:
+    """Print up to ``limit`` jobs, newest first."""
+    listed = await collect_jobs(client, status, limit)
+    found, total = listed.jobs, listed.total
     draining = bool((await client.health()).get("draining"))
     if ui.as_json:
-        jobs = [job.raw for job in found]
-        ui.emit({"jobs": jobs, "total": total, "next_cursor": cursor, "draining": draining})
+        ui.emit({**listed.raw, "draining": draining})
         return 0
     if draining:
         ui.note("the host is draining: it takes no new jobs")
@@ -47,7 +57,7 @@ async def list_jobs(client: FlashpodsClient, ui: Ui, status: list[str], limit: i
         return 0
     from flashpods.cli.tables import show_jobs  # noqa: PLC0415 - rich only where it shows
 
-    show_jobs(ui.console(), found)
+    show_jobs(ui.console(), found, client.clock_skew)
     if total > len(found):
         ui.note(f"{len(found)} of {total}; --limit shows more")
     return 0
@@ -62,28 +72,6 @@ async def show_status(client: FlashpodsClient, ui: Ui, job_id: str) -> int:
     from flashpods.cli.tables import show_job  # noqa: PLC0415 - rich only where it shows
 
     show_job(ui.console(), job)
-    return 0
-
-
-async def show_logs(
-    client: FlashpodsClient, ui: Ui, job_id: str, *, follow: bool, tail: int, timestamps: bool
-) -> int:
-    """Print the tail of a job's log, or follow all of it."""
-    writer = ui.log_writer(timestamps=timestamps)
-    if not follow:
-        output = await client.output(job_id, tail)
-        if ui.as_json:
-            ui.emit(output.raw)
-        else:
-            text = output.output
-            writer.write(text if text.endswith("\n") or not text else text + "\n")
-        return 0
-    async with aclosing(client.follow(job_id)) as pieces:
-        async for text, cursor in pieces:
-            if ui.as_json:
-                ui.emit({"text": text, "cursor": cursor})
-            else:
-                writer.write(text)
     return 0
 
 
@@ -108,10 +96,10 @@ async def download_artifact(
     """Bring one artifact home and print where it is."""
     with download_bar(ui, name) as on_bytes:
         path = await client.download(job_id, name, to, extract=extract, progress=on_bytes)
-    size = path.stat().st_size if path.is_file() else None
     if ui.as_json:
-        ui.emit({"job_id": job_id, "name": name, "path": str(path), "size_bytes": size})
+        ui.emit(_brought(job_id, name, path))
     else:
+        size = path.stat().st_size if path.is_file() else None
         ui.note(f"{plain(path)}{'' if size is None else f', {human_bytes(size)}'}")
     return 0
 
@@ -124,3 +112,60 @@ async def kill_job(client: FlashpodsClient, ui: Ui, job_id: str) -> int:
     else:
         ui.note(f"job {job_id} {answer.get('status', 'cancelled')}")
     return 0
+
+
+async def copy_artifacts(
+    client: FlashpodsClient, ui: Ui, job_id: str, name: str | None, *, to: str, extract: bool
+) -> int:
+    """Bring one artifact home, or all of them into a directory."""
+    if name is not None:
+        return await download_artifact(client, ui, job_id, name, to=to, extract=extract)
+    directory = to if to.endswith("/") else f"{to}/"
+    rows = []
+    for artifact in await client.artifacts(job_id):
+        with download_bar(ui, artifact.name) as on_bytes:
+            path = await client.download(
+                job_id,
+                artifact.name,
+                directory,
+                extract=extract,
+                artifact=artifact,
+                progress=on_bytes,
+            )
+        rows.append(_brought(job_id, artifact.name, path))
+        if not ui.as_json:
+            ui.note(plain(path))
+    if ui.as_json:
+        ui.emit({"artifacts": rows})
+    elif not rows:
+        ui.note("no artifacts")
+    return 0
+
+
+def _brought(job_id: str, name: str, path: Path) -> dict[str, object]:
+    size = path.stat().st_size if path.is_file() else None
+    return {"job_id": job_id, "name": name, "path": str(path), "size_bytes": size}
+
+
+async def show_capacity(client: FlashpodsClient, ui: Ui) -> int:
+    """Print what the host offers and what is free."""
+    capacity = await client.capacity()
+    if ui.as_json:
+        ui.emit(capacity.raw)
+        return 0
+    from flashpods.cli.tables import show_capacity as show  # noqa: PLC0415 - rich, likewise
+
+    show(ui.console(), capacity)
+    return 0
+
+
+async def show_health(client: FlashpodsClient, ui: Ui) -> int:
+    """Print the host's checks; 1 if it is degraded."""
+    health = await client.health()
+    if ui.as_json:
+        ui.emit(health)
+    else:
+        from flashpods.cli.tables import show_health as show  # noqa: PLC0415 - rich, likewise
+
+        show(ui.console(), health)
+    return 0 if health.get("status") == "healthy" else EXIT_FAILED

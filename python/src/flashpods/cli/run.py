@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +22,26 @@ from flashpods.cli.session import (
     EXIT_RUN_FAILED,
     EXIT_TIMED_OUT,
     EXIT_USAGE,
+    Command,
     Ui,
     execute,
 )
 from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client.client import FlashpodsClient
-from flashpods.client.errors import ClientError, ConfigError
+from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
 from flashpods.client.models import CreatedJob, Job, Upload
 from flashpods.client.project import default_project
+from flashpods.client.rsync import OnProgress
 
 __all__ = [
     "ARTIFACTS_DIR",
+    "PushOptions",
     "RunOptions",
     "default_project",
+    "execute_job",
     "execute_run",
     "exit_code",
+    "push_tree",
     "run_job",
 ]
 
@@ -48,18 +53,33 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """What the command line of ``run`` says."""
+class PushOptions:
+    """What a command line says of the tree to push."""
 
-    command: str
-    directory: Path | None  # None: no files
+    directory: Path
     exclude: list[str]
     default_exclude: bool = True
-    image: str | None = None
-    cpus: int | None = None
-    memory_gb: int | None = None
-    timeout_minutes: int | None = None
+    with_git: bool = False  # an agent works on the repository, not on the files alone
+    gitignore: bool | None = None
     project: str | None = None
+
+    def patterns(self, defaults: Sequence[str]) -> list[str]:
+        """Return the rsync patterns to leave out; ``defaults`` are the configuration's."""
+        mine = [
+            p
+            for p in (defaults if self.default_exclude else ())
+            if not (self.with_git and p == ".git")
+        ]
+        return [*mine, f"/{ARTIFACTS_DIR}", *self.exclude]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the command line of ``run`` or ``agent`` says; ``fields`` are those of the job."""
+
+    fields: dict[str, Any]
+    push: PushOptions | None  # None: no files
+    upload_id: str | None = None
     artifacts: Path | None = None  # None: flashpods-artifacts/<job id>
     fetch_artifacts: bool = True
     detach: bool = False
@@ -106,11 +126,33 @@ def exit_code(job: Job) -> int:
 
 def execute_run(options: RunOptions, *, as_json: bool) -> int:
     """Run the command against the configured host; return the process's exit code."""
+    return execute_job(lambda client, ui: run_job(client, ui, options), as_json=as_json)
+
+
+def execute_job(command: Command, *, as_json: bool) -> int:
+    """Run what ends with a job's exit code: no failure of ours may look like the job's."""
     return execute(
-        lambda client, ui: run_job(client, ui, options),
+        command,
         as_json=as_json,
         overrides={ConfigError: EXIT_USAGE, ClientError: EXIT_RUN_FAILED},
     )
+
+
+async def push_tree(
+    client: FlashpodsClient, ui: Ui, options: PushOptions, on_progress: OnProgress | None
+) -> Upload:
+    """Push what the options say, and tell how much that was."""
+    upload = await client.push(
+        options.directory,
+        exclude=options.patterns(client.config.default_exclude),
+        project=options.project or default_project(options.directory),
+        gitignore=options.gitignore,
+        progress=on_progress,
+    )
+    size = human_bytes(upload.size_bytes or 0)
+    sent = "" if upload.sent_bytes is None else f", {human_bytes(upload.sent_bytes)} sent"
+    ui.note(f"uploaded {upload.file_count} files, {size}{sent}")
+    return upload
 
 
 async def run_job(client: FlashpodsClient, ui: Ui, options: RunOptions) -> int:
@@ -143,9 +185,14 @@ class _Run:
             else:
                 print(job.job_id)
             return 0
-        if not await self._follow(job.job_id):
-            return EXIT_INTERRUPTED
-        ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        try:
+            if not await self._follow(job.job_id):
+                return EXIT_INTERRUPTED
+            ended = await self._until(self._interrupts.second, self._client.wait(job.job_id))
+        except HostUnreachable as error:
+            error.details["job_id"] = job.job_id
+            self._ui.note(f"job {job.job_id} goes on: `flashpods attach {job.job_id}`")
+            raise
         if ended is None:
             return self._leave(job.job_id)
         if self._interrupts.first.is_set():
@@ -173,40 +220,27 @@ class _Run:
                     await task
 
     async def _push(self) -> Upload | None:
-        options = self._options
-        if options.directory is None:
+        options = self._options.push
+        if options is None:
             return None
-        defaults = self._client.config.default_exclude if options.default_exclude else ()
-        exclude = [*defaults, f"/{ARTIFACTS_DIR}", *options.exclude]
-        project = options.project or default_project(options.directory)
         with upload_bar(self._ui) as on_progress:
             upload = await self._until(
-                self._interrupts.first,
-                self._client.push(
-                    options.directory, exclude=exclude, project=project, progress=on_progress
-                ),
+                self._interrupts.first, push_tree(self._client, self._ui, options, on_progress)
             )
         if upload is None:
             raise _Interrupted
-        size = human_bytes(upload.size_bytes or 0)
-        sent = "" if upload.sent_bytes is None else f", {human_bytes(upload.sent_bytes)} sent"
-        self._ui.note(f"uploaded {upload.file_count} files, {size}{sent}")
         return upload
 
     async def _create(self, upload: Upload | None) -> CreatedJob:
-        options = self._options
+        files = self._options.upload_id if upload is None else upload.upload_id
         task = asyncio.ensure_future(
-            self._client.create_job(
-                type="worker",
-                command=options.command,
-                files_id=None if upload is None else upload.upload_id,
-                image=options.image,
-                cpus=options.cpus,
-                memory_gb=options.memory_gb,
-                timeout_minutes=options.timeout_minutes,
-            )
+            self._client.create_job(**self._options.fields, files_id=files)
         )
-        job = await self._until(self._interrupts.first, _shielded(task))
+        try:
+            job = await self._until(self._interrupts.first, _shielded(task))
+        except HostUnreachable:
+            self._ui.note("the host may have made the job all the same: look with `flashpods ps`")
+            raise
         if job is None:
             await self._take_back(task)
             raise _Interrupted
@@ -300,7 +334,13 @@ class _Run:
         on_bytes: Callable[[int, int | None], None] | None,
     ) -> Path | None:
         try:
-            return await self._client.download(job_id, name, f"{directory}/", progress=on_bytes)
+            # The tree may bring a link of that name: then what comes home would leave it.
+            here = Path.cwd()
+            within = None if self._options.artifacts else here
+            path = await self._client.download(
+                job_id, name, f"{directory}/", within=within, progress=on_bytes
+            )
+            return path if within is None else path.relative_to(here)
         except ClientError as error:
             self._ui.note(f"error: artifact {name}: {error}")
             return None

@@ -22,6 +22,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_RUN_FAILED",
+    "EXIT_STILL_RUNNING",
     "EXIT_TIMED_OUT",
     "EXIT_UNREACHABLE",
     "EXIT_USAGE",
@@ -33,6 +34,7 @@ __all__ = [
 EXIT_FAILED: Final = 1  # the host refused, or something failed here
 EXIT_USAGE: Final = 2  # the command line or the configuration is wrong
 EXIT_UNREACHABLE: Final = 3  # no answer from the host
+EXIT_STILL_RUNNING: Final = 4  # wait: its own time is over
 EXIT_TIMED_OUT: Final = 124  # run: as timeout(1) says it
 EXIT_RUN_FAILED: Final = 125  # run: not the job but Flashpods failed, as docker run says it
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT

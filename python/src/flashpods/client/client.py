@@ -19,13 +19,14 @@ from flashpods.client import push as pushes
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, DownloadError
 from flashpods.client.extract import extract as unpack
-from flashpods.client.follow import follow
+from flashpods.client.follow import RECONNECTS, follow
 from flashpods.client.http import Http, OnRetry, Sleep
 from flashpods.client.models import Artifact, Capacity, CreatedJob, Job, JobList, Output, Upload
 from flashpods.client.rsync import OnProgress
 
 __all__ = ["FlashpodsClient"]
 
+LATE_SECONDS: Final = 5.0  # that an answer may come after the time that it was to wait
 LONGEST_WAIT: Final = 60  # the API's own limit for ?wait=
 
 
@@ -91,12 +92,21 @@ class FlashpodsClient:
         """Make a second finalized upload of the same files on the host, for another job."""
         return await pushes.copy_upload(self._http, upload_id)
 
+    async def discard_upload(self, upload_id: str) -> None:
+        """Delete an upload and its tree.
+
+        Raises:
+            ClientError: ``upload_not_found``, ``upload_in_progress``, ``upload_already_consumed``.
+        """
+        await pushes.discard_upload(self._http, upload_id)
+
     async def push(
         self,
         path: str | Path,
         *,
         exclude: Sequence[str] | None = None,
         project: str | None = None,
+        gitignore: bool | None = None,
         progress: OnProgress | None = None,
     ) -> Upload:
         """Push a directory with rsync and finalize it.
@@ -105,16 +115,38 @@ class FlashpodsClient:
             path: the directory.
             exclude: rsync patterns; None takes the configuration's ``default_exclude``.
             project: a name whose next push sends only what changed since this one.
+            gitignore: leave out what git ignores too; the directory must be in a repository. None
+                takes the configuration's ``gitignore``, for directories that are in one.
             progress: is told how far it is.
 
         Raises:
             UploadError: ``upload_disk_full``, ``upload_failed``, ``rsync_missing``,
-                ``rsync_too_old``, ``invalid_local_path``.
+                ``rsync_too_old``, ``invalid_local_path``; with ``gitignore`` also ``git_missing``,
+                ``not_a_repository``, ``git_failed``.
         """
         patterns = self.config.default_exclude if exclude is None else exclude
         return await pushes.push(
-            self._http, path, exclude=patterns, project=project, on_progress=progress
+            self._http,
+            path,
+            exclude=patterns,
+            project=project,
+            gitignore=self._gitignore(gitignore),
+            on_progress=progress,
         )
+
+    def _gitignore(self, asked: bool | None) -> pushes.Gitignore:
+        if asked is None:
+            configured = self.config.gitignore
+            return pushes.Gitignore.WHERE_GIT if configured else pushes.Gitignore.NO
+        return pushes.Gitignore.YES if asked else pushes.Gitignore.NO
+
+    async def get_upload(self, upload_id: str) -> Upload:
+        """Return an upload as it is now.
+
+        Raises:
+            ClientError: ``upload_not_found`` (404).
+        """
+        return await pushes.get_upload(self._http, upload_id)
 
     # --- jobs ---
 
@@ -129,15 +161,32 @@ class FlashpodsClient:
         answer = await self._http.json("POST", "/jobs", body=body)
         return CreatedJob.from_json(answer.body, key)
 
-    async def get_job(self, job_id: str, wait: float | None = None) -> Job:
-        """Return the job; with ``wait`` (seconds, at most 60) as soon as its state changes."""
+    async def get_job(
+        self, job_id: str, wait: float | None = None, since: Job | None = None
+    ) -> Job:
+        """Return the job; with ``wait`` (seconds, at most 60) as soon as its state changes.
+
+        With ``since``, the job as it was last seen, a change that came before this call is not
+        missed: the answer comes at once.
+        """
+        return await self._get_job(job_id, wait, since)
+
+    async def _get_job(
+        self, job_id: str, wait: float | None, since: Job | None, network_limit: int | None = None
+    ) -> Job:
         params: dict[str, Any] = {}
         read_seconds = 30.0
         if wait is not None:
             params["wait"] = max(0, min(LONGEST_WAIT, int(wait)))
             read_seconds += params["wait"]
+            if since is not None and since.revision is not None:
+                params["since"] = since.revision
         answer = await self._http.json(
-            "GET", _job_path(job_id), params=params, read_seconds=read_seconds
+            "GET",
+            _job_path(job_id),
+            params=params,
+            read_seconds=read_seconds,
+            network_limit=network_limit,
         )
         return Job.from_json(answer.body)
 
@@ -175,7 +224,11 @@ class FlashpodsClient:
         return answer.body
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
-        """Return the job once it has ended, or as it is after ``timeout`` seconds."""
+        """Return the job once it has ended, or as it is after ``timeout`` seconds.
+
+        Once the host has answered, a time without it is sat out: some three minutes, as
+        :meth:`follow` does.
+        """
         clock = asyncio.get_running_loop().time
         give_up = None if timeout is None else clock() + timeout
         job = await self.get_job(job_id)
@@ -184,9 +237,14 @@ class FlashpodsClient:
             if left <= 0:
                 return job
             began = clock()
-            before = (job.status, job.phase, job.cancel_requested)
-            job = await self.get_job(job_id, wait=max(1, left))
-            same = (job.status, job.phase, job.cancel_requested) == before
+            before = job
+            until = None if give_up is None else max(1, left) + LATE_SECONDS
+            try:
+                async with asyncio.timeout(until):
+                    job = await self._get_job(job_id, max(1, left), before, RECONNECTS)
+            except TimeoutError:
+                return job  # the host is away; this is how it was seen last
+            same = (job.status, job.phase) == (before.status, before.phase)
             if same and clock() - began < 0.5:
                 await self._http.sleep(min(1.0, left))  # a host that does not wait is not hammered
         return job
@@ -198,8 +256,8 @@ class FlashpodsClient:
         path = f"{_job_path(job_id)}/output"
         return Output.from_json((await self._http.json("GET", path, params={"tail": tail})).body)
 
-    async def read_output(self, job_id: str, offset: int, limit: int) -> Output:
-        """Return whole lines from a byte of the log on, about ``limit`` bytes (at most 1 MiB)."""
+    async def read_output(self, job_id: str, offset: int = 0, limit: int = 1 << 20) -> Output:
+        """Return a page of the log: whole lines from byte ``offset`` on, about ``limit`` bytes."""
         path = f"{_job_path(job_id)}/output"
         params = {"offset": offset, "limit": limit}
         return Output.from_json((await self._http.json("GET", path, params=params)).body)
@@ -230,6 +288,7 @@ class FlashpodsClient:
         dest: str | Path,
         *,
         extract: bool = False,
+        within: str | Path | None = None,
         artifact: Artifact | None = None,
         progress: downloads.OnBytes | None = None,
     ) -> Path:
@@ -240,9 +299,9 @@ class FlashpodsClient:
         Args:
             job_id: the job.
             name: the artifact's name.
-            dest: a directory to put it into, or the file to make of it; see
-                :func:`flashpods.client.download.open_target`.
+            dest: a directory to put it into, or the file; see :func:`~.target.open_target`.
             extract: unpack a directory.
+            within: a directory that ``dest`` may not leave, not even by a symbolic link on the way.
             artifact: its row, if :meth:`artifacts` was asked already.
             progress: is told bytes so far and bytes in all (None for a directory).
 
@@ -257,7 +316,9 @@ class FlashpodsClient:
         file_name = f"{name}.tar" if row.type == "directory" and not extract else name
         try:
             with (
-                closing(downloads.open_target(dest, downloads.check_name(file_name))) as target,
+                closing(
+                    downloads.open_target(dest, downloads.check_name(file_name), within)
+                ) as target,
                 closing(downloads.PartFile(target)) as part,
             ):
                 await downloads.download_to(self._http, f"{path}/artifacts", row, part, progress)
@@ -284,6 +345,11 @@ class FlashpodsClient:
     async def capacity(self) -> Capacity:
         """Return what the host offers to jobs and what is free."""
         return Capacity.from_json((await self._http.json("GET", "/capacity")).body)
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Seconds that this machine's clock is ahead of the host's, by its last answer."""
+        return self._http.clock_skew
 
     async def health(self) -> dict[str, Any]:
         """Return the host's health; a degraded host is an answer, not an error."""

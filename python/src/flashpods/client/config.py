@@ -21,7 +21,14 @@ from flashpods.client.errors import ConfigError
 from flashpods.client.keyring import find_in_keyring
 from flashpods.client.retry import RetryPolicy
 
-__all__ = ["DEFAULT_EXCLUDE", "ClientConfig", "default_config_path"]
+__all__ = [
+    "DEFAULT_EXCLUDE",
+    "ClientConfig",
+    "check_token",
+    "check_values",
+    "default_config_path",
+    "read_values",
+]
 
 DEFAULT_HOST: Final = "10.0.0.1"
 DEFAULT_EXCLUDE: Final = (".git", "node_modules", "target", "__pycache__", ".venv")
@@ -44,12 +51,14 @@ class ClientConfig:
     """The laptop's settings. ``api_url`` and ``rsync_url`` win over host and port."""
 
     token: str = field(repr=False)
+    token_source: str = "its caller"  # noqa: S105 - where it is from, for messages
     api_host: str = DEFAULT_HOST
     api_port: int = 8080
     rsync_host: str | None = None  # None: the rsync URL is the one that the host names
     api_url: str | None = None
     rsync_url: str | None = None
     default_exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+    gitignore: bool = False  # whether a push leaves out what git ignores
     retry_max_attempts: int = 5
     retry_base_delay_ms: int = 1000
     retry_max_delay_ms: int = 30000
@@ -98,20 +107,20 @@ class ClientConfig:
         """
         env = os.environ if env is None else env
         where = path or default_config_path(env)
-        values = _read_file(where)
+        values = read_values(where)
         token_file = values.pop("token_file", None)
-        checked = {key: _check(key, value, str(where)) for key, value in values.items()}
+        checked = check_values(values, str(where))
         checked.update(_from_environment(env))
         if env.get("FLASHPODS_HOST") or env.get("FLASHPODS_PORT"):
             checked.pop("api_url", None)
         if env.get("FLASHPODS_API_URL"):
             checked["api_url"] = _check("api_url", env["FLASHPODS_API_URL"], "FLASHPODS_API_URL")
         host = urlsplit(checked.get("api_url") or "").hostname or checked.get("api_host")
-        token = _find_token(env, token_file, where, str(host or DEFAULT_HOST))
-        return cls(token=token, **checked)
+        token, source = _find_token(env, token_file, where, str(host or DEFAULT_HOST))
+        return cls(token=token, token_source=source, **checked)
 
 
-_KEYS: Final = {f.name for f in fields(ClientConfig)} - {"token"} | {"token_file"}
+_KEYS: Final = {f.name for f in fields(ClientConfig)} - {"token", "token_source"} | {"token_file"}
 _ENVIRONMENT: Final = {
     "FLASHPODS_HOST": "api_host",
     "FLASHPODS_PORT": "api_port",
@@ -125,7 +134,12 @@ _RANGES: Final = {
 }
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """Return what the file says, unchecked but for its keys; a missing one says nothing.
+
+    Raises:
+        ConfigError: it is no JSON object, or has an unknown key.
+    """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
@@ -142,6 +156,15 @@ def _read_file(path: Path) -> dict[str, Any]:
             f"known are {', '.join(sorted(_KEYS))}"
         )
     return values
+
+
+def check_values(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of known keys in the kinds that :class:`ClientConfig` has.
+
+    Raises:
+        ConfigError: it names ``where``, the key, and what it may be.
+    """
+    return {key: _check(key, value, where) for key, value in values.items()}
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
@@ -168,6 +191,9 @@ def _check(key: str, value: Any, where: str) -> Any:
         ):
             raise ConfigError(f"{where}: {key} must be a list of patterns")
         return tuple(value)
+    elif key == "gitignore":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where}: {key} is {_cut(value)}; it must be true or false")
     elif key in {"api_url", "rsync_url"}:
         _check_url(key, value, where)
     elif not isinstance(value, str) or not _HOST.match(value):
@@ -186,18 +212,23 @@ def _check_url(key: str, value: Any, where: str) -> None:
         raise ConfigError(f"{where}: {key} is {_cut(value)}; it must be {schemes[0]}://HOST[:PORT]")
 
 
-def _find_token(env: Mapping[str, str], token_file: object, config_path: Path, host: str) -> str:
+def _find_token(
+    env: Mapping[str, str], token_file: object, config_path: Path, host: str
+) -> tuple[str, str]:
+    """Return the token and where it was."""
     if env.get("FLASHPODS_API_TOKEN"):
-        return _check_token(env["FLASHPODS_API_TOKEN"], "FLASHPODS_API_TOKEN")
+        name = "FLASHPODS_API_TOKEN"
+        return check_token(env[name], name), name
     if named := env.get("FLASHPODS_API_TOKEN_FILE") or token_file:
         if not isinstance(named, str):
             raise ConfigError(f"{config_path}: token_file must be a path")
-        return _read_token(Path(named).expanduser())
+        path = Path(named).expanduser()
+        return _read_token(path), str(path)
     beside = config_path.parent / "token"
     if beside.exists():
-        return _read_token(beside)
+        return _read_token(beside), str(beside)
     if kept := find_in_keyring(host):
-        return _check_token(kept, "the keyring")
+        return check_token(kept, "the keyring"), "the keyring"
     raise ConfigError(
         "no API token: set FLASHPODS_API_TOKEN, or FLASHPODS_API_TOKEN_FILE to the file that "
         f"holds it, or write it to {beside}",
@@ -215,10 +246,11 @@ def _read_token(path: Path) -> str:
         ) from error
     # A host's file may hold two tokens while they rotate; the first is the current one.
     lines = text.split()
-    return _check_token(lines[0] if lines else "", str(path))
+    return check_token(lines[0] if lines else "", str(path))
 
 
-def _check_token(token: str, where: str) -> str:
+def check_token(token: str, where: str) -> str:
+    """Return the token without white space around it; raises ConfigError if it can't be one."""
     if not _TOKEN.match(token.strip()):  # the value itself is never shown
         raise ConfigError(f"{where} holds no usable token: it must be printable ASCII, no spaces")
     return token.strip()

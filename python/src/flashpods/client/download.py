@@ -13,12 +13,9 @@ import errno
 import hashlib
 import os
 import secrets
-import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -27,6 +24,7 @@ import httpx
 from flashpods.client.errors import ClientError, DownloadError, HostUnreachable
 from flashpods.client.http import Http
 from flashpods.client.models import Artifact
+from flashpods.client.target import Target, check_name, open_target
 
 __all__ = ["OnBytes", "PartFile", "Target", "check_name", "download_to", "open_target"]
 
@@ -36,81 +34,6 @@ RECONNECTS: Final = 5  # in a row without a byte
 MAX_TAR_BYTES: Final = 8 << 30  # the host keeps at most 2 GB a job; a stream without end is none
 
 OnBytes = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
-
-
-def check_name(name: str) -> str:
-    """Return an artifact's name if it can be one file name here.
-
-    Raises:
-        DownloadError: ``invalid_artifact_name``.
-    """
-    if (
-        not name
-        or name in {".", ".."}
-        or any(c in name for c in "/\\\0")
-        or name != name.strip()
-        or len(name.encode("utf-8", "surrogatepass")) > 255
-    ):
-        raise DownloadError(
-            "invalid_artifact_name",
-            f"{name[:80]!r} is not an artifact's name: a file name of 1 to 255 bytes, "
-            "no slash, no backslash, no white space at its ends",
-        )
-    return name
-
-
-@dataclass(slots=True)
-class Target:
-    """A place in an open directory; ``directory_fd`` keeps it the same directory."""
-
-    directory: Path
-    name: str
-    directory_fd: int
-
-    @property
-    def path(self) -> Path:
-        """Where the artifact will be."""
-        return self.directory / self.name
-
-    def close(self) -> None:
-        """Close the directory."""
-        if self.directory_fd >= 0:
-            os.close(self.directory_fd)
-            self.directory_fd = -1
-
-
-def open_target(dest: str | Path, name: str) -> Target:
-    """Open the directory that ``dest`` means.
-
-    Args:
-        dest: an existing directory, or a path that ends in a slash (made if it is missing): the
-            file is put into it as ``name``. Anything else is the file's own path, in a directory
-            that exists.
-        name: a checked name.
-
-    Raises:
-        DownloadError: ``invalid_target``: the directory can't be used, or a directory is where
-            the file is to go.
-    """
-    text = os.fspath(dest)
-    path = Path(text).expanduser()
-    if text.endswith("/"):
-        path.mkdir(parents=True, exist_ok=True)
-    directory, final = (path, name) if path.is_dir() else (path.parent, path.name)
-    try:
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DownloadError(
-            "invalid_target", f"cannot write to {directory}: {error.strerror}"
-        ) from error
-    target = Target(directory, final, directory_fd)
-    try:
-        if stat.S_ISDIR(os.stat(final, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-            target.close()
-            raise DownloadError("invalid_target", f"{target.path} is a directory; move it away")
-    except FileNotFoundError:
-        pass
-    return target
 
 
 class PartFile:

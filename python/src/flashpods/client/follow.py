@@ -192,10 +192,18 @@ def _cursor(event: SseEvent) -> int:
 
 
 async def _await_start(http: Http, path: str) -> bool:
-    """Wait until a job that has no log yet moves on; return whether it has ended."""
+    """Wait until a job that has no log yet moves on; return whether it has ended.
+
+    First a look: it may have moved since it had no log.
+    """
     clock = asyncio.get_running_loop().time
+    job = Job.from_json((await http.json("GET", path)).body)
+    if job.status != "pending":
+        return job.terminal
     began = clock()
     params: dict[str, Any] = {"wait": PENDING_WAIT_SECONDS}
+    if job.revision is not None:
+        params["since"] = job.revision
     answer = await http.json("GET", path, params=params, read_seconds=PENDING_WAIT_SECONDS + 15)
     job = Job.from_json(answer.body)
     if not job.terminal and clock() - began < 0.2:

@@ -9,13 +9,14 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx
 
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, HostUnreachable
-from flashpods.client.retry import Retries, classify, parse_retry_after
+from flashpods.client.retry import Retries, classify, parse_http_date, parse_retry_after
 
 __all__ = ["Answer", "Http", "OnRetry", "Sleep"]
 
@@ -63,6 +64,7 @@ class Http:
         """
         self.config = config
         self.sleep = sleep
+        self.clock_skew: float | None = None  # seconds that our clock is ahead of the host's
         self._jitter = jitter
         self._on_retry = on_retry
         self._client = httpx.AsyncClient(
@@ -108,6 +110,7 @@ class Http:
         body: dict[str, Any] | None = None,
         read_seconds: float = READ_SECONDS,
         retry: bool = True,
+        network_limit: int | None = None,
         accept: frozenset[int] = frozenset(),
     ) -> Answer:
         """Send a request and return its JSON object.
@@ -119,13 +122,14 @@ class Http:
             body: the JSON body.
             read_seconds: how long the host may be silent, and with 30 s more, take in all.
             retry: whether to follow the retry table.
+            network_limit: tries without an answer, other than the table's.
             accept: statuses over 399 that are answers here, not errors.
 
         Raises:
             ClientError: the host refused (its code), or ``invalid_answer``.
             HostUnreachable: no answer came.
         """
-        retries = self.retries()
+        retries = self.retries(network_limit)
         while True:
             try:
                 return await self._once(
@@ -181,13 +185,21 @@ class Http:
             async with self._client.stream(
                 method, path, params=params, json=body, headers=headers, timeout=timeout
             ) as response:
+                self._note_clock(response)
                 if not response.is_success and response.status_code not in accept:
-                    raise await _refusal(response)
+                    raise await _refusal(response, self.config.token_source)
                 if response.headers.get("Content-Encoding", "identity") != "identity":
                     raise ClientError("invalid_answer", "the host's answer is encoded, unasked")
                 yield response
         except httpx.TransportError as error:
             raise HostUnreachable(self._explain(error)) from error
+
+    def _note_clock(self, response: httpx.Response) -> None:
+        """Remember how far the clocks are apart; the header's whole seconds show no less than 2."""
+        date = parse_http_date(response.headers.get("Date"))
+        if date is not None:
+            skew = (datetime.now(UTC) - date).total_seconds() - 0.5
+            self.clock_skew = skew if abs(skew) >= 2 else 0.0
 
     def _explain(self, error: Exception) -> str:
         where = self.config.base_url
@@ -234,10 +246,11 @@ def _object(content: bytes) -> dict[str, Any]:
     return value
 
 
-async def _refusal(response: httpx.Response) -> ClientError:
+async def _refusal(response: httpx.Response, token_source: str) -> ClientError:
     """Turn an answer that is no success into an error with the host's own code."""
     status = response.status_code
-    retry_after = parse_retry_after(response.headers.get("Retry-After"))
+    date = parse_http_date(response.headers.get("Date"))
+    retry_after = parse_retry_after(response.headers.get("Retry-After"), date)
     try:
         raw = _object(await _read(response, MAX_ERROR_BYTES))
     except ClientError:
@@ -249,4 +262,6 @@ async def _refusal(response: httpx.Response) -> ClientError:
         code = f"http_{status}"
     if not isinstance(message, str):
         message = f"the host answered {status} without an explanation; is it a Flashpods API?"
+    if status == 401:
+        message += f"; the token came from {token_source}: compare it with the host's"
     return ClientError(code, message, status=status, details=merged, retry_after=retry_after)

@@ -21,6 +21,7 @@ __all__ = [
     "JobEvent",
     "JobList",
     "Output",
+    "Size",
     "Upload",
 ]
 
@@ -101,6 +102,7 @@ class Job:
     status: str
     type: str
     phase: str | None
+    revision: str | None  # of status, phase and cancellation; None from an older host
     command: str | None
     task: str | None
     image: str | None
@@ -132,6 +134,7 @@ class Job:
             status=_need(raw, "status", str),
             type=_maybe(raw, "type", str) or "worker",
             phase=_maybe(raw, "phase", str),
+            revision=_maybe(raw, "revision", str),
             command=_maybe(raw, "command", str),
             task=_maybe(raw, "task", str),
             image=_maybe(raw, "image", str),
@@ -282,12 +285,43 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """What admission sees, as the host tells it."""
+class Size:
+    """CPUs and GiB of memory."""
 
-    raw: dict[str, Any]
+    cpus: int
+    memory_gb: int
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Size:
+        """Read ``{"cpus", "memory_gb"}``."""
+        return cls(cpus=_maybe(raw, "cpus", int) or 0, memory_gb=_maybe(raw, "memory_gb", int) or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What admission sees: the host's size, what jobs hold, what is free, what is kept back."""
+
+    host: Size
+    reserved: Size
+    available: Size
+    reserve: Size
+    running_jobs: int
+    draining: bool
+    raw: dict[str, Any] = field(repr=False, compare=False)
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Capacity:
-        """Keep the answer of ``GET /capacity``."""
-        return cls(raw=raw)
+        """Read the answer of ``GET /capacity``."""
+
+        def size(key: str) -> Size:
+            return Size.from_json(_maybe(raw, key, dict) or {})
+
+        return cls(
+            host=size("host"),
+            reserved=size("reserved"),
+            available=size("available"),
+            reserve=size("reserve"),
+            running_jobs=_maybe(raw, "running_jobs", int) or 0,
+            draining=raw.get("draining") is True,
+            raw=raw,
+        )

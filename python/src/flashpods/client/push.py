@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from flashpods.client import rsync
+from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError, UploadError
+from flashpods.client.gitignore import ignored_patterns
 from flashpods.client.http import Http
 from flashpods.client.models import Upload
 from flashpods.client.retry import Failure, Retries
 
-__all__ = ["copy_upload", "create_upload", "delete_upload", "finalize", "push"]
+__all__ = [
+    "Gitignore",
+    "copy_upload",
+    "create_upload",
+    "delete_upload",
+    "discard_upload",
+    "finalize",
+    "get_upload",
+    "push",
+    "target_url_of",
+]
 
 FINALIZE_READ_SECONDS: Final = 120.0
 # The daemon's last act for a transfer comes just after our rsync has ended.
@@ -51,7 +66,9 @@ async def finalize(http: Http, upload_id: str) -> Upload:
     while True:
         try:
             answer = await http.json(
-                "POST", f"/uploads/{upload_id}/finalize", read_seconds=FINALIZE_READ_SECONDS
+                "POST",
+                f"/uploads/{_checked(upload_id)}/finalize",
+                read_seconds=FINALIZE_READ_SECONDS,
             )
         except ClientError as error:
             if error.code == "upload_already_finalized":
@@ -68,9 +85,25 @@ async def finalize(http: Http, upload_id: str) -> Upload:
 async def copy_upload(http: Http, upload_id: str) -> Upload:
     """Copy a finalized upload on the host; a copy whose answer was lost expires by itself."""
     answer = await http.json(
-        "POST", f"/uploads/{quote(upload_id, safe='')}/copy", read_seconds=FINALIZE_READ_SECONDS
+        "POST", f"/uploads/{_checked(upload_id)}/copy", read_seconds=FINALIZE_READ_SECONDS
     )
     return Upload.from_json(answer.body)
+
+
+async def get_upload(http: Http, upload_id: str) -> Upload:
+    """Return an upload as it is now."""
+    return Upload.from_json((await http.json("GET", f"/uploads/{_checked(upload_id)}")).body)
+
+
+async def discard_upload(http: Http, upload_id: str) -> None:
+    """Delete an upload and its tree, or say why not."""
+    await http.json("DELETE", f"/uploads/{_checked(upload_id)}")
+
+
+def _checked(upload_id: str) -> str:
+    if not _UPLOAD_ID.match(upload_id):
+        raise ClientError("upload_not_found", f"{upload_id[:80]!r} is no upload's id", status=404)
+    return upload_id
 
 
 async def delete_upload(http: Http, upload_id: str) -> None:
@@ -78,6 +111,14 @@ async def delete_upload(http: Http, upload_id: str) -> None:
     with suppress(ClientError, TimeoutError):
         async with asyncio.timeout(CLEAN_UP_SECONDS):
             await http.json("DELETE", f"/uploads/{upload_id}", retry=False)
+
+
+class Gitignore(Enum):
+    """Whether a push leaves out what git ignores."""
+
+    NO = "no"
+    WHERE_GIT = "where_git"  # if git has a say in the directory
+    YES = "yes"  # or the push fails
 
 
 def check_source(path: str | Path) -> Path:
@@ -99,6 +140,7 @@ async def push(
     *,
     exclude: Sequence[str],
     project: str | None = None,
+    gitignore: Gitignore = Gitignore.NO,
     on_progress: rsync.OnProgress | None = None,
 ) -> Upload:
     """Push a directory and finalize it; returns the finalized upload.
@@ -108,17 +150,22 @@ async def push(
 
     Raises:
         UploadError: ``upload_disk_full``, ``upload_failed``, ``rsync_missing``,
-            ``invalid_local_path``.
+            ``invalid_local_path``; with ``gitignore`` also those of
+            :func:`flashpods.client.gitignore.ignored_patterns`.
         ClientError: the host refused the upload or its finalize.
     """
     source = await asyncio.to_thread(check_source, path)
-    program = await rsync.find_rsync()
+    program = await rsync.probe_rsync()
+    ignored = await _ignored(source, gitignore)
     upload = await create_upload(http, project)
     try:
-        url = target_url(http, upload)
+        url = target_url_of(http.config, upload)
         base = upload.base if upload.base and _BASE.match(upload.base) else None
-        command = rsync.build_command(program, source, url, exclude=exclude, base=base)
-        result = await _run_with_retries(http, command, on_progress)
+        with _listed(ignored) as exclude_from:
+            command = rsync.build_command(
+                program, source, url, exclude=exclude, base=base, exclude_from=exclude_from
+            )
+            result = await _run_with_retries(http, command, on_progress)
         done = await finalize(http, upload.upload_id)
     except (ClientError, asyncio.CancelledError):
         await asyncio.shield(delete_upload(http, upload.upload_id))
@@ -132,13 +179,36 @@ async def push(
     )
 
 
-def target_url(http: Http, upload: Upload) -> str:
+async def _ignored(source: Path, gitignore: Gitignore) -> list[str]:
+    if gitignore is Gitignore.NO:
+        return []
+    try:
+        return await ignored_patterns(source)
+    except UploadError as error:
+        if gitignore is Gitignore.WHERE_GIT and error.code == "not_a_repository":
+            return []
+        raise
+
+
+@contextmanager
+def _listed(patterns: Sequence[str]) -> Iterator[Path | None]:
+    """Give a file that holds the patterns for rsync's ``--from0``; None if there are none."""
+    if not patterns:
+        yield None
+        return
+    with NamedTemporaryFile(prefix="flashpods-exclude-") as file:
+        file.write(b"".join(os.fsencode(pattern) + b"\0" for pattern in patterns))
+        file.flush()
+        yield Path(file.name)
+
+
+def target_url_of(config: ClientConfig, upload: Upload) -> str:
     """Return the URL that rsync writes to.
 
     Raises:
         ClientError: ``invalid_answer`` if the host's rsync URL is not one.
     """
-    base = http.config.rsync_base(upload.rsync_url or f"rsync://{http.config.api_host}/uploads")
+    base = config.rsync_base(upload.rsync_url or f"rsync://{config.api_host}/uploads")
     parts = urlsplit(base)
     if parts.scheme != "rsync" or not parts.hostname or re.search(r"[\s\x00-\x1f]", base):
         raise ClientError("invalid_answer", f"the rsync URL {base[:80]!r} is not one")

@@ -21,7 +21,15 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Final
 
-__all__ = ["LIMITS", "Failure", "Retries", "RetryPolicy", "classify", "parse_retry_after"]
+__all__ = [
+    "LIMITS",
+    "Failure",
+    "Retries",
+    "RetryPolicy",
+    "classify",
+    "parse_http_date",
+    "parse_retry_after",
+]
 
 MAX_RETRY_AFTER: Final = 300.0  # seconds; a host that asks for more is not waited for
 
@@ -54,19 +62,30 @@ def classify(status: int | None) -> Failure:
     return Failure.FINAL
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3); None if there is none."""
+def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Return the seconds of a ``Retry-After`` header (RFC 9110, 10.2.3); None if there is none.
+
+    Args:
+        value: the header.
+        now: the host's time, from its ``Date``; this machine's clock may be wrong.
+    """
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdigit():
         return float(value)
+    when = parse_http_date(value)
+    if when is None:
+        return None
+    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+
+
+def parse_http_date(value: str | None) -> datetime | None:
+    """Return the time of a header such as ``Date`` (RFC 9110, 5.6.7); None if it is none."""
     try:
-        when = parsedate_to_datetime(value)
+        when = parsedate_to_datetime(value or "")
     except ValueError:
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,13 @@ from flashpods.client.errors import UploadError
 __all__ = [
     "Ending",
     "Progress",
+    "Rsync",
     "RsyncResult",
     "build_command",
     "find_rsync",
     "judge",
     "parse_progress",
+    "probe_rsync",
     "run_rsync",
 ]
 
@@ -47,6 +49,7 @@ MAX_LINE_BYTES: Final = 4096
 
 # rsync(1), EXIT VALUES: socket I/O, protocol stream cut, timeouts of data and of connecting.
 NETWORK_CODES: Final = frozenset({10, 12, 30, 35})
+NANOSECONDS: Final = (3, 1, 3)  # from then on --modify-window=-1 compares times in full
 VANISHED: Final = 24  # source files went away while they were read: the rest arrived
 # What the daemon says when its hook refuses; the hook's own line follows (clientserver.c).
 REFUSED: Final = "pre-xfer exec returned failure"
@@ -68,6 +71,14 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rsync:
+    """The program and its version."""
+
+    path: str
+    version: tuple[int, ...]
 
 
 class Ending(Enum):
@@ -131,6 +142,11 @@ async def find_rsync() -> str:
     Raises:
         UploadError: ``rsync_missing`` or ``rsync_too_old``, with the remedy.
     """
+    return (await probe_rsync()).path
+
+
+async def probe_rsync() -> Rsync:
+    """Return this machine's rsync with its version; raises as :func:`find_rsync` does."""
     path = shutil.which("rsync")
     remedy = "install it (apt install rsync, brew install rsync, nix profile install nixpkgs#rsync)"
     if path is None:
@@ -149,25 +165,44 @@ async def find_rsync() -> str:
         raise UploadError("rsync_missing", f"{path} --version does not end; {remedy}") from error
     finally:
         await _stop(process)
-    found = re.match(rb"rsync\s+version v?(\d+)\.(\d+)", output)
-    if found is None or (int(found[1]), int(found[2])) < (3, 1):
+    found = re.match(rb"rsync\s+version v?(\d+)\.(\d+)(?:\.(\d+))?", output)
+    version = (0, 0, 0) if found is None else tuple(int(part or 0) for part in found.groups())
+    if version < (3, 1):
         # macOS calls "openrsync" rsync; it has neither these options nor these exit codes.
         raise UploadError("rsync_too_old", f"{path} is not rsync 3.1 or later; {remedy}")
-    return path
+    return Rsync(path, version)
 
 
 def build_command(
-    rsync: str, source: Path, url: str, *, exclude: Sequence[str], base: str | None
+    rsync: str | Rsync,
+    source: Path,
+    url: str,
+    *,
+    exclude: Sequence[str],
+    base: str | None,
+    exclude_from: Path | None = None,
 ) -> list[str]:
     """Return the argument list that makes ``url`` hold what ``source`` holds.
 
-    ``source`` is absolute, so that no colon in it reads as a host.
+    Args:
+        rsync: the program.
+        source: absolute, so that no colon in it reads as a host.
+        url: the upload's directory.
+        exclude: patterns.
+        base: the former tree's path in the module; what is unchanged there is not sent.
+        exclude_from: a file of further patterns, each ended by NUL.
     """
-    command = [rsync, *ARCHIVE, *REPORT, "--partial"]
+    program = Rsync(rsync, (0, 0, 0)) if isinstance(rsync, str) else rsync
+    command = [program.path, *ARCHIVE, *REPORT, "--partial"]
     command += [f"--timeout={TIMEOUT_SECONDS}", f"--contimeout={CONNECT_SECONDS}"]
     command += [f"--exclude={pattern}" for pattern in exclude]
+    if exclude_from is not None:
+        command += ["--from0", f"--exclude-from={exclude_from}"]
     if base is not None:
         command.append(f"--copy-dest={base}")
+        if program.version >= NANOSECONDS:
+            # Else a file that was changed twice within a second, to the same size, is "unchanged".
+            command.append("--modify-window=-1")
     return [*command, "--", f"{source}/".replace("//", "/"), url]
 
 

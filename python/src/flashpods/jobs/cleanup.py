@@ -31,6 +31,9 @@ Act = Coroutine[Any, Any, object]
 Items = AsyncIterator[tuple[str, Act]]
 """What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
 
+CLEANABLE = TERMINAL - {JobStatus.CLEANED}
+SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
+"""Names of acts that find out themselves whether there is anything to do."""
 STEPS: Final = (
     "adopt_uploads",
     "expire_uploads",
@@ -45,9 +48,6 @@ STEPS: Final = (
     "trim_images",
 )
 """A round, in its order; each is a method of :class:`Cleaner`."""
-CLEANABLE = TERMINAL - {JobStatus.CLEANED}
-SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
-"""Names of acts that find out themselves whether there is anything to do."""
 
 BATCH = 500  # jobs looked at per round; the next round takes the rest
 DRY = 100_000  # jobs counted at most by a look that changes nothing
@@ -143,15 +143,17 @@ class Cleaner:
         ``dry`` only looks: what the sweeps of :data:`SWEEPS` would find is not known then.
         """
         began = self._clock.monotonic()
-        report = await self._round(Report(dry=dry))
-        if not dry:
-            try:
-                await asyncio.to_thread(self._told, report, self._clock.monotonic() - began)
-            except OSError as e:
-                log.warning("cleanup_status_not_written", reason=str(e))
+        report = await self._round(dry=dry)
+        if dry:
+            return report
+        try:
+            await asyncio.to_thread(self._told, report, self._clock.monotonic() - began)
+        except OSError as e:
+            log.warning("cleanup_status_not_written", reason=str(e))
         return report
 
-    async def _round(self, report: Report) -> Report:
+    async def _round(self, *, dry: bool) -> Report:
+        report = Report(dry=dry)
         now = self._clock.now()
         for step in STEPS:
             find: Callable[[datetime], Items] = getattr(self, f"_{step}")

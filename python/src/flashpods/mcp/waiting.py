@@ -22,6 +22,7 @@ SLICE: Final = 5.0  # between two reports of progress
 TAIL_LINES: Final = 30
 TAIL_CHARACTERS: Final = 6000
 PAUSE: Final = 1.0
+GRACE: Final = 3.0  # for the last answer, beyond the time asked for
 _STAMP: Final = re.compile(r"^\[\d\d:\d\d:\d\d\.\d{3}\] ")
 
 
@@ -61,15 +62,23 @@ async def wait(
 
 
 async def _look(client: FlashpodsClient, job_id: str, known: Job | None, left: float) -> Job:
-    """Look at once the first time, then wait for a change for a slice of the time left."""
+    """Look at once the first time, then wait for a change for a slice of the time left.
+
+    The client's own retries may take longer than what is left, so they are cut short.
+    """
+    bound = asyncio.timeout(max(left, 0.0) + GRACE)
+    try:
+        async with bound:
+            return await _ask(client, job_id, known, left)
+    except TimeoutError as error:
+        if not bound.expired():
+            raise
+        raise HostUnreachable("the host did not answer in time") from error
+
+
+async def _ask(client: FlashpodsClient, job_id: str, known: Job | None, left: float) -> Job:
     if known is None or left < 1:
-        async with asyncio.timeout(max(left, 0.0) + SLICE) as bound:
-            try:
-                return await client.get_job(job_id)
-            except TimeoutError as error:
-                if not bound.expired():
-                    raise
-                raise HostUnreachable("the host did not answer in time") from error
+        return await client.get_job(job_id)
     clock = asyncio.get_running_loop().time
     began = clock()
     job = await client.get_job(job_id, wait=max(1.0, min(SLICE, left)))

@@ -19,6 +19,7 @@ from flashpods_dev.bench import (
     listing,
     logtail,
     memory,
+    push,
     reads,
     scrape,
 )
@@ -26,7 +27,10 @@ from flashpods_dev.bench.report import Result, show
 from flashpods_dev.machine import inside
 from flashpods_dev.stack import MiniStack
 
-NAMES = ("launch", "tail", "reads", "list", "download", "memory", "burst", "helper", "scrape")
+NAMES = (
+    *("launch", "tail", "reads", "list", "download", "memory", "burst", "helper", "push"),
+    "scrape",
+)
 # What the measures need beyond a host's defaults: room for 100 jobs, and no rate limit in the way.
 OVERRIDES = {
     "http": {"rate_per_second": 1e6, "rate_burst": 1_000_000},
@@ -62,6 +66,7 @@ def main() -> int:
                 "memory": lambda: memory.measure(stack),
                 "burst": lambda: burst.measure(stack),
                 "scrape": lambda: scrape.measure(stack, args.rounds * 5),
+                "push": lambda: push.measure(stack, scratch),
                 "helper": lambda: helper.measure(machine.checkout, args.rounds * 5),
             }
             for name in wanted:

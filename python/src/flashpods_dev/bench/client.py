@@ -50,6 +50,5 @@ class Api:
         """Wait until the job is in one of the states, or has ended."""
         job: dict[str, Any] = self.call("GET", f"/jobs/{job_id}")
         while job["status"] not in {*states, "completed", "failed", "timed_out", "cancelled"}:
-            # Short: a change between the last answer and this call is none that it waits for.
-            job = self.call("GET", f"/jobs/{job_id}?wait=1")
+            job = self.call("GET", f"/jobs/{job_id}?wait=30&since={job['revision']}")
         return job

@@ -23,10 +23,14 @@ STOP_SECONDS: Final = 30
 POWEROFF: Final = signal.SIGRTMIN + 4  # systemd(1)
 LOOK_SECONDS: Final = 0.1
 TIMEOUT: Final = 60.0
-FAILED: Final = (
-    "for unit in $(systemctl --failed --no-legend --plain | cut -d' ' -f1); "
-    "do journalctl -b -u $unit -n 20 --no-pager; done"
-)
+# What is wrong with a boot: what has not begun or not ended, what failed, and what it said.
+FAILED: Final = """\
+systemctl list-jobs --no-pager --no-legend
+units=$(systemctl list-units --plain --no-legend --state=failed,activating,auto-restart,reloading)
+for unit in $(echo "$units" | awk '{print $1}'); do
+  echo "--- $unit"; journalctl -b -u $unit -n 15 --no-pager -o cat || true
+done
+"""
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/flashpods/bin:/opt/spire/bin",
     "HOME": "/root",

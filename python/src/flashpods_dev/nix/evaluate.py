@@ -75,7 +75,9 @@ class Evaluator:
         given = {name: os.environ[name] for name in VARIABLES}
         made = cls(Path(given["FLASHPODS_NIXEVAL"]), checkout / ".dev" / "nix" / "tree")
         made.tree.parent.mkdir(parents=True, exist_ok=True)
-        sources = (checkout / name for name in ("modules", "pkgs", "examples", "checks", "lab"))
+        sources = (
+            checkout / name for name in ("modules", "pkgs", "lib", "examples", "checks", "lab")
+        )
         scans = [word for place in sources if place.is_dir() for word in ("--scan", str(place))]
         made._run(
             "assemble",
@@ -95,6 +97,28 @@ class Evaluator:
         tree = ("--tree", str(self.tree))
         said = self._run("module", *tree, "--files", *wanted, *map(str, files), good=(0, 1))
         return Report.read(json.loads(said))
+
+    def value(self, expression: str) -> Any:
+        """Evaluate a Nix expression, in which ``pkgs`` is the tree's, to JSON.
+
+        Raises:
+            StackError: it does not evaluate.
+        """
+        whole = f"let pkgs = import {self.tree} {{ }}; in {expression}"
+        command = ["nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode"]
+        try:
+            done = subprocess.run(
+                [*command, "--expr", whole],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as e:
+            raise StackError(f"nix-instantiate: {e}") from e
+        if done.returncode:
+            raise StackError(f"nix-instantiate:\n{done.stderr.strip()[-4000:]}")
+        return json.loads(done.stdout)
 
     def flake(self, checkout: Path) -> str:
         """Evaluate every output of the flake; return what was said.

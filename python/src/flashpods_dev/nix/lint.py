@@ -11,7 +11,7 @@ from typing import Final
 from flashpods_dev.report import Steps, say
 
 SECONDS: Final = 120
-PLACES: Final = ("flake.nix", "modules", "pkgs", "checks", "examples", "lab")
+PLACES: Final = ("flake.nix", "modules", "pkgs", "checks", "examples", "lab", "lib")
 # Tool → its arguments, and how it is had where it is missing.
 TOOLS: Final = {
     "nix-instantiate": (("--parse",), "apt-get install nix-bin"),

@@ -10,6 +10,7 @@ from typing import Final
 
 RENDERED: Final = Path("lab", "rendered")
 MANIFEST: Final = "manifest.json"
+OPTIONS: Final = Path("docs", "options.md")
 # What the outcome depends on: the modules, what they read, the lab's configurations, the rendering.
 SOURCES: Final = (
     "modules/**/*",
@@ -17,6 +18,7 @@ SOURCES: Final = (
     "pkgs/*/package.nix",
     "examples/**/*.nix",
     "lab/*.nix",
+    "lib/*.nix",
     "python/src/flashpods_dev/nix/mapping.py",
     "python/src/flashpods_dev/nix/render.py",
 )
@@ -29,9 +31,10 @@ def sources(checkout: Path) -> dict[str, str]:
 
 
 def outcome(checkout: Path) -> dict[str, str]:
-    """Return path → sha256 of every rendered file."""
+    """Return path → sha256 of every rendered file, and of the option reference."""
     top = checkout / RENDERED
-    return _hashes(top, (p for p in top.rglob("*") if p.is_file() and p != top / MANIFEST))
+    found = (p for p in top.rglob("*") if p.is_file() and p != top / MANIFEST)
+    return _hashes(top, found) | _hashes(checkout, iter([checkout / OPTIONS]))
 
 
 def write(checkout: Path) -> None:

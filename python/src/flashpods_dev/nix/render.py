@@ -32,7 +32,7 @@ PARTS: Final = {
 
 
 def render(checkout: Path, evaluator: Evaluator) -> list[str]:
-    """Write ``lab/rendered`` anew; return the paths below it.
+    """Write ``lab/rendered`` and the option reference anew; return the paths below the first.
 
     Raises:
         StackError: a configuration does not evaluate, has a false assertion or a warning.
@@ -54,6 +54,8 @@ def render(checkout: Path, evaluator: Evaluator) -> list[str]:
             if path.startswith(mapping.SCRIPTS.lstrip("/")):
                 file.chmod(0o755)
             written.append(f"{name}/{path}")
+    reference = f"import {checkout}/lib/options.nix {{ inherit pkgs; inherit (pkgs) lib; }}"
+    (checkout / manifest.OPTIONS).write_text(evaluator.value(reference))
     manifest.write(checkout)
     return written
 

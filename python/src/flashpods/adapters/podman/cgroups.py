@@ -101,6 +101,21 @@ def _kill_all(top: Path) -> None:
             os.close(descriptor)
 
 
+def first_process(path: str, *, root: Path = CGROUPS, proc: Path = PROC) -> int | None:
+    """Return the pid of the process that is number 1 in the container whose cgroup this is.
+
+    That is told by NSpid, proc(5). None if there is none, or it is not to be seen from here.
+    """
+    with contextlib.suppress(OSError):  # it is going, or the process is
+        for file in (root / path.lstrip("/")).rglob("cgroup.procs"):
+            for pid in file.read_text().split():
+                status = (proc / pid / "status").read_text()
+                numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
+                if numbers[-1:] == ["1"]:
+                    return int(pid)
+    return None
+
+
 def open_process(pid: int, container_id: str, *, proc: Path = PROC) -> int | None:
     """Return a pidfd of the container's first process; None if it is not to be seen from here.
 

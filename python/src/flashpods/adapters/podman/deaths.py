@@ -40,6 +40,7 @@ class DeathWatch:
         *,
         proc: Path = PROC,
         emptied: Callable[[ContainerState], bool] = lambda _state: False,
+        pid: int | None = None,
     ) -> None:
         """Take the client.
 
@@ -49,11 +50,14 @@ class DeathWatch:
             proc: where processes are looked for.
             emptied: whether the kernel says that the container's cgroup holds no process. Podman
                 calls a container whose conmon was killed "running" for ever.
+            pid: its first process, where that is known, so that the engine need not be asked (2 ms
+                of its time) before there is something to tell.
         """
         self._rest = rest
         self._id = container_id
         self._proc = proc
         self._emptied = emptied
+        self._pid = pid
         self._look = FIRST_LOOK
         self._dead_since: float | None = None
 
@@ -65,6 +69,7 @@ class DeathWatch:
             killed); or None if there is no such container any more.
         """
         backoff = FIRST_BACKOFF
+        await self._by_kernel(self._pid)
         while True:
             try:
                 state = await inspect(self._rest, self._id)
@@ -83,7 +88,7 @@ class DeathWatch:
 
     async def _next(self, state: ContainerState) -> None:
         """Wait until another look is worth it."""
-        seen = self._dead_since is not None or await self._by_kernel(state)
+        seen = self._dead_since is not None or await self._by_kernel(state.pid)
         if not seen and state.running and await asyncio.to_thread(self._emptied, state):
             self._died()
             seen = True
@@ -94,9 +99,9 @@ class DeathWatch:
         await asyncio.sleep(self._look)
         self._look = min(self._look * 2, MOST_LOOK)
 
-    async def _by_kernel(self, state: ContainerState) -> bool:
+    async def _by_kernel(self, pid: int | None) -> bool:
         """Wait for the process itself; False if it is not to be seen from here."""
-        descriptor = open_process(state.pid, self._id, proc=self._proc) if state.pid else None
+        descriptor = open_process(pid, self._id, proc=self._proc) if pid else None
         if descriptor is None:
             return False
         loop = asyncio.get_running_loop()

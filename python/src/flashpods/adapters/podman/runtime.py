@@ -18,6 +18,7 @@ from flashpods.adapters.podman.cgroups import (
     cgroup_of,
     children,
     emptied,
+    first_process,
     read_limits,
     remove_parent,
     waits_for_start,
@@ -34,12 +35,12 @@ from flashpods.errors import Unavailable
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, Limits
 
 CALLS: Final = 16
+"""Short calls at once; each is a connection, and the engine works on its own locks anyway."""
 NOTICE_SECONDS, NOTICE_LOOK = 2.0, 0.05
 """Seconds that the engine gets to notice a death or a create of its own, and between looks."""
 CREATE_SECONDS: Final = 600.0  # then the next create is made, whatever became of this one
 EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
-FRESH: Final = 256  # containers remembered between create and start
-"""Short calls at once; each is a connection, and the engine works on its own locks anyway."""
+FRESH: Final = 256  # containers remembered between create, start and wait
 WAITS: Final = 256
 """Long calls at once; only containers whose process is not to be seen need one."""
 
@@ -96,10 +97,12 @@ class PodmanRuntime:
         self._engine: Engine | None = None
         self._probing = asyncio.Lock()
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
-        # fails, and its service may die: podman issue 23264, containers/storage issue 2030.
+        # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
+        # containers/storage issue 2030.
         self._creates = Turns[Answer](settings.call_seconds)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
+        self._started: dict[str, str] = {}  # the same of what we started and nobody waits for
 
     async def close(self) -> None:
         """Give up pulls and close connections; containers run on."""
@@ -137,14 +140,14 @@ class PodmanRuntime:
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
         answer = await self._creates.take(
             lambda: self._rest.call(
-                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS, long=True
+                "POST", "/containers/create", body=request, deadline=CREATE_SECONDS
             )
         )
         if answer.ok:
             container_id: str = answer.json()["Id"]
             failpoints.hit("engine.before_init")
             await self._initialise(container_id)
-            self._remember(container_id, spec.name)
+            _remember(self._fresh, container_id, spec.name)
             return container_id
         self._images.forget(spec.image)
         # The name may be taken: 500 in Podman 4, 409 since 5. Look, rather than read the message.
@@ -203,11 +206,12 @@ class PodmanRuntime:
     async def limits(self, container_id: str) -> Limits | None:
         """Read the limits back from the cgroup; see the port."""
         name = self._fresh.get(container_id)
-        if name is not None and (parent := cgroup_parent(self._settings, name)):
-            # Where the cgroupfs manager puts it; elsewhere the engine is asked.
-            path = f"{parent}/libpod-{container_id}"
-            if found := read_limits(path, container_id, root=self._cgroups, proc=self._proc):
-                return found
+        group = self._cgroup(name, container_id) if name else None
+        found = (
+            read_limits(group, container_id, root=self._cgroups, proc=self._proc) if group else None
+        )
+        if found is not None:
+            return found
         state = await self.inspect(container_id)
         if state is None or state.pid is None:
             return None
@@ -220,10 +224,12 @@ class PodmanRuntime:
         calls at once take turns for the same reason. A service that was killed in its start has
         run the command though its state says "initialized", so the process is asked as well.
         """
-        if self._fresh.pop(container_id, None) is not None:
+        name = self._fresh.pop(container_id, None)
+        if name is not None:
             # Initialised by us a moment ago: it can't have run, so it need not be looked at.
             answer = await self._rest.call("POST", f"/containers/{container_id}/start")
             if answer.ok:
+                _remember(self._started, container_id, name)
                 return
         async with self._starting.setdefault(container_id, asyncio.Lock()):
             state = await self.inspect(container_id)
@@ -254,8 +260,18 @@ class PodmanRuntime:
 
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; see the port."""
-        watch = DeathWatch(self._rest, container_id, proc=self._proc, emptied=self._emptied)
+        name = self._started.pop(container_id, None)
+        group = self._cgroup(name, container_id) if name else None
+        pid = first_process(group, root=self._cgroups, proc=self._proc) if group else None
+        watch = DeathWatch(
+            self._rest, container_id, proc=self._proc, emptied=self._emptied, pid=pid
+        )
         return await watch.run()
+
+    def _cgroup(self, name: str, container_id: str) -> str | None:
+        """Return the cgroup where the cgroupfs manager puts it; elsewhere the engine is asked."""
+        parent = cgroup_parent(self._settings, name)
+        return f"{parent}/libpod-{container_id}" if parent else None
 
     def _emptied(self, state: ContainerState) -> bool:
         parent = cgroup_parent(self._settings, state.name)
@@ -320,11 +336,6 @@ class PodmanRuntime:
         query = {"force": "true", "timeout": "0", "v": "true"}
         return await self._rest.call("DELETE", f"/containers/{name_or_id}", query=query)
 
-    def _remember(self, container_id: str, name: str) -> None:
-        self._fresh[container_id] = name
-        if len(self._fresh) > FRESH:
-            self._fresh.pop(next(iter(self._fresh)))
-
     async def _initialise(self, container_id: str) -> None:
         answer = await self._rest.call("POST", f"/containers/{container_id}/init")
         if answer.ok:
@@ -357,6 +368,12 @@ class PodmanRuntime:
                 if self._engine is None:
                     self._engine = await self._library.probe()
         return self._engine
+
+
+def _remember(names: dict[str, str], container_id: str, name: str) -> None:
+    names[container_id] = name
+    if len(names) > FRESH:
+        names.pop(next(iter(names)))
 
 
 def _refusal(answer: Answer, what: str) -> Unavailable | ContainerError:

@@ -47,6 +47,7 @@ def make(settings: Settings, *, now: datetime) -> Made:
     """
     directory = settings.backup.directory
     began = time.monotonic()
+    prepare(settings)
     with _alone(directory):
         before = status.read(directory)
         try:
@@ -170,6 +171,26 @@ def _retain(settings: Settings, made: Made) -> None:
             made.deleted.append(old.path.name)
 
 
+def prepare(settings: Settings) -> None:
+    """Make the directory if need be; root gives it to the database's owner, whose timer writes.
+
+    Raises:
+        CopyError: ``unreadable``.
+    """
+    directory, database = settings.backup.directory, settings.paths.database
+    if directory.is_dir():
+        return
+    try:
+        directory.mkdir(mode=0o750, parents=True)
+        if os.geteuid() == 0 and database.exists():
+            owner = database.stat()
+            os.chown(directory, owner.st_uid, owner.st_gid)
+    except OSError as e:
+        raise CopyError(
+            f"backup.directory {directory}: {e.strerror}; make it and own it", "unreadable"
+        ) from e
+
+
 def need_room(directory: Path, size_bytes: int) -> None:
     """Refuse to begin what would fill a file system.
 
@@ -193,9 +214,8 @@ def wal_of(database: Path) -> Path:
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Make the directory if need be, keep other backups out, take away what a crash left."""
+    """Keep other backups out, take away what a crash left."""
     try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
         raise CopyError(

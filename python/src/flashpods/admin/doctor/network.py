@@ -16,7 +16,7 @@ TABLE: Final = ("inet", "flashpods")  # modules/network/ruleset.nft
 SECONDS: Final = 5.0
 QUIET_SECONDS: Final = 180  # a session's keys are renewed every two minutes while there is traffic
 _WIREGUARD: Final = "wireguard-does-not-connect"
-_RESTART: Final = ("systemctl restart wg-quick@wg0", "journalctl -u wg-quick@wg0 -n 50")
+_RESTART: Final = ("systemctl restart wireguard-wg0", "journalctl -u wireguard-wg0 -n 50")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,11 @@ def firewall(look: Look) -> list[Finding]:
             severity=Severity.CRITICAL,
             symptom="jobs may reach the API: the rules of the trust boundary are not loaded",
             cause=said,
-            remedy=("flashpods-admin drain", "systemctl restart nftables", "nft list ruleset"),
+            remedy=(
+                "flashpods-admin drain",
+                "systemctl restart flashpods-firewall",
+                "nft list ruleset",
+            ),
             anchor=_WIREGUARD,
         )
     ]

@@ -29,6 +29,7 @@ from flashpods.ports import ContainerError, ContainerSpec, Limits, Mount
 __all__ = ["Ended", "Probe", "inside", "run_command"]
 
 TRIES: Final = 4
+KILLED: Final = 137  # by SIGKILL, which nobody sends but who takes it for a leftover
 BACKSTOP_SECONDS: Final = 60  # the engine ends it then, whatever became of us
 REMOVE_SECONDS: Final = 20
 MEMORY_BYTES: Final = 512 * 1024**2
@@ -73,8 +74,9 @@ async def run_command(host: Host, kind: str, command: str) -> Ended:
     async def once() -> Ended:
         async with _started(host, kind, command) as (container_id, log):
             state = await host.runtime.wait(container_id)
-            if state is None or state.exit_code is None:
+            if state is None or state.exit_code in {None, KILLED}:
                 raise _Taken
+            assert state.exit_code is not None
             return Ended(state.exit_code, await asyncio.to_thread(_lines, log))
 
     return await _again(once)
@@ -130,22 +132,30 @@ async def _started(host: Host, kind: str, command: str) -> AsyncIterator[tuple[s
     # The engine's own tree: its unit may write there, and another user may not look.
     scratch = Path(tempfile.mkdtemp(prefix=".validate-", dir=settings.paths.capture.parent))
     job_id = secrets.token_hex(8)
+    os.chown(scratch, uid, gid)
+    spec = _spec(host, kind, command, job_id=job_id, image=image, scratch=scratch)
+    # A task, so that whoever interrupts us leaves no container that is made only afterwards.
+    making = asyncio.create_task(_make(host, spec))
     try:
-        os.chown(scratch, uid, gid)
-        spec = _spec(host, kind, command, job_id=job_id, image=image, scratch=scratch)
-        try:
-            container_id = await runtime.create(spec)
-            await runtime.start(container_id)
-        except ContainerError as e:
-            if await runtime.inspect(spec.name) is None and "no container" in str(e):
-                raise _Taken from e
-            raise
-        yield container_id, spec.log_path
+        yield await asyncio.shield(making), spec.log_path
     finally:
-        with suppress(FlashpodsError, TimeoutError):
+        with suppress(FlashpodsError, ContainerError, TimeoutError, _Taken):
             async with asyncio.timeout(REMOVE_SECONDS):
-                await runtime.remove(container_name(job_id))
+                with suppress(FlashpodsError, ContainerError, _Taken):
+                    await making
+                await runtime.remove(spec.name)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+async def _make(host: Host, spec: ContainerSpec) -> str:
+    try:
+        container_id = await host.runtime.create(spec)
+        await host.runtime.start(container_id)
+    except ContainerError as e:
+        if await host.runtime.inspect(spec.name) is None:
+            raise _Taken from e
+        raise
+    return container_id
 
 
 def _spec(

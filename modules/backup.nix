@@ -1,0 +1,133 @@
+# The nightly backup of the database, and by option a copy of it elsewhere, by restic.
+{
+  config,
+  lib,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  cfg = config.services.flashpods;
+  inherit (cfg) backup;
+  inherit (cfg.settings) paths;
+  inherit (cfg.settings.backup) directory;
+  hardening = import ./hardening.nix;
+
+  key =
+    type: default: description:
+    mkOption { inherit type default description; };
+in
+{
+  options.services.flashpods = {
+    backup = {
+      enable = key types.bool true "Whether the database is backed up each night.";
+      startAt = mkOption {
+        type = types.str;
+        default = "*-*-* 02:00:00";
+        description = "When, see {manpage}`systemd.time(7)`. A host that was off then does it when it starts.";
+      };
+      restic = {
+        enable = lib.mkEnableOption "a copy of the backups elsewhere after each run, by restic";
+        repository = mkOption {
+          type = types.nullOr types.str;
+          default = null;
+          example = "sftp:backup@example.org:/srv/flashpods";
+          description = "Where the copies go.";
+        };
+        passwordFile = mkOption {
+          type = types.nullOr types.path;
+          apply = path: if path == null then null else toString path;
+          default = null;
+          example = "/run/secrets/restic";
+          description = "File with the repository's password, readable by root alone.";
+        };
+        environmentFile = mkOption {
+          type = types.nullOr types.path;
+          apply = path: if path == null then null else toString path;
+          default = null;
+          description = "File with the variables that the repository's kind needs, such as `AWS_ACCESS_KEY_ID`.";
+        };
+        pruneOpts = mkOption {
+          type = types.listOf types.str;
+          default = [
+            "--keep-daily 14"
+            "--keep-weekly 8"
+            "--keep-monthly 12"
+          ];
+          description = "What restic keeps there.";
+        };
+      };
+    };
+
+    settings = mkOption {
+      type = types.submodule {
+        options.backup = {
+          directory = key types.path "/var/backups/flashpods" "Where the copies are.";
+          daily = key types.ints.positive 7 "Days that keep their copy.";
+          weekly = key types.ints.unsigned 4 "Weeks that keep the newest of theirs.";
+          artifacts = key types.bool false "Also the collected artifacts.";
+          logs = key types.bool false "Also the jobs' logs.";
+        };
+      };
+    };
+  };
+
+  config = lib.mkIf (cfg.enable && backup.enable) {
+    assertions = [
+      {
+        assertion = backup.restic.enable -> (backup.restic.repository != null && backup.restic.passwordFile != null);
+        message = ''
+          services.flashpods.backup.restic.enable is true without repository or passwordFile: give both, such as
+          services.flashpods.backup.restic.repository = "sftp:backup@example.org:/srv/flashpods";
+          services.flashpods.backup.restic.passwordFile = "/run/secrets/restic";
+        '';
+      }
+    ];
+
+    systemd.services.flashpods-backup = {
+      description = "Flashpods' backup of its database";
+      onSuccess = lib.optional backup.restic.enable "restic-backups-flashpods.service";
+      serviceConfig = hardening.strict // {
+        Type = "oneshot";
+        ExecStart = "${cfg.package}/bin/flashpods-admin backup --settings ${cfg.settingsFile}";
+        User = "flashpods";
+        Group = "flashpods";
+        TimeoutStartSec = "2h";
+        Nice = 10;
+        IOSchedulingClass = "idle";
+        PrivateNetwork = true;
+        # A reader of a database in WAL mode writes to its -shm.
+        ReadWritePaths = [
+          directory
+          (dirOf paths.database)
+        ];
+      };
+    };
+
+    systemd.timers.flashpods-backup = {
+      description = "Flashpods' backup, each night";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnCalendar = backup.startAt;
+        Persistent = true;
+      };
+    };
+
+    systemd.tmpfiles.settings."10-flashpods".${directory}.d = {
+      user = "flashpods";
+      group = "flashpods";
+      mode = "0750";
+    };
+
+    services.restic.backups.flashpods = lib.mkIf backup.restic.enable {
+      inherit (backup.restic)
+        repository
+        passwordFile
+        environmentFile
+        pruneOpts
+        ;
+      paths = [ directory ];
+      initialize = true;
+      timerConfig = null; # after each backup, not at a time of its own
+    };
+  };
+}

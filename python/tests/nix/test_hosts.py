@@ -1,0 +1,90 @@
+"""Every configuration that a document shows, and its variants, is a whole NixOS system."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import hosts
+import pytest
+from hosts import CHECKOUT, TOPLEVEL, VARIANTS
+
+from flashpods.boundary import Boundary, render
+from flashpods.check_config import check
+from flashpods.config import Settings
+from flashpods_dev.nix.evaluate import Evaluator
+
+LINES = 15
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_a_system_without_warning(
+    evaluator: Evaluator, tmp_path: Path, name: str
+) -> None:
+    report = hosts.evaluate(evaluator, tmp_path, VARIANTS[name], TOPLEVEL)
+    assert report.assertions == []
+    assert report.warnings == []
+    assert report.options[TOPLEVEL].endswith(".drv")
+
+    settings = tmp_path / "settings.json"
+    settings.write_text(report.etc["flashpods/settings.json"])
+    assert check(settings, as_json=False) == 0
+
+    ruleset = report.etc["flashpods/ruleset.nft"]
+    parameters = next(t for p, t in report.files.items() if p.endswith("flashpods-boundary.json"))
+    template = (CHECKOUT / "modules" / "network" / "ruleset.nft").read_text()
+    assert ruleset == render(template, Boundary(**json.loads(parameters)))
+    nft = ["unshare", "--net", "nft", "--check", "--file", "/dev/stdin"]
+    done = subprocess.run(nft, input=ruleset, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_smallest_is_small() -> None:
+    text = (CHECKOUT / "examples" / "minimal.nix").read_text()
+    assert len([line for line in text.splitlines() if line.strip()]) < LINES
+
+
+def test_typed_settings_have_the_programs_own_defaults(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    """Where the module says otherwise it is listed here."""
+    report = hosts.evaluate(evaluator, tmp_path, "{ }")
+    rendered = json.loads(report.etc["flashpods/settings.json"])
+    own = json.loads(Settings().model_dump_json())
+    different = {
+        f"{section}.{key}"
+        for section, values in rendered.items()
+        for key, value in values.items()
+        if not _same(value, own[section][key])
+    }
+    assert different == {
+        "http.token_file",  # systemd's credentials
+        "identity.enabled",
+        "identity.helper",
+        "podman.cgroup_parent",
+        "spire.agent_binary",
+        "spire.server_binary",
+        "tokens.secrets_file",
+    }
+
+
+def _same(given: object, own: object) -> bool:
+    """Whether what is given is what the program has anyhow; a section may be given in part."""
+    if isinstance(given, dict) and isinstance(own, dict):
+        return all(key in own and _same(value, own[key]) for key, value in given.items())
+    return given == own
+
+
+def test_the_laptops_two_ways_say_the_same(evaluator: Evaluator) -> None:
+    report = evaluator.module(CHECKOUT / "examples" / "laptop" / "nixos.nix", options=[TOPLEVEL])
+    assert (report.assertions, report.warnings) == ([], [])
+    (by_nixos,) = (t for p, t in report.files.items() if p.endswith("/wg0.conf"))
+    plain = (CHECKOUT / "examples" / "laptop" / "wg0.conf").read_text()
+    assert _wireguard(by_nixos) == _wireguard(plain)
+
+
+def _wireguard(text: str) -> set[tuple[str, str]]:
+    pairs = re.findall(r"^(\w+) *= *(.*)$", text, re.MULTILINE)
+    return {(key, value) for key, value in pairs if key != "PostUp"}
