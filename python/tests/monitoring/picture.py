@@ -51,14 +51,14 @@ def _panel(
     unit = panel["fieldConfig"]["defaults"]["unit"]
     if panel["type"] == "stat":
         for number, (name, points) in enumerate(lines):
-            at = f'x="{x + 10 + number % 4 * 128}" y="{y + 50 + number // 4 * 36}"'
-            yield f"<text {at}>{escape(name)}: {points[-1][1]:.4g} {_unit(unit)}</text>"
+            at = f'x="{x + 10 + number % 3 * 180}" y="{y + 50 + number // 3 * 36}"'
+            yield f"<text {at}>{escape(name)}: {_shown(points[-1][1], unit)}</text>"
         return
     yield from _plot(lines, unit, (x + 52, y + 26, width - 62, height - 64), (start, end))
     for number, (name, _) in enumerate(lines[:8]):
         at = f'x="{x + 8 + number % 4 * 92}" y="{y + height - 22 + number // 4 * 14}"'
         colour = COLOURS[number % len(COLOURS)]
-        yield f'<text {at}><tspan fill="{colour}">●</tspan> {escape(name[:14])}</text>'
+        yield f'<text {at}><tspan fill="{colour}">●</tspan> {escape(name[:12])}</text>'
 
 
 def _plot(
@@ -72,7 +72,7 @@ def _plot(
     for part in (0, 0.5, 1):
         level = y + height * (1 - part)
         yield f'<line class="g" x1="{x}" x2="{x + width}" y1="{level}" y2="{level}"/>'
-        text = f"{most * part:.3g} {_unit(unit)}"
+        text = _shown(most * part, unit)
         yield f'<text x="{x - 4}" y="{level + 4}" text-anchor="end">{text}</text>'
     for number, (_, points) in enumerate(lines):
         across = width / (span[1] - span[0])
@@ -99,5 +99,9 @@ def _lines(
                 yield name, points
 
 
-def _unit(unit: str) -> str:
-    return {"s": "s", "bytes": "B", "reqps": "/s"}.get(unit, "")
+def _shown(value: float, unit: str) -> str:
+    if unit == "bytes":
+        power = int(math.log(value, 1024)) if value >= 1 else 0
+        return f"{value / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+    sign = {"s": " s", "reqps": "/s"}.get(unit, "")
+    return f"{value:.3g}{sign}"

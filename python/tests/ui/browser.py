@@ -90,18 +90,23 @@ class Browser:
             del self._pages[session]
             self.call("Target.disposeBrowserContext", browserContextId=context)
 
-    def call(self, method: str, session: str | None = None, **parameters: Any) -> Any:
-        """Make a call and return its result; events that come meanwhile reach their tabs."""
+    def send(self, method: str, session: str | None = None, **parameters: Any) -> int:
+        """Begin a call; return its number."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if session:
             message["sessionId"] = session
         os.write(self._writes, json.dumps(message).encode() + b"\0")
+        return self._number
+
+    def call(self, method: str, session: str | None = None, **parameters: Any) -> Any:
+        """Make a call and return its result; events that come meanwhile reach their tabs."""
+        number = self.send(method, session, **parameters)
         end = time.monotonic() + PATIENCE
         while True:
             answer = self._next(end)
             assert answer is not None, f"Chromium does not answer {method}"
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
             self._event(answer)
@@ -139,7 +144,6 @@ class Page:
         self.faults: list[str] = []
         self.requested: list[str] = []
         self.dialogs: list[str] = []
-        self._unanswered: list[str] = []
 
     def prepare(self) -> None:
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -160,7 +164,6 @@ class Page:
             self.requested.append(event["request"]["url"])
         elif method == "Page.javascriptDialogOpening":
             self.dialogs.append(event["message"])
-            self._unanswered.append(event["message"])
 
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
@@ -208,19 +211,8 @@ class Page:
         at = {"x": place[0], "y": place[1], "button": "left", "clickCount": 1}
         self.call("Input.dispatchMouseEvent", type="mousePressed", **at)
         before = len(self.dialogs)
-        # The release does not return while a dialog that it opens is open.
-        self.js(f"setTimeout(() => {find}?.dataset, 0)")
-        self._release(at, before)
-
-    def _release(self, at: dict[str, Any], before: int) -> None:
-        self._browser._number += 1
-        message = {
-            "id": self._browser._number,
-            "method": "Input.dispatchMouseEvent",
-            "params": {"type": "mouseReleased", **at},
-            "sessionId": self._session,
-        }
-        os.write(self._browser._writes, json.dumps(message).encode() + b"\0")
+        # Not awaited: it does not return while a dialog that it opens is open.
+        self._browser.send("Input.dispatchMouseEvent", self._session, type="mouseReleased", **at)
         self._browser.listen(0.3)
         if len(self.dialogs) > before:
             self.call("Page.handleJavaScriptDialog", accept=True)

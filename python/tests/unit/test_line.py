@@ -434,6 +434,7 @@ async def test_recovery_running_running(world: World) -> None:
     await world.crash()
     await recovered(world)
     assert world.supervisor.has(job.id)
+    assert world.recoveries == ["resumed"]
     world.runtime.exit(job.container_name, 0)
     assert (await world.ended(job)).status is JobStatus.COMPLETED
     assert world.runtime.created == [job.container_name]
@@ -461,6 +462,7 @@ async def test_recovery_none_pending(world: World) -> None:
     world.runtime.default = Script(exits=0)
     job = await world.accept()
     await recovered(world)
+    assert world.recoveries == ["restarted"]
     assert (await world.ended(job)).status is JobStatus.COMPLETED
 
 
@@ -613,6 +615,8 @@ async def test_one_orphan_that_stays_keeps_no_other(
     monkeypatch.setattr(world.runtime, "remove", fails)
     await recovered(world)
     assert world.runtime.removed == [jobs[1].container_name]
+    assert world.recoveries.count("orphan_stayed") == 1
+    assert world.recoveries.count("orphan_removed") == 1
 
 
 async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:

@@ -5,9 +5,9 @@ import { badge, call, duration, h, repeat, s } from "/ui/api.js";
 const EVERY = 5000; // ms
 const HISTORY_EVERY = 12; // looks between those at the history
 const KINDS = ["first", "second", "third"];
-const WIDTH = 600;
+const WIDTH = 400;
 const HEIGHT = 170;
-const LEFT = 44;
+const LEFT = 36;
 const FOOT = 22;
 
 export function host({ signal, told }) {
@@ -102,7 +102,7 @@ function chart(title, samples, most, unit, lines, limit) {
   });
   return h("figure.card", {},
     h("figcaption", {}, h("strong", {}, title), h("span.soft", {}, ` of ${most}${unit}`)),
-    s("svg.chart", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: now ${last} of ${most}${unit}`, preserveAspectRatio: "none" },
+    s("svg.chart", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: now ${last} of ${most}${unit}` },
       marks,
       limit ? s("line.limit", { x1: LEFT, x2: WIDTH - 8, y1: y(limit), y2: y(limit) }) : null,
       drawn,
