@@ -10,8 +10,8 @@ Podman's states (libpod/define/containerstate.go), and what they mean here:
   the clean-up then took it back to ``created``. It may have run, so for us it is dead, its status
   lost: initialised again it would run its command a second time.
 - ``exited`` without a time of its end: it ran when the host lost its power, and Podman 5 put it
-  there at the next boot, with exit status 0 (libpod, ``resetContainerState``). Nobody saw it end. For
-  us it is what Podman 4 makes of it: ``created``, with a time of its start.
+  there at the next boot, with exit status 0 (libpod, ``resetContainerState``). Nobody saw it end.
+  For us it is what Podman 4 makes of it: ``created``, with a time of its start.
 - exit status -1: conmon killed it at its ``timeout`` (our backstop), or conmon is lost and nobody
   knows the status.
 """
