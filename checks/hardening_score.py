@@ -5,8 +5,10 @@ MOST = {
     "flashpods-spire-register.service": 1.5,
     "flashpods-firewall.service": 1.5,
     "spire-server.service": 1.5,
-    "spire-agent.service": 2.5,
-    "flashpods-rsyncd.service": 3.5,
+    "spire-agent.service": 2.0,
+    "flashpods-rsyncd.service": 3.0,
+    "flashpods-api.service": 7.0,
+    "flashpods-cleanup.service": 7.0,
 }
 LOOSE = ("flashpods-api.service", "flashpods-cleanup.service", "podman-socket-flashpods.service")
 

@@ -43,11 +43,16 @@ with subtest("a restart of the service leaves live containers connected"):
     row = ended(job)
     assert row["status"] == "completed" and output(job)[-1] == "second", (row, output(job))
 
-with subtest("a bad secrets file is refused and the old secrets stay"):
+with subtest("with a bad secrets file it does not start, says so, and comes back with a good one"):
+    unit = "flashpods-token-service.service"
     host.succeed(
         "cp -a /etc/flashpods/secrets.json /etc/flashpods/secrets.kept",
         "echo '{' >/etc/flashpods/secrets.json",
-        "systemctl kill --signal=HUP --kill-whom=main flashpods-token-service.service",
     )
-    assert run(f"{HELPER} get GITHUB_TOKEN")[-1] == github
-    host.succeed("mv /etc/flashpods/secrets.kept /etc/flashpods/secrets.json")
+    host.execute(f"systemctl restart {unit}")
+    host.wait_until_succeeds(f"journalctl -b -u {unit} -n 20 -o cat | grep -q 'secrets'")
+    host.fail(f"systemctl is-active {unit}")
+    host.succeed(
+        "mv /etc/flashpods/secrets.kept /etc/flashpods/secrets.json", f"systemctl restart {unit}"
+    )
+    assert run(f"{HELPER} --timeout 30s get GITHUB_TOKEN")[-1] == github

@@ -84,8 +84,11 @@ in
   environment.systemPackages = [
     pkgs.curl
     pkgs.jq
+    pkgs.nftables
     pkgs.podman
+    pkgs.rsync
     config.services.flashpods.package
+    config.services.flashpods.spire.package
   ];
   virtualisation = {
     vlans = [ 1 ];

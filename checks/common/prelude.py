@@ -94,6 +94,9 @@ def ready() -> None:
     host.wait_for_unit("flashpods-api.service")
     host.wait_for_unit("flashpods-rsyncd.service")
     laptop.wait_until_succeeds(f"{curl('-f', API + '/capacity')} >/dev/null")
+    for row in get("/jobs?status=active")["jobs"]:  # of a script that failed before this one
+        ask("DELETE", f"/jobs/{row['id']}")
+        ended(row["id"])
 
 
 def counter(name: str) -> int:

@@ -19,6 +19,7 @@ from flashpods_dev.nix import lint as nix_lint
 from flashpods_dev.nix import manifest
 from flashpods_dev.report import Steps, say
 
+PLACES_OF_PYTHON = (".", "../checks")
 PLACES = re.compile(
     r"https?://|(?:^|\s)(?:-i|-f|--(?:extra-)?index-url|--find-links|--trusted-host)\b|\s@\s"
 )
@@ -90,14 +91,9 @@ def run(checkout: Path) -> int:
     python = checkout / "python"
     tools = Path(sys.executable).parent
     commands = {
-        "ruff format": [tools / "ruff", "format", "--check", "--quiet", ".", "../checks"],
+        "ruff format": [tools / "ruff", "format", "--check", "--quiet", *PLACES_OF_PYTHON],
         "ruff check": [
-            tools / "ruff",
-            "check",
-            "--quiet",
-            "--output-format=concise",
-            ".",
-            "../checks",
+            *(tools / "ruff", "check", "--quiet", "--output-format=concise", *PLACES_OF_PYTHON)
         ],
         "mypy": [tools / "mypy", "--no-error-summary"],
         "import rules": [tools / "lint-imports", "--no-logo"],

@@ -196,6 +196,7 @@ def _import_image(host: LabMachine) -> None:
         "cp /usr/bin/busybox /tmp/image/bin/",
         f"for name in {APPLETS}; do ln -s busybox /tmp/image/bin/$name; done",
         "echo 'root:x:0:0::/:/bin/sh' >/tmp/image/etc/passwd",
+        "chmod 1777 /tmp/image/tmp",
         "tar -C /tmp/image -cf /tmp/image.tar .",
         f"{PODMAN} import /tmp/image.tar {IMAGE}",
         "rm -r /tmp/image /tmp/image.tar",

@@ -66,7 +66,7 @@ class World:
             every=60,
         )
 
-    async def ended(self) -> Job:
+    async def active(self) -> Job:
         one = Grant(cpus=1, memory_gb=1, timeout_minutes=1)
         bounds = Bounds(default=one, most=one)
         submitter = Submitter(
@@ -80,6 +80,10 @@ class World:
             accepted=lambda _: None,
         )
         job, _ = await submitter.submit({"type": "worker", "command": "true"})
+        return job
+
+    async def ended(self) -> Job:
+        job = await self.active()
         step = Step(why="test", at=self.clock.now(), outcome=Outcome(exit_code=1))
         return await self.store.advance(job.id, job.status, Trigger.FAIL, step)
 
@@ -180,3 +184,25 @@ async def test_what_a_collection_left_goes_once_the_job_has_ended(world: World, 
     assert (await world.cleaner.run_once()).done == {"sweep_staged": 1}
     assert not left.exists()
     assert collected.exists()
+
+
+async def test_one_ended_job_is_cleaned_when_it_is_asked_for(world: World) -> None:
+    """Whatever its retention; the others stay, and asking again changes nothing."""
+    job, other = await world.ended(), await world.ended()
+    for one in (job, other):
+        await world.logs.write(one.id, "said", at=world.clock.now())
+        await world.logs.drain(one.id)
+    assert await world.cleaner.finish(job.id)
+    found = await world.store.known([job.id, other.id])
+    assert [found[one.id].status.value for one in (job, other)] == ["cleaned", "failed"]
+    assert [job_id for job_id, _ in await world.logs.stored()] == [other.id]
+    assert (await world.store.events(job.id))[-2].why == "asked for"
+    assert await world.cleaner.finish(job.id)
+
+
+async def test_what_has_not_ended_is_not_cleaned(world: World) -> None:
+    job = await world.active()
+    assert not await world.cleaner.finish(job.id)
+    assert not await world.cleaner.finish("0" * 16)
+    found = await world.store.known([job.id])
+    assert found[job.id].status.value == "pending"

@@ -121,3 +121,16 @@ def test_where_nothing_more_is_to_be_had_an_exit_code_is_unknown() -> None:
     known = from_list(listed("removing", ExitCode=4, Pid=0, ExitedAt=1_795_513_100), bare=True)
     assert known is not None
     assert known.exit_code == 4
+
+
+def test_what_ran_when_the_power_went_has_not_exited() -> None:
+    """Podman 5 calls it exited with 0 after the boot; it has seen no end of it."""
+    state = from_inspect(inspected("exited", ExitCode=0, FinishedAt=ZERO))
+    assert (state.status, state.exit_code, state.finished_at) == ("created", None, None)
+    assert state.started_at is not None
+    assert from_list(listed("exited", Pid=0)) is None
+
+
+def test_what_never_ran_has_no_start() -> None:
+    state = from_inspect(inspected("exited", ExitCode=0, StartedAt=ZERO, FinishedAt=ZERO))
+    assert (state.status, state.exit_code, state.started_at) == ("exited", 0, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,12 @@ from flashpods.cli.session import Ui
 from flashpods.config import Settings
 from flashpods.config_tokens import Grant
 
+SOURCES = "python/src/flashpods/admin/validation"
+# Of those that Flashpods has; the programs of the package have names like theirs.
+UNITS = (
+    r"(?:(?:status|restart|reload|start|cat|-u) |, \")"
+    r"((?:flashpods|spire|podman-socket|wireguard)-[a-z0-9-]+)"
+)
 NO_HOST = cast(Host, None)  # for checks that ask nothing
 
 
@@ -90,6 +97,20 @@ def test_there_are_twelve_each_with_a_remedy_and_a_bound() -> None:
     assert all(c.remedy and 0 < c.seconds <= 120 for c in suite.CHECKS)
     for number, one in enumerate(suite.CHECKS):
         assert set(one.needs) <= set(names[:number]), "a need comes before"
+
+
+def test_remedies_name_units_and_options_that_there_are() -> None:
+    checkout = Path(__file__).parents[3]
+    texts = [p.read_text() for p in (checkout / SOURCES).glob("*.py")]
+    words = {word.rstrip(".,;") for text in texts for word in re.findall(r"[\w.-]+", text)}
+    options = (checkout / "docs" / "options.md").read_text()
+    named = {word for word in words if word.startswith("services.flashpods.")}
+    assert named
+    assert all(f"## {option}\n" in options for option in named), named
+    units = {p.stem for p in (checkout / "lab/rendered/host/etc/systemd/system").iterdir()}
+    asked = {u for text in texts for u in re.findall(UNITS, text)}
+    assert len(asked) >= 8
+    assert asked <= units, asked - units
 
 
 def test_json_has_all_of_it_and_lines_have_no_colour_in_a_pipe(

@@ -9,6 +9,9 @@ Podman's states (libpod/define/containerstate.go), and what they mean here:
 - ``created`` with a pid: it was initialised, and the service was killed before it noted the start;
   the clean-up then took it back to ``created``. It may have run, so for us it is dead, its status
   lost: initialised again it would run its command a second time.
+- ``exited`` without a time of its end: it ran when the host lost its power, and Podman 5 put it
+  there at the next boot, with exit status 0 (libpod, ``resetContainerState``). Nobody saw it end.
+  For us it is what Podman 4 makes of it: ``created``, with a time of its start.
 - exit status -1: conmon killed it at its ``timeout`` (our backstop), or conmon is lost and nobody
   knows the status.
 """
@@ -55,6 +58,8 @@ def from_inspect(found: dict[str, Any]) -> ContainerState:
     status, forgotten = _status(state["Status"], state["Pid"])
     dead = status == "exited"
     started, finished = parse_time(state["StartedAt"]), parse_time(state["FinishedAt"])
+    if state["Status"] == "exited" and started is not None and finished is None:
+        status, dead = "created", False
     code: int | None = state["ExitCode"] if dead and not forgotten else None
     backstop = False
     if code == NO_STATUS:
@@ -90,7 +95,8 @@ def from_list(found: dict[str, Any], *, bare: bool = False) -> ContainerState | 
     """
     status, forgotten = _status(found["State"], found["Pid"])
     dead = status == "exited"
-    unknown = forgotten or (dead and found["ExitCode"] == NO_STATUS)
+    unseen = found["State"] == "exited" and found.get("ExitedAt", 0) <= 0
+    unknown = forgotten or unseen or (dead and found["ExitCode"] == NO_STATUS)
     if unknown and not bare:
         return None
     begun = status in {"running", "exited"}

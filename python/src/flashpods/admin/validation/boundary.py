@@ -16,9 +16,7 @@ COUNTER: Final = "job_to_service"
 # What slirp4netns and pasta call the host, where they let a container in.
 HOST_ALIASES: Final = ("10.0.2.2", "169.254.1.2")
 INTERNET_SECONDS: Final = 8
-RULES: Final = (
-    "nft list table inet flashpods; compare it with the file that the firewall unit loads"
-)
+RULES: Final = "nft list table inet flashpods; systemctl reload flashpods-firewall"
 
 
 def blocked_faults(
@@ -102,7 +100,7 @@ async def _resolve(pid: int, resolv_conf: str, name: str) -> list[str]:
         raise Failed(
             f"{name} does not resolve in a job{detail}",
             "the boundary lets jobs ask the configured resolvers only: "
-            "services.flashpods.network.resolvers",
+            "services.flashpods.firewall.resolvers",
         )
     return sorted(found, key=lambda address: ":" in address)  # a host may lack IPv6
 

@@ -153,7 +153,7 @@ class Host:
         except Failed as e:
             raise Failed(
                 f"the table {' '.join(TABLE)} is not loaded: {e.reason}",
-                "systemctl restart the firewall's unit, and look at its journal",
+                "systemctl restart flashpods-firewall; journalctl -u flashpods-firewall",
             ) from None
         return list(listed["nftables"])
 

@@ -27,9 +27,15 @@ EXCHANGE: Final = (
 
 def _need_identity(host: Host) -> None:
     if not host.settings.identity.enabled:
-        raise Failed("identity.enabled is false in the settings", "services.flashpods.identity")
+        raise Failed(
+            "identity.enabled is false in the settings",
+            "services.flashpods.settings.identity.enabled = true",
+        )
     if host.settings.identity.helper is None:
-        raise Failed("identity.helper is not set: jobs have no flashpods-token", "set the helper")
+        raise Failed(
+            "identity.helper is not set: jobs have no flashpods-token",
+            "services.flashpods.tokenHelper",
+        )
 
 
 def _complaint(ended: Ended) -> str:

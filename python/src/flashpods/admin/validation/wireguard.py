@@ -20,8 +20,8 @@ from flashpods.admin.validation.process import run
 __all__ = ["CHECKS", "admission_fault", "laptops_of"]
 
 HANDSHAKE_SECONDS: Final = 180  # WireGuard's REJECT_AFTER_TIME: the session is dead by then
-LINK: Final = "systemctl status wg0; wg show"
-RULES: Final = "systemctl reload-or-restart the firewall's unit; services.flashpods.network.laptops"
+LINK: Final = "systemctl status wireguard-wg0; wg show"
+RULES: Final = "systemctl reload flashpods-firewall; services.flashpods.wireguard.laptops"
 
 
 def laptops_of(allowed_ips: str, *, version: int) -> dict[str, str]:
@@ -110,7 +110,8 @@ async def _laptops(host: Host, interface: str, address: str) -> str:
     peers = laptops_of((await run("wg", "show", interface, "allowed-ips")).out, version=version)
     if not peers:
         raise Failed(
-            f"{interface} has no peer with an address of its own", "services.flashpods.laptops"
+            f"{interface} has no peer with an address of its own",
+            "services.flashpods.wireguard.laptops",
         )
     lines = (await run("wg", "show", interface, "latest-handshakes")).out.splitlines()
     shaken = {key: int(at) for key, at in (line.split() for line in lines)}
@@ -169,6 +170,8 @@ def _check(name: str, title: str, run_it: Callable[[Host], Awaitable[str]], unit
 
 
 CHECKS: Final = (
-    _check("api-over-wireguard", "API over WireGuard", _api, "flashpods-api wg0"),
-    _check("rsync-over-wireguard", "rsync over WireGuard", _rsync, "rsync wg0"),
+    _check("api-over-wireguard", "API over WireGuard", _api, "flashpods-api wireguard-wg0"),
+    _check(
+        "rsync-over-wireguard", "rsync over WireGuard", _rsync, "flashpods-rsyncd wireguard-wg0"
+    ),
 )
