@@ -7,6 +7,7 @@ is tried again, with more patience each time; to the last it counts as closed, a
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import select
 import socket
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from itertools import product
+from typing import Any
 
 WINDOW = 400
 PATIENCE = (1.0, 2.0, 4.0)  # seconds
@@ -47,10 +49,11 @@ class Scan:
         self._poller.close()
 
     def _begin(self, target: Target) -> None:
-        client = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+        family, (address, _, *scope) = resolved(target[0])
+        client = socket.socket(family)
         client.setblocking(False)
         client.setsockopt(*LINGER)
-        if client.connect_ex(target) not in UNDER_WAY:
+        if client.connect_ex((address, target[1], *scope)) not in UNDER_WAY:
             client.close()
             return
         began = time.monotonic()
@@ -73,6 +76,15 @@ class Scan:
     def _end(self, number: int) -> None:
         self._poller.unregister(number)
         self._flying.pop(number)[0].close()
+
+
+@functools.cache
+def resolved(address: str) -> tuple[int, tuple[Any, ...]]:
+    """Return family and socket address; with the scope of a link-local one, which a tuple of two
+    would lose.
+    """
+    found = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+    return found[0], found[4]
 
 
 def to_itself(client: socket.socket) -> bool:
