@@ -34,10 +34,13 @@ rec {
   # be, and for a User= every option that is a system call filter switches that on: PrivateDevices,
   # ProtectClock, ProtectHostname, ProtectKernel…, Restrict…, LockPersonality, MemoryDenyWriteExecute.
   userNamespaces = filesystem // {
-    # newuidmap and newgidmap map the subordinate ids with these and give up the rest.
+    # newuidmap and newgidmap are root's by their setuid bit. The kernel lets them write the map of
+    # somebody else's process and namespace with these (user_namespaces(7), map_write()).
     CapabilityBoundingSet = [
       "CAP_SETUID"
       "CAP_SETGID"
+      "CAP_DAC_OVERRIDE"
+      "CAP_SYS_ADMIN"
     ];
     DevicePolicy = "closed";
   };
