@@ -106,12 +106,8 @@ FILES: Final = _listed(
     _record({"path": TEXT, "added": _or_null(COUNT), "deleted": _or_null(COUNT)})
 )
 JOBS: Final = _record(
-    {
-        "jobs": _listed(LISTED_JOB),
-        "total": COUNT,
-        "next_cursor": _or_null(TEXT),
-        "draining": FLAG,
-    }
+    {"jobs": _listed(LISTED_JOB), "total": COUNT, "next_cursor": _or_null(TEXT)},
+    {"draining": FLAG},
 )
 RUN: Final = {
     "oneOf": [
@@ -135,7 +131,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "error": _record({"error": TEXT, "message": TEXT}, {"details": {"type": "object"}}),
     "run": RUN,
     "agent": RUN,
-    "ps": {**JOBS, "description": "with --watch one a line"},
+    "ps": {**JOBS, "description": "with --watch one a line, without draining"},
     "status": JOB,
     "logs": {
         "oneOf": [
