@@ -20,11 +20,12 @@ PROGRAM = Path(sys.executable).with_name("flashpods-mcp")
 
 
 def environment(
-    api_url: str, rsync_url: str, token: str, home: Path, **more: str
+    api_url: str, rsync_url: str, token: str, home: Path, *, attempts: int = 5, **more: str
 ) -> dict[str, str]:
     """Return the environment of a laptop whose host is that stack, with quick retries."""
     config = home / "config.json"
-    config.write_text(json.dumps({"retry_base_delay_ms": 50, "retry_max_delay_ms": 200}))
+    delays = {"retry_base_delay_ms": 50, "retry_max_delay_ms": 200}
+    config.write_text(json.dumps({**delays, "retry_max_attempts": attempts}))
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(home),

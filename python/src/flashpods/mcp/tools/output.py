@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 MAX_CHARACTERS: Final = 200_000
-STEP_SECONDS: Final = 10.0  # for a megabyte, which takes some milliseconds
+STEP_SECONDS: Final = 5.0  # for a megabyte, which takes some milliseconds
 PAGE_BYTES: Final = 1 << 20
 
 GET_JOB_OUTPUT = """\
