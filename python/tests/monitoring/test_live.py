@@ -224,8 +224,10 @@ def test_every_expression_of_the_dashboard_has_data(
     used = words | {"up"}
     eventually(all_known, "every metric of the dashboard exists")
     for name, expr in expressions().items():
-        query = expr.replace("$__rate_interval", "1h")
-        assert prometheus.get("/query", query=query)["result"], f"{name}: no data for {query}"
+        query = expr.replace("$__rate_interval", "1h")  # a rate needs two samples
+        eventually(
+            lambda q=query: bool(prometheus.get("/query", query=q)["result"]), f"{name}: {query}"
+        )
 
 
 def test_series_and_scrapes_stay_small(prometheus: Prometheus) -> None:
