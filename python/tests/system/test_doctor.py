@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ from support import run, submit, until
 
 from flashpods.adapters.sqlite.connection import to_text
 from flashpods_dev.layout import dump, merge, write_for_user
+
+pytestmark = pytest.mark.timeout(400)  # each look of the doctor is a process; some wait for health
 
 GATE = "while [ ! -e /artifacts/go ]; do sleep 0.05; done"
 
@@ -52,6 +55,14 @@ async def found(running: RunningApi, over: Mapping[str, Any] | None = None) -> d
     return {f["code"]: f for f in said["findings"]}
 
 
+async def only(running: RunningApi, *codes: str) -> dict[str, Any]:
+    """Ask until the doctor finds just these: a busy machine may be slow to be well again."""
+    end = time.monotonic() + 90
+    while set(seen := await found(running)) != set(codes):
+        assert time.monotonic() < end, f"{sorted(seen)}, not {codes}: {seen}"
+    return seen
+
+
 def change(running: RunningApi, sql: str) -> None:
     with closing(sqlite3.connect(running.db, timeout=20)) as database, database:
         database.execute(sql)
@@ -63,17 +74,17 @@ def past(**ago: float) -> str:
 
 async def test_a_well_host_and_what_is_only_worth_knowing(api: ApiFactory) -> None:
     running = start(api)
-    assert list(await found(running)) == ["backup_stale"]  # there never was one
+    await only(running, "backup_stale")  # there never was one
     await admin(running.settings_path, "backup")
-    assert await found(running) == {}
+    await only(running)
     text = await admin(running.settings_path, "doctor")
     assert text == ""  # the table is on stdout
 
     await admin(running.settings_path, "drain")
-    seen = await found(running)
-    assert {code: f["severity"] for code, f in seen.items()} == {"draining": "notice"}
+    seen = await only(running, "draining")
+    assert seen["draining"]["severity"] == "notice"
     await admin(running.settings_path, *seen["draining"]["remedy"][0].split()[1:])
-    assert await found(running) == {}
+    await only(running)
 
     # A backup that failed, and one that is old.
     status = running.stack.layout.root / "backups" / "status.json"
@@ -101,7 +112,7 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     seen = (await found(running))["many_failures"]
     assert (seen["severity"], seen["evidence"]) == ("warning", ["6 times exit code 3"])
     change(running, f"UPDATE jobs SET completed_at = '{past(hours=2)}'")
-    assert await found(running) == {}
+    await only(running)
 
     stuck = await submit(running.client, GATE)
     await until(running.client, stuck, "running")
@@ -109,8 +120,7 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     change(running, "UPDATE jobs SET status = 'starting' WHERE status = 'running'")
     change(running, "DELETE FROM job_events WHERE to_status = 'running'")
     change(running, f"UPDATE job_events SET at = '{past(minutes=6)}'")
-    seen = await found(running)
-    assert set(seen) == {"api_down", "jobs_stuck_in_starting"}
+    seen = await only(running, "api_down", "jobs_stuck_in_starting")
     hang = seen["jobs_stuck_in_starting"]
     assert stuck in hang["evidence"][0]
     assert "API" in hang["cause"]
@@ -118,9 +128,9 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     assert "does not run" in seen["api_down"]["cause"]
     said = await asked(running.settings_path, "fail-stuck")
     assert [j["job_id"] for j in said["jobs"]] == [stuck]
-    assert set(await found(running)) == {"api_down"}
+    await only(running, "api_down")
     running.start()
-    assert await found(running) == {}
+    await only(running)
 
     # A container whose job no row explains, while nobody recovers.
     orphan = await submit(running.client, GATE)
@@ -137,7 +147,7 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     change(running, f"UPDATE jobs SET completed_at = '{past(days=2)}'")
     assert (await found(running))["cleanup_behind"]["severity"] == "warning"
     await admin(running.settings_path, "gc")
-    assert set(await found(running)) == {"api_down"}
+    await only(running, "api_down")
 
 
 async def test_a_job_past_its_deadline(api: ApiFactory) -> None:
@@ -153,13 +163,10 @@ async def test_podman_and_the_way_back(api: ApiFactory) -> None:
     running = start(api)
     await admin(running.settings_path, "backup")
     running.podman.kill()
-    seen = await found(running)
-    assert set(seen) == {"podman_silent", "api_degraded_podman"}
+    seen = await only(running, "podman_silent", "api_degraded_podman")
     assert seen["podman_silent"]["anchor"] == "podman-does-not-answer"
     running.podman.start()
-    async with asyncio.timeout(60):
-        while await found(running) != {}:
-            pass
+    await only(running)
 
 
 async def test_the_database_locked_garbled_lost(api: ApiFactory) -> None:
@@ -171,7 +178,7 @@ async def test_the_database_locked_garbled_lost(api: ApiFactory) -> None:
         assert f"process {holder.pid} holds" in seen["cause"]
         assert "python" in seen["cause"]
         assert seen["remedy"] == [f"kill {holder.pid}"]
-    assert await found(running) == {}
+    await only(running)
 
     running.terminate()
     mark = running.db.with_name("flashpods.db.restoring")
@@ -190,7 +197,7 @@ async def test_the_database_locked_garbled_lost(api: ApiFactory) -> None:
     assert verified["sound"] is False
     await admin(running.settings_path, "restore", "latest")
     running.start()
-    assert await found(running) == {}
+    await only(running)
 
     running.terminate()
     change(running, "PRAGMA user_version = 99")

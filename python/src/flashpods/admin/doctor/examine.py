@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -12,6 +13,9 @@ from flashpods.admin.doctor.finding import Check, Finding, Look, Severity
 from flashpods.admin.live import LiveApi
 from flashpods.admin.units import Units
 from flashpods.config import Settings
+
+LOOKS: Final = 3
+PAUSE_SECONDS: Final = 1.2  # the API looks at its parts once a second, for all who ask
 
 CHECKS: Final = (
     Check(name="api", run=services.api),
@@ -33,12 +37,16 @@ CHECKS: Final = (
 
 
 def take(settings: Settings) -> Look:
-    """Look once at what all checks see."""
+    """Look at what all checks see; a part that is slow once is no trouble yet."""
+    api = LiveApi(settings)
+    health = api.health()
+    for _ in range(LOOKS - 1):
+        if health is None or health.healthy:
+            break
+        time.sleep(PAUSE_SECONDS)
+        health = api.health()
     return Look(
-        settings=settings,
-        now=datetime.now(UTC),
-        health=LiveApi(settings).health(),
-        units=Units.of_this_machine(),
+        settings=settings, now=datetime.now(UTC), health=health, units=Units.of_this_machine()
     )
 
 
