@@ -58,7 +58,7 @@
           packages = with pkgs; [
             deadnix
             go
-            nixfmt-rfc-style
+            nixfmt
             python3
             ruff
             shellcheck
@@ -81,7 +81,7 @@
         )
       );
 
-      formatter = forAll (pkgs: pkgs.nixfmt-rfc-style);
+      formatter = forAll (pkgs: pkgs.nixfmt-tree);
 
       nixosConfigurations.example = lib.nixosSystem {
         modules = [

@@ -3,7 +3,7 @@
   networking.hostName = "flashpods";
   services.openssh.enable = true;
   users.users.root.openssh.authorizedKeys.keys = [
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl you@laptop"
+    "ssh-ed25519 AAAA… you@laptop"
   ];
 
   services.flashpods = {

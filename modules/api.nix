@@ -9,6 +9,10 @@ let
   cfg = config.services.flashpods;
   inherit (cfg.settings) paths;
   hardening = import ./hardening.nix;
+  identity = lib.optionals cfg.settings.identity.enabled [
+    "spire-agent.service"
+    "flashpods-token-service.socket"
+  ];
 in
 {
   config = lib.mkIf cfg.enable {
@@ -17,18 +21,16 @@ in
       wantedBy = [ "multi-user.target" ];
       wants = [
         "podman-socket-flashpods.service"
-        "spire-agent.service"
-        "flashpods-token-service.socket"
         "wireguard-${cfg.wireguard.interface}.service"
-      ];
+      ]
+      ++ identity;
       after = [
         "network.target"
         "podman-socket-flashpods.service"
-        "spire-agent.service"
-        "flashpods-token-service.socket"
         "flashpods-firewall.service"
         "wireguard-${cfg.wireguard.interface}.service"
-      ];
+      ]
+      ++ identity;
       requires = [ "flashpods-firewall.service" ]; # never without the boundary
       startLimitIntervalSec = 0;
       # newuidmap and newgidmap; unshare.
@@ -55,6 +57,8 @@ in
             paths.capture
             paths.logs
           ];
+          IPAddressDeny = "any";
+          IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
           BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
           # It ends what a dead container left in its cgroup: no ProtectControlGroups. It sees that
           # jobs live, and what they hold open, in /proc: no ProtectProc.

@@ -13,6 +13,8 @@ let
   socket = "/run/flashpods/podman.sock";
   runtimeDirectory = "/run/user/${toString cfg.uid}";
   store = "/var/lib/flashpods/.local/share/containers/storage";
+  containersConf = toml.generate "containers.conf" cfg.podman.containersConf;
+  storageConf = toml.generate "storage.conf" cfg.podman.storageConf;
 in
 {
   options.services.flashpods.podman = {
@@ -55,9 +57,16 @@ in
     };
 
     environment.etc = {
-      "flashpods/containers.conf".source = toml.generate "containers.conf" cfg.podman.containersConf;
-      "flashpods/storage.conf".source = toml.generate "storage.conf" cfg.podman.storageConf;
+      "flashpods/containers.conf".source = containersConf;
+      "flashpods/storage.conf".source = storageConf;
     };
+
+    # The jobs' engine for an operator: flashpods-podman ps --filter label=flashpods-job=true
+    environment.systemPackages = [
+      (pkgs.writeShellScriptBin "flashpods-podman" ''
+        exec ${lib.getExe cfg.podman.package} --url unix://${socket} "$@"
+      '')
+    ];
 
     systemd = {
       sockets.podman-socket-flashpods = {
@@ -94,13 +103,11 @@ in
         environment = {
           HOME = "/var/lib/flashpods";
           XDG_RUNTIME_DIR = runtimeDirectory;
-          CONTAINERS_CONF_OVERRIDE = "/etc/flashpods/containers.conf";
-          CONTAINERS_STORAGE_CONF = "/etc/flashpods/storage.conf";
+          CONTAINERS_CONF_OVERRIDE = containersConf;
+          CONTAINERS_STORAGE_CONF = storageConf;
         };
-        restartTriggers = [
-          config.environment.etc."flashpods/containers.conf".source
-          config.environment.etc."flashpods/storage.conf".source
-        ];
+        # No filter of system calls or address families: jobs would inherit it, and have a profile of
+        # their own. No PrivateTmp: their workspaces are in /tmp.
         serviceConfig = hardening.restart // {
           Type = "exec";
           ExecStart = "${lib.getExe cfg.podman.package} system service --time=0";

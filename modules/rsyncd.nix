@@ -80,6 +80,7 @@ let
     max connections = 16
     lock file = /run/flashpods-rsyncd/lock
     timeout = 300
+    incoming chmod = ug-s
     refuse options = ${lib.concatStringsSep " " refused}
     pre-xfer exec = ${hook "pre"}
     post-xfer exec = ${hook "post"}
@@ -141,9 +142,6 @@ in
           # The hook finds out which processes write to a tree.
           ProtectProc = "default";
           ProcSubset = "all";
-          # rsync keeps the modes that it is sent; the tree is disarmed when it is finalized.
-          UMask = "0022";
-          RestrictSUIDSGID = false;
           ReadWritePaths = [ (dirOf paths.database) ];
           BindPaths = [ paths.transfers ];
         };

@@ -18,7 +18,7 @@ in
 {
   inherit (packages) flashpods flashpods-token;
   example = self.nixosConfigurations.example.config.system.build.toplevel;
-  formatting = check "formatting" [ pkgs.nixfmt-rfc-style ] ''
+  formatting = check "formatting" [ pkgs.nixfmt ] ''
     find . -name '*.nix' -print0 | xargs -0 nixfmt --check
   '';
   deadnix = check "deadnix" [ pkgs.deadnix ] "deadnix --fail .";

@@ -113,7 +113,6 @@ in
             LimitNOFILE = 65536; # a connection for each job that waits
             # Callers are looked up in /proc.
             ProtectProc = "default";
-            ProcSubset = "all";
             # The server is on loopback.
             RestrictAddressFamilies = [
               "AF_UNIX"
@@ -121,8 +120,7 @@ in
               "AF_INET6"
             ];
             IPAddressAllow = "localhost";
-            UMask = "0022";
-          };
+            };
       };
     })
   ];

@@ -1,6 +1,5 @@
 # The agents' image, an archive for `podman load`: see README.md here for what is in it and why.
 {
-  lib,
   dockerTools,
   runCommand,
   cacert,
@@ -42,7 +41,4 @@ dockerTools.buildLayeredImage {
       "GIT_SSL_CAINFO=${cacert}/etc/ssl/certs/ca-bundle.crt"
     ];
   };
-  meta.description = "What a Flashpods job of type agent runs${
-    lib.optionalString (agentPackages != [ ]) ", with an agent"
-  }";
 }

@@ -28,6 +28,7 @@ in
   options.disko.devices = any;
   options.sops.defaultSopsFile = lib.mkOption { type = lib.types.path; };
   options.sops.secrets = secrets "/run/secrets";
+  options.services.spire.server.enable = lib.mkEnableOption "nixpkgs' own, of later releases";
   options.age.secrets = secrets "/run/agenix";
 }
 """

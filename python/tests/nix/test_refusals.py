@@ -54,6 +54,10 @@ WRONG = {
         'driver is "vfs"',
         "leave the option out",
     ),
+    "services.spire.server.enable = true;": (
+        "services.spire.server.enable is true",
+        "services.flashpods.settings.identity.enabled = false",
+    ),
     "networking.nftables = { enable = true; flushRuleset = true; };": (
         "networking.nftables.flushRuleset is true",
         "networking.nftables.tables",

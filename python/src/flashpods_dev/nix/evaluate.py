@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ VARIABLES: Final = {
     "FLASHPODS_NIX_LIB": "GITDIR:COMMIT with nixpkgs' lib/",
     "FLASHPODS_NIX_NIXOS": "GITDIR:COMMIT with nixpkgs' nixos/",
 }
+SCANNED: Final = ("modules", "pkgs", "lib", "examples", "checks", "lab")  # for packages' names
 SECONDS: Final = 300
 
 
@@ -75,9 +77,10 @@ class Evaluator:
         given = {name: os.environ[name] for name in VARIABLES}
         made = cls(Path(given["FLASHPODS_NIXEVAL"]), checkout / ".dev" / "nix" / "tree")
         made.tree.parent.mkdir(parents=True, exist_ok=True)
-        sources = (
-            checkout / name for name in ("modules", "pkgs", "lib", "examples", "checks", "lab")
-        )
+        flake = made.tree.with_name("flake")  # the tool scans directories
+        flake.mkdir(exist_ok=True)
+        shutil.copy(checkout / "flake.nix", flake)
+        sources = [flake, *(checkout / name for name in SCANNED)]
         scans = [word for place in sources if place.is_dir() for word in ("--scan", str(place))]
         made._run(
             "assemble",
