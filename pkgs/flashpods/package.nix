@@ -71,7 +71,7 @@ python3Packages.buildPythonApplication {
   };
 
   build-system = [ python3Packages.hatchling ];
-  # As in pyproject.toml, which a test compares.
+  # As in pyproject.toml with its extra `host`, which a test compares.
   dependencies =
     with python3Packages;
     [
@@ -80,6 +80,7 @@ python3Packages.buildPythonApplication {
       fastapi
       httptools
       httpx
+      mcp
       orjson
       podman
       prometheus-client
@@ -91,6 +92,7 @@ python3Packages.buildPythonApplication {
       typer
       uvicorn
       uvloop
+      zstandard
     ]
     ++ [
       spiffe
@@ -102,6 +104,7 @@ python3Packages.buildPythonApplication {
   pythonImportsCheck = [
     "flashpods.api.main"
     "flashpods.cli.main"
+    "flashpods.mcp.main"
     "flashpods.token.main"
   ];
 

@@ -230,10 +230,11 @@ class Disk:
         inodes: dict[int, int] = {}
         paths = self.host.settings.paths
         for root in (paths.logs, paths.capture):
-            for path in root.rglob("*"):
-                with contextlib.suppress(FileNotFoundError):  # rotated away since it was listed
-                    info = path.lstat()
-                    inodes[info.st_ino] = info.st_size
+            for directory, _, names in os.walk(root):  # passes over what goes meanwhile
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):  # rotated away since it was listed
+                        info = Path(directory, name).lstat()
+                        inodes[info.st_ino] = info.st_size
         return sum(inodes.values())
 
     async def watch(self) -> None:

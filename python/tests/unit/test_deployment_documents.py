@@ -20,7 +20,8 @@ def test_readme_shows_the_example() -> None:
 
 def test_the_package_has_the_dependencies_of_the_project() -> None:
     project = tomllib.loads((CHECKOUT / "python" / "pyproject.toml").read_text())["project"]
-    wanted = {Requirement(text).name for text in project["dependencies"]}
+    texts = [*project["dependencies"], *project["optional-dependencies"]["host"]]
+    wanted = {Requirement(text).name for text in texts}
     lists = PACKAGE[PACKAGE.index("As in pyproject.toml") :].split("];", 1)[0]
     words = set(re.findall(r"^ +([a-z][a-z0-9-]*)$", lists, re.MULTILINE))
     assert words == wanted

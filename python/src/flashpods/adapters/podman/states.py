@@ -58,6 +58,8 @@ def from_inspect(found: dict[str, Any]) -> ContainerState:
     status, forgotten = _status(state["Status"], state["Pid"])
     dead = status == "exited"
     started, finished = parse_time(state["StartedAt"]), parse_time(state["FinishedAt"])
+    if started and finished and finished < started:  # noted after the start, and it was quicker
+        started = finished
     if state["Status"] == "exited" and started is not None and finished is None:
         status, dead = "created", False
     code: int | None = state["ExitCode"] if dead and not forgotten else None
