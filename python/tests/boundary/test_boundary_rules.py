@@ -129,9 +129,9 @@ def test_no_riding_on_a_connection_older_than_the_rules(lab: Lab, address: str, 
         assert ride.ask("one") == "echoed"
         assert ride.ask("two") == "echoed"
         lab.load()
-        with lab.counted() as grown:
-            assert ride.ask("three") != "echoed"
-        assert grown.get("job_to_host", 0) >= 1
+        assert ride.ask("three") != "echoed"
+        # New with the rules: the acknowledgement of what came before may be the one refused.
+        assert lab.counters()["job_to_host"] >= 1
     finally:
         lab.load("delete table inet follow")
 
