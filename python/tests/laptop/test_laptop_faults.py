@@ -65,11 +65,16 @@ async def test_follow_through_restarts(laptop: Laptop, stack: MiniStack) -> None
     assert done.code == 7
 
 
-async def test_wait_through_restarts(laptop: Laptop, stack: MiniStack) -> None:
-    job = await detached(laptop, "sleep 8; exit 5")
+async def test_wait_through_restarts(laptop: Laptop, stack: MiniStack, proxy: Proxy) -> None:
+    job = await detached(laptop, "trap 'exit 5' TERM; sleep 600 & wait")
     waiting = asyncio.create_task(laptop.json("wait", "wait", job, code=5))
     for _ in range(2):
+        proxy.first_lines.clear()
+        await support.true_soon(
+            lambda: any("wait=" in line for line in proxy.first_lines), "it waits", seconds=120
+        )
         await restart(stack)
+    assert (await laptop.run("kill", job)).code == 0
     answer = await waiting
     assert [(row["id"], row["exit_code"]) for row in answer["jobs"]] == [(job, 5)]
 
