@@ -60,7 +60,6 @@ def test_typed_settings_have_the_programs_own_defaults(
         if not _same(value, own[section][key])
     }
     assert different == {
-        "http.token_file",  # systemd's credentials
         "identity.enabled",
         "identity.helper",
         "podman.cgroup_parent",
