@@ -136,8 +136,8 @@ SAYS = {
     "api-blocked": "a job could connect to 10.0.0.1:8080",
     "rsync-blocked": "a job could connect to 10.0.0.1:873",
     "internet-allowed": "a job can't connect to github.com:443",
-    "api-over-wireguard": "no rule lets 10.0.0.2 on wg0 in at port 8080",
-    "rsync-over-wireguard": "no rule lets 10.0.0.2 on wg0 in at port 873",
+    "api-over-wireguard": "the rules drop 10.0.0.2 on wg0 at port 8080",
+    "rsync-over-wireguard": "the rules drop 10.0.0.2 on wg0 at port 873",
     "end-to-end-job": "insufficient_storage",
     "socket-permissions": "any user may connect to identity.token_socket",
 }
