@@ -30,9 +30,9 @@ rec {
     IPAddressDeny = "any";
   };
 
-  # What is left for services that start newuidmap(1). It is a setuid program, so NoNewPrivileges can't
-  # be, and for a User= every option that is a system call filter switches that on: PrivateDevices,
-  # ProtectClock, ProtectHostname, ProtectKernel…, Restrict…, LockPersonality, MemoryDenyWriteExecute.
+  # For services that start newuidmap(1), a setuid program: no NoNewPrivileges. For a User= systemd before
+  # 257 sets that by itself with every option that is a system call filter (PrivateDevices, Protect…,
+  # Restrict…, LockPersonality, MemoryDenyWriteExecute), so none of them is here.
   userNamespaces = filesystem // {
     # newuidmap and newgidmap are root's by their setuid bit. The kernel lets them write the map of
     # somebody else's process and namespace with these (user_namespaces(7), map_write()).

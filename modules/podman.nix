@@ -6,7 +6,7 @@
   ...
 }:
 let
-  inherit (lib) mkOption types;
+  inherit (lib) mkOption;
   cfg = config.services.flashpods;
   hardening = import ./hardening.nix;
   toml = pkgs.formats.toml { };
