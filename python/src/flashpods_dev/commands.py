@@ -199,7 +199,9 @@ def _test(machine: Machine, rest: list[str]) -> int:
         state_directory(machine, "test") as state,
         lanes.beside(machine.checkout, state / "lanes") as variables,
     ):
-        return _pytest(machine, [*_test_paths(machine), "tests/lanes"], variables) or checked
+        apart = [f"--ignore={path}" for path in lanes.APART]
+        words = [*_test_paths(machine), "tests/lanes", *apart]
+        return _pytest(machine, words, variables) or checked
 
 
 def _test_paths(machine: Machine) -> list[str]:

@@ -1,7 +1,7 @@
 """Tiers that ``./dev test`` runs beside pytest, each by its own command, one after the other.
 
-A machine has two cores and pytest uses one. ``tests/lanes`` has a test for each, which waits for
-its end and fails with it, so that pytest's summary is that of the whole.
+A machine has two cores and one pytest uses one. ``tests/lanes`` has a test for each tier, which
+waits for its end and fails with it, so that the last summary is that of the whole.
 """
 
 from __future__ import annotations
@@ -15,13 +15,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-DIRECTORY = "FLASHPODS_TEST_LANES"
-BESIDE = "FLASHPODS_BESIDE"  # set in a tier that runs so: its timings are those of a busy machine
-TIERS: Final = {"lab": ("-m", "not long"), "attacks": ()}
-"""Commands and their arguments. The lab is first: on a fresh machine it builds SPIRE, which is
-nothing to have beside attacks that are measured."""
-SECONDS = 1200  # for one, on a fresh machine
-PARENT_DEATH = ("setpriv", "--pdeathsig", "TERM")
+from flashpods_dev.identity import build as spire_build
+
+DIRECTORY: Final = "FLASHPODS_TEST_LANES"
+BESIDE: Final = "FLASHPODS_BESIDE"  # set in a tier that runs so: its timings are a busy machine's
+NAMES: Final = ("lab", "attacks", "laptop-and-operator")
+# As long as all the other tests of tests/system together.
+APART: Final = tuple(
+    f"tests/system/test_{name}.py"
+    for name in (
+        *("admin", "doctor", "operations_guide", "restore_drill", "upgrade"),
+        *("cli", "mcp", "mcp_faults", "mcp_many"),
+    )
+)
+NOT_RUN: Final = """\
+NOT RUN: the scripts of checks/ on HOST and LAPTOP as the modules render them, because SPIRE is not
+built here. ./dev lab builds it, in 9 minutes or more, and runs them; ./dev test does from then on.
+"""
+SECONDS: Final = 1200  # for one, on a fresh machine
+PARENT_DEATH: Final = ("setpriv", "--pdeathsig", "TERM")
+
+
+def commands(dev: Path) -> dict[str, list[str]]:
+    """Return each tier's command, as words for ``./dev``."""
+    lab = ["-m", "not long"] if spire_build.built(dev) else ["--boundary"]
+    everything = (["lab", *lab], ["attacks"], ["test", *APART])
+    return dict(zip(NAMES, everything, strict=True))
 
 
 @contextmanager
@@ -31,17 +50,20 @@ def beside(checkout: Path, directory: Path) -> Iterator[dict[str, str]]:
     They are ended, if they still run, at the end of the block.
     """
     directory.mkdir()
-    locks = {tier: _locked(directory / f"{tier}.lock") for tier in TIERS}
+    tiers = commands(checkout / ".dev")
+    locks = {name: _locked(directory / f"{name}.lock") for name in tiers}
+    if "--boundary" in tiers["lab"]:
+        (directory / "lab.out").write_text(NOT_RUN)
     running: list[subprocess.Popen[bytes]] = []
     leaving = threading.Event()
 
     def work() -> None:
-        for tier, lock in locks.items():
-            with lock, (directory / f"{tier}.out").open("wb") as out:
+        for name, lock in locks.items():
+            with lock, (directory / f"{name}.out").open("ab") as out:
                 if leaving.is_set():
                     return
                 child = subprocess.Popen(
-                    [*PARENT_DEATH, str(checkout / "dev"), tier, *TIERS[tier]],
+                    [*PARENT_DEATH, str(checkout / "dev"), *tiers[name]],
                     stdout=out,
                     stderr=out,
                     env={**os.environ, BESIDE: "1"},
@@ -53,7 +75,7 @@ def beside(checkout: Path, directory: Path) -> Iterator[dict[str, str]]:
                     child.terminate()
                     child.wait()
                     code = 124  # as timeout(1) has it
-                (directory / f"{tier}.code").write_text(str(code))
+                (directory / f"{name}.code").write_text(str(code))
 
     worker = threading.Thread(target=work, name="lanes")
     worker.start()
@@ -67,13 +89,13 @@ def beside(checkout: Path, directory: Path) -> Iterator[dict[str, str]]:
         worker.join()
 
 
-def result(tier: str) -> tuple[int | None, str]:
+def result(name: str) -> tuple[int | None, str]:
     """Wait for a tier's end; return its exit code, None if it has none, and what it printed."""
     directory = Path(os.environ[DIRECTORY])
-    with (directory / f"{tier}.lock").open() as lock:
+    with (directory / f"{name}.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-    code = directory / f"{tier}.code"
-    output = (directory / f"{tier}.out").read_text(errors="replace")
+    code = directory / f"{name}.code"
+    output = (directory / f"{name}.out").read_text(errors="replace")
     return (int(code.read_text()) if code.exists() else None), output
 
 

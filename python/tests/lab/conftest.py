@@ -23,6 +23,13 @@ if STATE not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on our own programs."""
+    for item in items:
+        if "deployed" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.deployed)
+
+
 @pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """HOST and LAPTOP with stand-ins, for the boundary alone."""

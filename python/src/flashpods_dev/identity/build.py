@@ -30,18 +30,29 @@ class Spire:
     agent: Path
 
 
+def built(dev: Path) -> bool:
+    """Return whether :func:`ensure` has nothing to build."""
+    spire = _place(dev)
+    return spire.server.exists() and spire.agent.exists()
+
+
+def _place(dev: Path) -> Spire:
+    home = dev / "cache" / f"spire-{VERSION}"
+    return Spire(server=home / "spire-server", agent=home / "spire-agent")
+
+
 def ensure(dev: Path) -> Spire:
     """Have them; quick when they are there, one builder at a time.
 
     Raises:
         StackError: there is no Go, the module is not what it was, or the build failed.
     """
-    home = dev / "cache" / f"spire-{VERSION}"
-    spire = Spire(server=home / "spire-server", agent=home / "spire-agent")
+    spire = _place(dev)
+    home = spire.server.parent
     home.parent.mkdir(parents=True, exist_ok=True)
     with (dev / "spire.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (spire.server.exists() and spire.agent.exists()):
+        if not built(dev):
             _build(dev, home)
     return spire
 
