@@ -1,6 +1,7 @@
 """The helper: its own tests in Go, its size, and that it needs nothing of an image."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,24 @@ def programs() -> Programs:
 def test_its_tests_in_go_pass() -> None:
     toolchain = go.find(CHECKOUT / ".dev")
     toolchain.run("test", "./...", cwd=CHECKOUT / helper_build.PLACE, seconds=900)
+
+
+@pytest.mark.timeout(300)
+def test_the_nix_package_names_the_modules_hash(tmp_path: Path) -> None:
+    """nixpkgs' vendorHash is the hash of what ``go mod vendor`` leaves, in Nix's own archive."""
+    source = tmp_path / "source"
+    shutil.copytree(CHECKOUT / helper_build.PLACE, source)
+    go.find(CHECKOUT / ".dev").run("mod", "vendor", cwd=source, seconds=240)
+    done = subprocess.run(
+        [*("nix", "--extra-experimental-features", "nix-command"), "hash", "path", "vendor"],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert f'vendorHash = "{done.stdout.strip()}";' in (source / "package.nix").read_text()
 
 
 def test_it_is_small_and_static(programs: Programs) -> None:
