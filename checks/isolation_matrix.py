@@ -47,13 +47,13 @@ with subtest("root on the host is served, as health checks are"):
 
 with subtest("reloading the rules opens nothing in between"):
     job = submit(
-        "i=0; while [ ! -e /tmp/stop ]; do nc -w 1 10.0.0.1 8080 </dev/null >/dev/null 2>&1 "
+        "i=0; while [ ! -e /artifacts/stop ]; do nc -w 1 10.0.0.1 8080 </dev/null >/dev/null 2>&1 "
         "&& echo OPEN; i=$((i+1)); done; echo tried $i"
     )
     until(job, "running")
     for _ in range(10):
         host.succeed("systemctl reload flashpods-firewall.service")
-    host.succeed(f"{PODMAN} exec job_{job} touch /tmp/stop")
+    host.succeed(f"touch /var/lib/flashpods/artifacts/.staging/{job}/stop")
     assert ended(job)["status"] == "completed"
     lines = output(job)
     assert "OPEN" not in lines and int(lines[-1].split()[1]) > 0, lines

@@ -34,12 +34,12 @@ with subtest("every exchange is a line of the journal, and no secret is in it"):
 with subtest("a restart of the service leaves live containers connected"):
     job = submit(
         f"{HELPER} get GITHUB_TOKEN >/dev/null && echo first; "
-        "while [ ! -e /tmp/go ]; do sleep 0.2; done; "
+        "while [ ! -e /artifacts/go ]; do sleep 0.2; done; "
         f"{HELPER} --timeout 30s get GITHUB_TOKEN >/dev/null && echo second"
     )
     printed(job, "first")
     host.succeed("systemctl restart flashpods-token-service.service")
-    host.succeed(f"{PODMAN} exec job_{job} touch /tmp/go")
+    host.succeed(f"touch /var/lib/flashpods/artifacts/.staging/{job}/go")
     row = ended(job)
     assert row["status"] == "completed" and output(job)[-1] == "second", (row, output(job))
 

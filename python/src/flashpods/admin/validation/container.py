@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 from flashpods.adapters.files.k8sfile import HEAD_BYTES, ParserState, flush, parse
 from flashpods.admin.validation.check import Failed
 from flashpods.admin.validation.host import Host
+from flashpods.admin.validation.tidy import to_its_end
 from flashpods.config_identity import job_env, job_mounts
 from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import container_name
@@ -139,12 +140,16 @@ async def _started(host: Host, kind: str, command: str) -> AsyncIterator[tuple[s
     try:
         yield await asyncio.shield(making), spec.log_path
     finally:
-        with suppress(FlashpodsError, ContainerError, TimeoutError, _Taken):
-            async with asyncio.timeout(REMOVE_SECONDS):
-                with suppress(FlashpodsError, ContainerError, _Taken):
-                    await making
-                await runtime.remove(spec.name)
-        shutil.rmtree(scratch, ignore_errors=True)
+        await to_its_end(_remove(host, spec.name, making, scratch))
+
+
+async def _remove(host: Host, name: str, making: asyncio.Task[str], scratch: Path) -> None:
+    with suppress(FlashpodsError, ContainerError, TimeoutError, _Taken):
+        async with asyncio.timeout(REMOVE_SECONDS):
+            with suppress(FlashpodsError, ContainerError, _Taken):
+                await making
+            await host.runtime.remove(name)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 async def _make(host: Host, spec: ContainerSpec) -> str:

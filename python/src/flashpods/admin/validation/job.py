@@ -13,6 +13,7 @@ from typing import Final
 from flashpods.admin.validation.check import Check, Failed
 from flashpods.admin.validation.host import Host
 from flashpods.admin.validation.process import run
+from flashpods.admin.validation.tidy import to_its_end
 from flashpods.client.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 from flashpods.client.models import CreatedJob, Job
@@ -49,7 +50,7 @@ async def _end_to_end(host: Host) -> str:
                 ended = await client.wait(made.job_id, timeout=JOB_SECONDS)
                 await _judge(client, ended, text, Path(scratch))
             finally:
-                await _tidy(host, client, upload.upload_id, making)
+                await to_its_end(_tidy(host, client, upload.upload_id, making))
     return f"files pushed, run in {ended.duration_seconds or 0:.1f} s, log and artifact came back"
 
 
