@@ -147,6 +147,7 @@ def root_tree(machine: Machine, name: str, packages: Sequence[str]) -> Path:
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", "--format=tar"]
     command += ["--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
     command += [f"--aptopt={line}" for line in proxy.splitlines() if line.strip()]
+    command += ["--dpkgopt=force-unsafe-io"]  # a tree to be packed: no fsync for each file
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
     _run([*command, codename, str(new), *map(str, mirrors)], 600)
     new.rename(archive)

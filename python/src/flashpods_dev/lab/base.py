@@ -76,6 +76,7 @@ def _archive(cache: Path, key: str, steps: Steps) -> Path:
         listed.write_text(f"deb {entry} {SUITE} main\n")
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
         command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
+        command += ["--dpkgopt=force-unsafe-io"]  # a tree to be packed: no fsync for each file
         command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
         chroot.run([*command, SUITE, str(new), str(listed)])
     new.rename(archive)
