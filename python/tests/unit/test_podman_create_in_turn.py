@@ -32,7 +32,7 @@ SPEC = ContainerSpec(
 )
 
 
-async def test_creates_take_turns_and_the_rest_does_not() -> None:
+async def test_creates_take_turns_and_the_rest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = {"create": 0, "init": 0}
     most = dict(at_once)
     both_in_init = asyncio.Event()
@@ -52,14 +52,16 @@ async def test_creates_take_turns_and_the_rest_does_not() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
     async with asyncio.timeout(30):
         assert await asyncio.gather(*map(runtime.create, specs)) == ["0123"] * 2
     assert most == {"create": 1, "init": 2}
 
 
-async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
+async def test_a_create_that_nobody_waits_for_keeps_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A stopped engine would do both at once when it goes on."""
     goes_on = asyncio.Event()
     made: list[str] = []
@@ -72,7 +74,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(3)]
     for spec in specs[:2]:
         with pytest.raises(Unavailable, match=r"within 0\.05 s"):
@@ -83,7 +85,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
     await runtime.close()
 
 
-async def test_a_create_that_fails_ends_its_turn() -> None:
+async def test_a_create_that_fails_ends_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     fails = True
 
     async def call(_method: str, _path: str, **_: Any) -> Answer:
@@ -93,14 +95,14 @@ async def test_a_create_that_fails_ends_its_turn() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable, match="does not answer"):
         await runtime.create(SPEC)
     fails = False
     assert await runtime.create(SPEC) == "0123"
 
 
-async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
+async def test_what_is_under_way_is_broken_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     broken_off = asyncio.Event()
 
     async def call(_method: str, _path: str, **_: Any) -> Answer:
@@ -112,7 +114,7 @@ async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable):
         await runtime.create(SPEC)
     await runtime.close()
