@@ -27,7 +27,7 @@ from scoring import EXAMPLES, Score
 from flashpods_dev.stack import MiniStack
 
 TERMINAL = {"completed", "failed", "timed_out", "cancelled"}
-NEXT = {
+NEXT: dict[str | None, set[str]] = {
     None: {"pending"},
     "pending": {"starting", "failed", "cancelled"},
     "starting": {"running", "failed", "cancelled", "timed_out", "completed"},
