@@ -32,8 +32,8 @@ from flashpods.jobs.model import (
     container_name,
 )
 from flashpods.jobs.states import JobStatus, Trigger
-from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.ports import ContainerSpec, DiskUse, Limits, RecoveryAction
+from flashpods.jobs.supervisor import LATE_LOOK, Recovery, Supervisor
+from flashpods.ports import ContainerSpec, ContainerState, DiskUse, Limits, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
@@ -491,26 +491,29 @@ async def starting(world: World, *, status: str | None) -> Job:
     if status is not None:
         await world.workspaces.claim(None, job.id)
         await world.artifacts.prepare(job.id)
-        spec = ContainerSpec(
-            job_id=job.id,
-            job_type="worker",
-            name=job.container_name,
-            image=IMAGE,
-            argv=("true",),
-            env={},
-            workdir="/work",
-            mounts=(),
-            limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
-            backstop_seconds=100,
-            log_path=world.logs.capture_path(job.id),
-            enforce_limits=True,
-        )
-        container_id = await world.runtime.create(spec)
+        container_id = await world.runtime.create(spec_of(world, job))
         if status != "initialized":
             await world.runtime.start(container_id)
         if status == "exited":
             world.runtime.exit(job.container_name, 0)
     return job
+
+
+def spec_of(world: World, job: Job) -> ContainerSpec:
+    return ContainerSpec(
+        job_id=job.id,
+        job_type="worker",
+        name=job.container_name,
+        image=IMAGE,
+        argv=("true",),
+        env={},
+        workdir="/work",
+        mounts=(),
+        limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
+        backstop_seconds=100,
+        log_path=world.logs.capture_path(job.id),
+        enforce_limits=True,
+    )
 
 
 async def test_recovery_none_starting(world: World) -> None:
@@ -730,6 +733,83 @@ async def test_recovery_waits_with_backoff_for_the_engine(world: World) -> None:
     task.cancel()
     assert world.supervisor.has(job.id)
     assert world.runtime.removed == []
+
+
+async def test_one_container_that_is_not_to_be_seen_keeps_no_other_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await world.running() for _ in range(3)]
+    await world.crash()
+    inspect = world.runtime.inspect
+
+    async def fails(name_or_id: str) -> ContainerState | None:
+        if name_or_id == jobs[1].container_name:
+            raise Unavailable("its layer is not known")
+        return await inspect(name_or_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.runtime, "inspect", fails)
+        with pytest.raises(Unavailable, match="layer"):  # so that it is tried again soon
+            await world.recovery.run_once()
+        assert [world.supervisor.has(job.id) for job in jobs] == [True, False, True]
+    assert world.runtime.removed == []
+    await world.recovery.run_once()
+    assert world.supervisor.has(jobs[1].id)
+
+
+async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World) -> None:
+    """An engine that stood still may make it though its job ended long ago."""
+    job = await starting(world, status=None)
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    await world.runtime.create(spec_of(world, job))
+    world.clock.advance(LATE_LOOK)
+    await world.runtime.until(job.container_name, None)
+    task.cancel()
+
+
+async def test_nothing_is_launched_before_the_first_recovery(world: World) -> None:
+    """A create of the process before may be under way, and two at once may kill the engine."""
+    world.runtime.set_up(False)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()  # it tries again after a while
+    jobs = [await world.accept() for _ in range(2)]
+    for job in jobs:
+        world.supervisor.begin(job)
+    await world.supervisor.cancel(jobs[1].id)  # needs no engine: nothing was asked of it
+    assert (await world.until(jobs[1], JobStatus.CANCELLED)).started_at is None
+    assert (await row_of(world, jobs[0])).status is JobStatus.PENDING
+    world.runtime.set_up(True)
+    world.clock.advance(2)
+    await world.until(jobs[0], JobStatus.RUNNING)
+    assert world.runtime.created == [jobs[0].container_name]
+    task.cancel()
+
+
+async def test_a_job_that_never_ran_leaves_nothing_though_its_removal_came_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await starting(world, status="initialized")
+    await world.artifacts.prepare(job.id)
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    remove, calls = world.runtime.remove, 0
+
+    async def second_fails(name_or_id: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("it did not answer in time")
+        await remove(name_or_id)
+
+    monkeypatch.setattr(world.runtime, "remove", second_fails)
+    await recovered(world)
+    await world.supervisor.idle()
+    assert world.supervisor.broke.is_set()
+    await recovered(world)
+    assert await world.artifacts.staged() == []
+    assert await world.workspaces.claimed() == []
 
 
 async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(

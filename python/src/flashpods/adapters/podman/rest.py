@@ -28,6 +28,11 @@ Seen = Callable[[str, str, int | None, float], None]
 
 SAFE = frozenset({"GET", "DELETE"})
 
+# An engine that stood still does all that it was asked meanwhile when it goes on.
+SLOW_SECONDS = 0.25  # an answer that took longer may be the first of one that stood still
+RESTLESS_SECONDS = 2.0  # what it gets from then on, to get it done
+NEW_SECONDS = 0.5  # and from our own start on: it may have gone on the moment before
+
 
 def one_line(text: object) -> str:
     """Cut a message of the engine to one line of :data:`MESSAGE_CHARS` characters."""
@@ -160,6 +165,18 @@ class RestClient:
         self._waits = asyncio.Semaphore(waits)
         self._closed = False
         self._seen = seen
+        self._away = False  # the last call was not answered
+        self._calm_at = time.monotonic() + NEW_SECONDS
+
+    def restless(self) -> float:
+        """Return how many seconds longer calls that nobody waits for may be under way."""
+        return max(0.0, self._calm_at - time.monotonic())
+
+    def _heard(self, *, answered: bool, seconds: float) -> None:
+        """Take in how a call went that the engine was to answer at once."""
+        if answered and (self._away or seconds > SLOW_SECONDS):
+            self._calm_at = time.monotonic() + RESTLESS_SECONDS
+        self._away = not answered
 
     async def call(
         self,
@@ -203,7 +220,9 @@ class RestClient:
             raise
         finally:
             if not long:
-                self._seen(method, path, status, time.perf_counter() - began)
+                took = time.perf_counter() - began
+                self._heard(answered=status is not None, seconds=took)
+                self._seen(method, path, status, took)
         return answer
 
     async def _call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -24,6 +25,7 @@ from flashpods.adapters.podman.cgroups import (
     waits_for_start,
 )
 from flashpods.adapters.podman.deaths import DeathWatch
+from flashpods.adapters.podman.engine import probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import containers, inspect
@@ -232,14 +234,25 @@ class PodmanRuntime:
                 _remember(self._started, container_id, name)
                 return
         async with self._starting.setdefault(container_id, asyncio.Lock()):
-            state = await self.inspect(container_id)
+            state = await self._when_calm(container_id, _over)
             if state is None:
                 raise ContainerError(f"there is no container {container_id[:12]} to start")
-            if state.running or state.exited or await self._has_run(state):
+            if _over(state) or await self._has_run(state):
                 return
             answer = await self._rest.call("POST", f"/containers/{container_id}/start")
             if not answer.ok:
                 raise _refusal(answer, f"cannot start {state.name}")
+
+    async def _when_calm(
+        self, name_or_id: str, told: Callable[[ContainerState | None], bool]
+    ) -> ContainerState | None:
+        """Inspect it, again while calls that nobody waits for may be under way, until it tells."""
+        while True:
+            left = self._rest.restless()
+            state = await self.inspect(name_or_id)
+            if told(state) or not left:
+                return state
+            await asyncio.sleep(min(left, NOTICE_LOOK))
 
     async def _has_run(self, state: ContainerState) -> bool:
         """Whether the command of an "initialized" container executes, or has executed, already."""
@@ -257,6 +270,10 @@ class PodmanRuntime:
     async def inspect(self, name_or_id: str) -> ContainerState | None:
         """Return what the engine knows; see the port."""
         return await inspect(self._rest, name_or_id)
+
+    async def awaited(self, name: str) -> ContainerState | None:
+        """Inspect it, again while the engine may be making it; see the port."""
+        return await self._when_calm(name, lambda state: state is not None)
 
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; see the port."""
@@ -352,7 +369,7 @@ class PodmanRuntime:
         """
         if self._engine is None or not self._engine.enforces:
             return False
-        self._engine = await self._library.probe()
+        self._engine = await probe(self._rest, self._settings)
         return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
@@ -366,8 +383,13 @@ class PodmanRuntime:
         if self._engine is None:
             async with self._probing:
                 if self._engine is None:
-                    self._engine = await self._library.probe()
+                    self._engine = await probe(self._rest, self._settings)
         return self._engine
+
+
+def _over(state: ContainerState | None) -> bool:
+    """Whether a start can come to nothing any more."""
+    return state is None or state.running or state.exited
 
 
 def _remember(names: dict[str, str], container_id: str, name: str) -> None:
