@@ -75,7 +75,7 @@ class HalfMade:
 
 
 def runtime(engine: HalfMade, root: Path) -> PodmanRuntime:
-    settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
+    settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
     made._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there

@@ -58,7 +58,7 @@ def runtime(engine: Late, proc: Path) -> PodmanRuntime:
     process.mkdir()
     (process / "comm").write_text("crun\n")
     (process / "cgroup").write_text("0::/ctrs/job_0/libpod-0123\n")
-    made = PodmanRuntime(Podman(socket=Path("/nowhere")), proc=proc)
+    made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")), proc=proc)
     made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there
     return made
 

@@ -27,7 +27,7 @@ def runtime(
     patch: pytest.MonkeyPatch, before: frozenset[str], after: frozenset[str]
 ) -> PodmanRuntime:
     """Return a runtime whose engine refuses each container, and has these controllers."""
-    made = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     made._engine = engine(before)
     patch.setattr(module, "probe", AsyncMock(return_value=engine(after)))
     made._rest.call = AsyncMock(return_value=REFUSED)  # type: ignore[method-assign] # the engine is not there

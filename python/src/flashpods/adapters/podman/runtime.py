@@ -29,6 +29,7 @@ from flashpods.adapters.podman.engine import probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import containers, inspect
+from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
 from flashpods.adapters.podman.turns import Turns
@@ -45,20 +46,6 @@ EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create, start and wait
 WAITS: Final = 256
 """Long calls at once; only containers whose process is not to be seen need one."""
-
-# Podman answers 500 to causes that pass as well; these say that it was busy, not that it refused.
-_PASSING: Final = (
-    "database is locked",
-    "resource temporarily unavailable",
-    "too many open files",
-    "context deadline exceeded",
-    "context canceled",
-    "connection refused",
-    "shutting down",
-    "image not known",  # it was trimmed since it was looked for: have it again
-    "no such image",
-    "create keyring",  # a user has 200 keys unless kernel.keys.maxkeys says more, keyrings(7)
-)
 
 
 class PodmanRuntime:
@@ -101,7 +88,7 @@ class PodmanRuntime:
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
         # containers/storage issue 2030.
-        self._creates = Turns[Answer](settings.call_seconds)
+        self._creates = Turns[Answer](settings.call_seconds, settings.socket)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
         self._started: dict[str, str] = {}  # the same of what we started and nobody waits for
@@ -159,7 +146,7 @@ class PodmanRuntime:
             if taken and (await self._delete(spec.name)).ok:
                 # A service killed within "create" left the name in its storage, no container.
                 raise Unavailable(f"{spec.name} was left half made; it is made anew")
-            raise _refusal(answer, f"cannot create {spec.name}")
+            raise refusal(answer, f"cannot create {spec.name}")
         if found.job_id != spec.job_id or found.name != spec.name:
             raise ContainerError(
                 f"the name {spec.name} belongs to a container of another job: {found.id[:12]}"
@@ -241,7 +228,7 @@ class PodmanRuntime:
                 return
             answer = await self._rest.call("POST", f"/containers/{container_id}/start")
             if not answer.ok:
-                raise _refusal(answer, f"cannot start {state.name}")
+                raise refusal(answer, f"cannot start {state.name}")
 
     async def _when_calm(
         self, name_or_id: str, told: Callable[[ContainerState | None], bool]
@@ -357,10 +344,10 @@ class PodmanRuntime:
         answer = await self._rest.call("POST", f"/containers/{container_id}/init")
         if answer.ok:
             return
-        refusal = _refusal(answer, f"cannot initialise {container_id[:12]}")
-        if isinstance(refusal, ContainerError) and await self._lost_controllers():
-            raise Unavailable(f"the host has lost the controllers of our limits: {refusal}")
-        raise refusal
+        refused = refusal(answer, f"cannot initialise {container_id[:12]}")
+        if isinstance(refused, ContainerError) and await self._lost_controllers():
+            raise Unavailable(f"the host has lost the controllers of our limits: {refused}")
+        raise refused
 
     async def _lost_controllers(self) -> bool:
         """Whether the engine could enforce limits when it was last asked, and no longer can.
@@ -396,11 +383,3 @@ def _remember(names: dict[str, str], container_id: str, name: str) -> None:
     names[container_id] = name
     if len(names) > FRESH:
         names.pop(next(iter(names)))
-
-
-def _refusal(answer: Answer, what: str) -> Unavailable | ContainerError:
-    """Tell a cause that passes from one that stays."""
-    message = f"{what}: {answer.message}"
-    if any(mark in message.lower() for mark in _PASSING):
-        return Unavailable(message)
-    return ContainerError(message)
