@@ -144,3 +144,25 @@ async def test_restart_while_podman_stands_still(
             score.judge(await rig.verdict(took), took, rig)
     await rig.dismiss()
     score.settle()
+
+
+@pytest.mark.experiment(5, "SIGTERM of an API that never saw Podman answer")
+async def test_sigterm_while_podman_stands_still(rig: Rig, score: Score) -> None:
+    """Its calls have half a minute; it does not wait for them."""
+    with score.trial(), engine_of(rig) as engine:
+        await rig.bystander()
+        async with rig.readers():
+            engine.stop()
+            await restart(rig, signal.SIGKILL)
+            jobs = await posted(rig, 2)
+            health = await rig.client.get("/health", timeout=rig.slack(5))  # so it was asked
+            assert health.status_code == 503, health.text
+            await restart(rig, signal.SIGTERM)
+            engine.go_on()
+            begun = time.monotonic()
+            for job_id in jobs:
+                assert (await rig.ended(job_id))["status"] == "completed"
+            took = await rig.recovered(begun)
+        score.judge(await rig.verdict(took), took, rig)
+        await rig.dismiss()
+    score.settle()
