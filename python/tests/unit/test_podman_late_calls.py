@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def runtime(engine: Late, proc: Path) -> PodmanRuntime:
     (process / "cgroup").write_text("0::/ctrs/job_0/libpod-0123\n")
     made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")), proc=proc)
     made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there
+    made._rest._calm_at = time.monotonic() + 0.3
     return made
 
 
@@ -87,40 +89,68 @@ async def test_one_that_nobody_makes_is_not_awaited_for_long(tmp_path: Path) -> 
 
 
 @pytest.fixture
-async def calm(tmp_path: Path) -> AsyncIterator[tuple[Server, RestClient]]:
-    """A client whose start is a while ago, and its engine."""
-    server = Server(tmp_path / "s")
-    listener = await asyncio.start_unix_server(server.serve, server.socket)
-    client = RestClient(server.socket, call_seconds=0.1, calls=2, waits=2)
-    assert 0 < client.restless() <= module.NEW_SECONDS
-    client._calm_at = 0
-    yield server, client
-    await client.close()
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    fake = Server(tmp_path / "s")
+    listener = await asyncio.start_unix_server(fake.serve, fake.socket)
+    yield fake
     listener.close()
 
 
-async def test_an_engine_is_restless_once_it_answers_again(
-    calm: tuple[Server, RestClient],
-) -> None:
-    server, client = calm
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[RestClient]:
+    rest = RestClient(server.socket, call_seconds=5, calls=2, waits=2)
+    yield rest
+    await rest.close()
 
-    async def never(_method: str, _target: str, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
 
+async def calmed(client: RestClient) -> None:
     await client.call("GET", "/x")
-    assert client.restless() == 0
+    async with asyncio.timeout(30):
+        while client.restless():  # noqa: ASYNC110 - time has no event
+            await asyncio.sleep(0.01)
+
+
+async def never(_method: str, _target: str, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_an_engine_is_restless_once_it_answers_again(
+    server: Server, client: RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
+    await calmed(client)
     server.handler = never
     with pytest.raises(Unavailable):
-        await client.call("GET", "/x")
+        await client.call("GET", "/x", deadline=0.2)
+    assert client.restless() == 0  # nobody knows yet
     server.handler = ok
     await client.call("GET", "/x")
-    assert client.restless() > module.RESTLESS_SECONDS / 2
+    assert client.restless() > 0.2
 
 
-async def test_an_answer_that_was_late_tells_the_same(
-    calm: tuple[Server, RestClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, client = calm
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0)
+async def test_a_first_answer_tells_by_its_time(server: Server, client: RestClient) -> None:
+    """It may be the first of one that stood still when we began to ask."""
+
+    async def late(method: str, target: str, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)
+        await ok(method, target, writer)
+
+    server.handler = late
     await client.call("GET", "/x")
-    assert client.restless() > module.RESTLESS_SECONDS / 2
+    assert client.restless() > 0.2
+    await calmed(client)
+    await client.call("GET", "/x")
+    assert client.restless() == 0  # an engine that is slow is not one that stood still
+
+
+async def test_waits_of_minutes_tell_nothing(
+    server: Server, client: RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
+    await calmed(client)
+    server.handler = never
+    with pytest.raises(Unavailable):
+        await client.call("POST", "/wait", deadline=0.2, long=True)
+    server.handler = ok
+    await client.call("GET", "/x")
+    assert client.restless() == 0

@@ -303,8 +303,8 @@ class Cleaner:
         if over <= 0:
             return
         known = await self._store.known(sorted(sizes))
-        dated = [(job.completed_at, job.seq, job) for job in known.values() if job.completed_at]
-        for _, _, job in sorted(dated):
+        over_with = [job for job in known.values() if job.status in CLEANABLE]
+        for job in sorted(over_with, key=lambda job: (job.completed_at or now, job.seq)):
             if over <= 0:
                 return
             over -= sizes[job.id]
