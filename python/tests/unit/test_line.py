@@ -812,6 +812,78 @@ async def test_a_job_that_never_ran_leaves_nothing_though_its_removal_came_late(
     assert await world.workspaces.claimed() == []
 
 
+def full_disk(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Have the database's disk take nothing but ends."""
+
+    async def refuse(*_: object) -> Job:
+        raise InsufficientStorage("the disk of the database is full")
+
+    patch.setattr(world.store, "note", refuse)
+
+
+async def test_a_stop_goes_on_to_sigkill_though_nothing_can_be_noted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.runtime.default = Script(ignores_sigterm=True)
+    job = await world.running()
+    full_disk(world, monkeypatch)
+    await world.supervisor.cancel(job.id)
+    await world.clock.until_sleeping(2)  # beside the grace period the job's own deadline
+    world.clock.advance(10)
+    await world.runtime.until(job.container_name, None)
+    assert (await world.until(job, JobStatus.CANCELLED)).exit_code == 137
+
+
+async def test_a_log_that_cannot_be_followed_keeps_nobody_from_ending_the_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    follow = world.logs.follow
+
+    async def refuse(job_id: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise OSError(28, "No space left on device")
+        await follow(job_id)
+
+    monkeypatch.setattr(world.logs, "follow", refuse)
+    job = await world.running()
+    for _ in range(2):
+        await world.clock.until_sleeping(2)  # the job's deadline, and the next try
+        world.clock.advance(2)
+    async with asyncio.timeout(30):
+        while calls < 3:
+            await world.changes.wait(job.id, 0.01)
+    calls = 0
+    other = await world.running()
+    await world.supervisor.cancel(other.id)
+    assert (await world.until(other, JobStatus.CANCELLED)).exit_code == 143
+    await world.supervisor.cancel(job.id)
+    await world.ended(job)
+
+
+async def test_a_leftover_that_stays_keeps_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that can't be deleted is the cleanup's; recovery has other things to do."""
+    jobs = [await starting(world, status="running") for _ in range(2)]
+    for job in jobs:
+        step = Step(why="test", at=world.clock.now())
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    stays = min(job.id for job in jobs)
+    discard = world.workspaces.discard
+
+    async def fails(job_id: str) -> None:
+        if job_id == stays:
+            raise PermissionError(13, "Permission denied")
+        await discard(job_id)
+
+    monkeypatch.setattr(world.workspaces, "discard", fails)
+    await recovered(world)
+    assert await world.workspaces.claimed() == [stays]
+
+
 async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -860,6 +932,17 @@ async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) 
     assert world.runtime.signals(neighbour.container_name) == []
     world.runtime.exit(neighbour.container_name, 0)
     assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_a_job_that_filled_the_databases_disk_is_killed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    full_disk(world, monkeypatch)
+    await over_its_budget(world, job)
+    await world.runtime.until(job.container_name, None)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
 async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:

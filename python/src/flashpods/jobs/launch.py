@@ -144,10 +144,9 @@ async def _contain(
         if cancel.is_set():
             raise CancelRequested
         failpoints.hit("launch.before_start")
-        if enforce:
-            await line.runtime.start(container_id)
-        else:
-            await asyncio.gather(line.runtime.start(container_id), line.warn(job, [LOOSE]))
+        if not enforce:
+            await line.warn(job, [LOOSE])  # not beside the start: were it to fail, that would go on
+        await line.runtime.start(container_id)
     except ContainerError as e:
         raise JobFailed("container_create_failed", str(e)) from e
     failpoints.hit("launch.after_start")

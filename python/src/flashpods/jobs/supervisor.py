@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import structlog
@@ -163,9 +163,26 @@ class Supervisor:
             await unless(cancel, self._launching.wait())
             job = await launch(line, job, cancel, self._slots)
         assert job.container_id is not None
-        await line.logs.follow(job.id)
-        watched = found is None or not found.exited
-        return await monitor(line, job, job.container_id, cancel, watched=watched)
+        following = asyncio.create_task(self._follow(job))
+        try:
+            watched = found is None or not found.exited
+            return await monitor(line, job, job.container_id, cancel, watched=watched)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self, job: Job) -> None:
+        """Have the log followed; a disk that refuses keeps nobody from the job's end."""
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                await self._line.logs.follow(job.id)
+            except OSError as e:
+                log.warning("log_not_followed", job_id=job.id, reason=str(e))
+            else:
+                return
+            await self._line.clock.sleep(backoff)
+            backoff = min(backoff * 2, MOST_BACKOFF)
 
     async def _remove_for_good(self, job: Job) -> None:
         """Remove what may run under a job that ends early, however long the engine is away.
@@ -275,14 +292,14 @@ class Recovery:
         for job_id in claimed:
             row = known.get(job_id)
             if not self._supervisor.has(job_id) and (row is None or row.terminal):
-                await line.workspaces.discard(job_id)
+                await _leave(line.workspaces.discard(job_id), job_id)
                 line.observer.recovered("tree_discarded")
         for job_id in staged:
             row = known.get(job_id)
             if row and row.terminal and not row.started_at and not self._supervisor.has(job_id):
-                await line.artifacts.discard_staged(job_id)
+                await _leave(line.artifacts.discard_staged(job_id), job_id)
         for upload_id in await line.workspaces.finalized():
-            await discard_ended_upload(line, upload_id)
+            await _leave(discard_ended_upload(line, upload_id), upload_id)
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""
@@ -335,3 +352,11 @@ class Recovery:
             time_again.cancel()
             broke.cancel()
             await asyncio.gather(time_again, broke, return_exceptions=True)
+
+
+async def _leave(deletion: Awaitable[None], name: str) -> None:
+    """Await a deletion; what can't be deleted is left to the cleanup, and keeps no other."""
+    try:
+        await deletion
+    except (FlashpodsError, OSError) as e:
+        log.warning("leftover_stays", name=name, reason=str(e))
