@@ -97,6 +97,7 @@ async def removing(rig: Rig, engine: Engine, chance: random.Random) -> list[str]
 
 
 Moment = Callable[[Rig, Engine, random.Random], Awaitable[list[str]]]
+QUICK = (creating, signal.SIGKILL)  # what ./dev test tries
 
 
 async def restart(rig: Rig, how: signal.Signals) -> None:
@@ -120,8 +121,15 @@ async def ask_meanwhile(rig: Rig, engine: Engine, chance: random.Random, jobs: l
     engine.go_on()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
-@pytest.mark.parametrize("moment", [creating, launching, starting, removing])
+@pytest.mark.parametrize(
+    ("moment", "how"),
+    [
+        pytest.param(moment, how, id=f"{moment.__name__}-{how.name}", marks=marks)
+        for moment in (creating, launching, starting, removing)
+        for how in (signal.SIGKILL, signal.SIGTERM)
+        for marks in ([] if (moment, how) == QUICK else [pytest.mark.faults_full],)
+    ],
+)
 @pytest.mark.experiment(5, "Podman stopped, the API restarted meanwhile")
 async def test_restart_while_podman_stands_still(
     rig_of: RigFactory, score: Score, moment: Moment, how: signal.Signals
@@ -130,7 +138,7 @@ async def test_restart_while_podman_stands_still(
     rig.allowed, rig.anew = {NOT_FOUND}, True
     chance = random.Random(f"{moment.__name__} {how}")
     await rig.bystander()
-    for number in range(extent(10, 1, 1)):
+    for number in range(extent(5, 1, 1)):
         with score.trial(f"{moment.__name__}, {how.name}, {number}"), engine_of(rig) as engine:
             async with rig.readers():
                 jobs = await moment(rig, engine, chance)
