@@ -906,6 +906,17 @@ async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     assert (await row_of(world, job)).status is JobStatus.COMPLETED
 
 
+async def test_a_line_that_is_cancelled_by_mistake_is_begun_again(world: World) -> None:
+    job = await world.running()
+    (task,) = (t for t in asyncio.all_tasks() if t.get_name() == f"job {job.id}")
+    task.cancel()
+    await asyncio.wait_for(world.supervisor.broke.wait(), 5)
+    await world.recovery.run_once()
+    assert world.supervisor.has(job.id)
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+
+
 # ------------------------------------------------------------------ disk
 
 

@@ -36,6 +36,7 @@ class Supervisor:
         self._slots = asyncio.Semaphore(line.policy.launch_slots)
         self._launching = asyncio.Event()  # cleared by hold()
         self._launching.set()
+        self._closing = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
 
@@ -101,6 +102,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Leave all jobs where they are; the next process finds them."""
+        self._closing = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -109,7 +111,10 @@ class Supervisor:
     def _left(self, job_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(job_id, None)
         self._cancels.pop(job_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if self._closing:
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             # Nothing is lost: the row is still active, and the next recovery begins it again.
             log.error("job_line_broke", job_id=job_id, exc_info=error)
             self.broke.set()
