@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from flashpods.adapters.podman import runtime as module
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
@@ -23,14 +24,13 @@ REFUSED = Answer(
 
 
 def runtime(
-    before: frozenset[str], after: frozenset[str], monkeypatch: pytest.MonkeyPatch
+    patch: pytest.MonkeyPatch, before: frozenset[str], after: frozenset[str]
 ) -> PodmanRuntime:
     """Return a runtime whose engine refuses each container, and has these controllers."""
-    made = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     made._engine = engine(before)
-    # The engine is not there.
-    monkeypatch.setattr(made._library, "probe", AsyncMock(return_value=engine(after)))
-    monkeypatch.setattr(made._rest, "call", AsyncMock(return_value=REFUSED))
+    patch.setattr(module, "probe", AsyncMock(return_value=engine(after)))
+    patch.setattr(made._rest, "call", AsyncMock(return_value=REFUSED))  # the engine is not there
     return made
 
 
@@ -41,7 +41,7 @@ def engine(controllers: frozenset[str]) -> Engine:
 async def test_the_first_refusal_is_worth_another_try_the_next_is_final(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lost = runtime(ALL, NONE, monkeypatch)
+    lost = runtime(monkeypatch, ALL, NONE)
     assert lost.limits_enforceable()
     with pytest.raises(Unavailable, match="lost the controllers"):
         await lost._initialise("0123")
@@ -53,7 +53,7 @@ async def test_the_first_refusal_is_worth_another_try_the_next_is_final(
 async def test_a_refusal_with_all_controllers_there_is_final(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = runtime(ALL, ALL, monkeypatch)
+    kept = runtime(monkeypatch, ALL, ALL)
     with pytest.raises(ContainerError, match=r"memory\.max"):
         await kept._initialise("0123")
     assert kept.limits_enforceable()
