@@ -121,11 +121,16 @@ def measure(
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and its descendants that exist now."""
-    found = [pid]
+    """Return a process and its descendants that exist now, but not the caller and its own.
+
+    The watcher is a child of the hook, and that is one of the daemon's until it has exited: who
+    would stop the whole family in that moment would stop itself, and the transfer for ever.
+    """
+    found, me = [pid], os.getpid()
     for one in found:
         with contextlib.suppress(OSError, ValueError):
-            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+            found += [child for child in map(int, children) if child != me]
     return found
 
 
