@@ -215,6 +215,36 @@ def test_help_loads_no_sdk_and_a_wrong_option_is_told() -> None:
         assert done.stderr
 
 
+SDK = "from mcp.server.mcpserver import MCPServer; MCPServer()"
+OURS = "from flashpods.mcp.server import build; build()"
+LOADED = """
+import sys
+print(*{name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
+print(*(name for name in sys.modules if name.startswith("flashpods.")))
+"""
+
+
+def loaded(code: str) -> list[set[str]]:
+    """Return what is loaded then: packages that are not Python's own, and our modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", code + LOADED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_a_start_loads_the_sdk_and_hardly_more() -> None:
+    """Clients start it with each session, and wait for it."""
+    sdk, _ = loaded(SDK)
+    packages, ours = loaded(OURS)
+    assert packages - sdk == {"flashpods"}
+    late = {"api", "cli", "adapters", "client.client", "client.http", "client.download", "mcp.http"}
+    assert not {f"flashpods.{name}" for name in late} & ours
+
+
 def test_it_ends_when_the_client_has_left() -> None:
     done = command()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

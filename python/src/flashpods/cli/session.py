@@ -50,6 +50,7 @@ class Ui:
     def __init__(self, *, as_json: bool) -> None:
         """Look at the streams as they are now."""
         self.as_json = as_json
+        self.tells_retries = True
         self.out_tty = sys.stdout.isatty()
         self.err_tty = sys.stderr.isatty()
 
@@ -71,7 +72,9 @@ class Ui:
             self.note(f"error: {error.message} ({error.code})")
 
     def retrying(self, error: ClientError, delay: float) -> None:
-        """Tell that there will be another try."""
+        """Tell that there will be another try, unless the command shows that in its own way."""
+        if not self.tells_retries:
+            return
         what = error.message.partition(";")[0]
         self.note(f"{what} ({error.code}); trying again in {delay:.1f} s")
 
