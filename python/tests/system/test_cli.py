@@ -7,14 +7,10 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from command_line import Done, Laptop, fits
 
-from flashpods.cli.main import app
-from flashpods.cli.schemas import SCHEMAS
 from flashpods_dev.stack import MiniStack
 
 SMALL = ("--cpus", "1", "--memory-gb", "1")
@@ -79,6 +75,9 @@ async def test_run_pushes_follows_fetches_and_ends_as_the_job(
     assert answer["upload"]["file_count"] == 2
     assert (project / "out/README").read_text() == "one\n"
     assert (project / "out/d.tar").stat().st_size > 1024
+    left = await laptop.run("run", "-d", "--no-files", *SMALL, "--json", "--", "true")
+    assert left.code == 0, left
+    fits("run", json.loads(left.out))
 
 
 async def test_status_logs_and_lists(laptop: Laptop) -> None:
@@ -305,13 +304,3 @@ async def test_completion_knows_jobs(laptop: Laptop) -> None:
     }
     silent = await away.run(env=variables)
     assert (silent.out.strip(), silent.err) == ("", "")
-
-
-def test_every_command_with_json_has_a_schema() -> None:
-    def names(command: Any, path: tuple[str, ...]) -> set[str]:
-        if hasattr(command, "commands"):
-            return set().union(*(names(c, (*path, n)) for n, c in command.commands.items()))
-        has = any("--json" in parameter.opts for parameter in command.params)
-        return {" ".join(path)} if has else set()
-
-    assert names(typer.main.get_command(app), ()) | {"error", "mcp install"} == set(SCHEMAS)

@@ -60,13 +60,14 @@ async def test_a_cancelled_call_cleans_up_with_awaits() -> None:
 def test_excludes_of_an_agent_keep_git() -> None:
     default = (".git", "node_modules")
     files = Files(local_path=".")
-    assert spawning.excludes(files, default) == ([".git", "node_modules"], [])
-    assert spawning.excludes(files, default, keep_git=True) == (["node_modules"], [])
+    home = "/flashpods-artifacts"  # what came home from earlier jobs
+    assert spawning.excludes(files, default) == ([".git", "node_modules", home], [])
+    assert spawning.excludes(files, default, keep_git=True) == (["node_modules", home], [])
     asked = Files(local_path=".", exclude=["/.git/", "**/.git", ".gitignore", "x/.git/hooks"])
     kept, warnings = spawning.excludes(asked, default, keep_git=True)
-    assert kept == [".gitignore", "x/.git/hooks"]
+    assert kept == [".gitignore", "x/.git/hooks", home]
     assert warnings
-    assert spawning.excludes(asked, default) == (asked.exclude, [])
+    assert spawning.excludes(asked, default) == ([*(asked.exclude or ()), home], [])
 
 
 def test_the_home_directory_is_not_pushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -101,6 +102,22 @@ async def test_a_wait_for_a_host_that_is_away_ends_in_time() -> None:
                 await waiting.wait(client, "j", 1.5, Progress(send))
     assert "does not answer" in told[0]
     assert waiting.LONGEST + waiting.GRACE < 100  # what a client waits for is 120 s
+
+
+async def test_a_wait_misses_no_change_between_two_looks() -> None:
+    rows = [("running", "r1"), ("running", "r1"), ("completed", "r2")]
+    asked: list[str] = []
+
+    def host(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.query.decode())
+        status, revision = rows[min(len(asked), len(rows)) - 1]
+        return httpx.Response(200, json={"id": "j", "status": status, "revision": revision})
+
+    config = ClientConfig(token="t")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(host)) as client:
+        job = await waiting.wait(client, "j", 60)
+    assert job.status == "completed"
+    assert asked == ["", "wait=5&since=r1", "wait=5&since=r1"]
 
 
 # ------------------------------------------------------------------ HTTP

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from flashpods.cli.session import EXIT_USAGE, Ui
+from flashpods.cli.session import EXIT_INTERRUPTED, EXIT_USAGE, Ui
 from flashpods.client.config import (
     ClientConfig,
     check_token,
@@ -51,6 +51,8 @@ def init_config(options: InitOptions, *, as_json: bool) -> int:
     except ConfigError as error:
         ui.error(error)
         return EXIT_USAGE
+    except typer.Abort:  # ctrl-C, or the end of the input, at a question
+        return EXIT_INTERRUPTED
     except OSError as error:
         where = error.filename or path
         ui.error(ConfigError(f"cannot write {where}: {error.strerror}; is it managed elsewhere?"))

@@ -14,8 +14,6 @@ cmd_jobs.register(app)
 cmd_artifacts.register(app)
 cmd_host.register(app)
 cmd_laptop.register(app)
-
-
 app.add_typer(mcp, name="mcp")
 
 

@@ -83,6 +83,8 @@ def as_result(name: str, error: ToolError) -> CallToolResult:
         return failed(as_dict(cause))
     if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
         return failed({"error": "invalid_arguments", "message": invalid_arguments(cause)})
+    if isinstance(cause, OSError):  # of this machine: a directory that has gone, a full disk
+        return failed({"error": "local_failure", "message": f"the laptop's own: {cause}"})
     if cause is None and not isinstance(error, UnexpectedToolError):
         return failed({"error": "unknown_tool", "message": str(error)})
     log.error("tool %r failed", name, exc_info=cause or error)

@@ -13,6 +13,7 @@ from flashpods.client.errors import ClientError, UploadError
 from flashpods.client.models import CreatedJob, Upload
 from flashpods.client.project import default_project
 from flashpods.client.rsync import Progress as Sent
+from flashpods.client.target import ARTIFACTS_DIR
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import Files, Spawned
 
@@ -35,9 +36,10 @@ def excludes(
 ) -> tuple[list[str], list[str]]:
     """Return the patterns to leave out, and warnings.
 
-    An agent commits, so what would leave its ``.git`` out is dropped from the patterns.
+    What came home from earlier jobs stays here. An agent commits, so what would leave its ``.git``
+    out is dropped from the patterns.
     """
-    patterns = list(default if files.exclude is None else files.exclude)
+    patterns = [*(default if files.exclude is None else files.exclude), f"/{ARTIFACTS_DIR}"]
     if not keep_git:
         return patterns, []
     kept = [pattern for pattern in patterns if pattern.removeprefix("**/").strip("/") != ".git"]
