@@ -188,6 +188,41 @@ async def test_apply_into_a_directory_of_a_repository(laptop: Laptop, project: P
     assert (project / "README").read_text() == "one\n"
 
 
+async def test_what_does_not_apply_is_merged_if_asked(laptop: Laptop, project: Path) -> None:
+    (project / "README").write_text("mine\n")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "mine")
+    job = await patch_job(laptop, patch_with_blobs(project))
+    refused = await laptop.json("error", "apply", job, code=1, cwd=project)
+    assert refused["error"] == "patch_does_not_apply"
+    assert "--3way" in refused["message"]
+    assert (project / "README").read_text() == "mine\n"
+    merged = await laptop.json("error", "apply", "--3way", job, code=1, cwd=project)
+    assert merged["error"] == "patch_conflicts"
+    assert "look for conflict marks" in merged["message"]
+    assert "<<<<<<< ours\nmine\n=======\ntwo\n>>>>>>> theirs" in (project / "README").read_text()
+
+
+def patch_with_blobs(project: Path) -> str:
+    """Return the agent's change of the first commit as git writes it: a merge needs its blobs."""
+    git(project, "checkout", "-q", "HEAD~", "--", "README")
+    (project / "README").write_text("two\n")
+    patch = git(project, "diff", "--", "README")
+    git(project, "checkout", "-q", "HEAD", "--", "README")
+    return patch
+
+
+async def test_what_is_no_patch_is_told(laptop: Laptop, project: Path, tmp_path: Path) -> None:
+    job = await patch_job(laptop, "no patch\n")
+    for words in (("diff", "--stat", job), ("apply", job)):
+        refused = await laptop.json("error", *words, code=1, cwd=project)
+        assert refused["error"] == "git_failed"
+        assert "No valid patches" in refused["message"]
+    (tmp_path / "empty").mkdir()
+    env = {"PATH": str(tmp_path / "empty")}
+    refused = await laptop.json("error", "apply", job, code=1, cwd=project, env=env)
+    assert refused["error"] == "git_missing"
+
+
 @pytest.mark.parametrize("name", ["../outside", ".git/hooks/post-checkout", "link/file"])
 async def test_a_hostile_patch_changes_nothing(laptop: Laptop, project: Path, name: str) -> None:
     (project / "link").symlink_to("..")

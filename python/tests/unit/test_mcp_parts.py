@@ -15,8 +15,8 @@ import pytest
 
 from flashpods.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
-from flashpods.client.errors import ConfigError, HostUnreachable, UploadError
-from flashpods.mcp import spawning, waiting
+from flashpods.client.errors import ClientError, ConfigError, HostUnreachable, UploadError
+from flashpods.mcp import failures, spawning, waiting
 from flashpods.mcp.failures import unknown_arguments
 from flashpods.mcp.host import Host, isolated
 from flashpods.mcp.http import HttpOptions, app, read_token
@@ -77,6 +77,13 @@ def test_the_home_directory_is_not_pushed(monkeypatch: pytest.MonkeyPatch, tmp_p
         with pytest.raises(UploadError, match="secrets"):
             spawning.source(Files(local_path=path))
     assert spawning.source(Files(local_path=str(tmp_path / "x"))) == tmp_path / "x"
+
+
+@pytest.mark.parametrize(("said", "shown"), [("is it up?", "is it up? Next: "), ("gone", "gone. ")])
+def test_a_failure_says_what_to_do_next(said: str, shown: str) -> None:
+    answer = failures.as_dict(ClientError("host_unreachable", said))
+    assert answer["message"].startswith(shown)
+    assert failures.as_dict(ClientError("invalid_cpus", said))["message"] == said
 
 
 def test_unknown_arguments_name_the_near_one() -> None:
