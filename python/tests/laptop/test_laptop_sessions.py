@@ -162,7 +162,9 @@ def watching(home: Path, stack: MiniStack) -> dict[str, str]:
 
 async def started(terminal: Terminal) -> str:
     """Start a job that sleeps; return its id."""
-    await terminal.type("flashpods run -d --no-files --cpus 1 'echo watched; sleep 600' 2>&-")
+    await terminal.type(
+        "flashpods run -d --no-files --cpus 1 'echo watched; sleep 600' 2>/dev/null"
+    )
     (job,) = re.findall(r"^[0-9a-f]{16}$", await terminal.screen(), re.MULTILINE)
     await terminal.type("clear")
     await terminal.resize(SCREEN_LINES)

@@ -479,6 +479,17 @@ def test_help_teaches_by_example() -> None:
         assert "--json" in shown
 
 
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobodys(closed: str, tmp_path: Path) -> None:
+    line = f"exec {sys.executable} -m flashpods.cli.main capacity {closed}"
+    env = {"HOME": str(tmp_path), "FLASHPODS_API_TOKEN": "t", "FLASHPODS_PORT": "x"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=env, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert (b"api_port" in done.stderr) == ("2>&-" not in closed)
+
+
 def test_help_loads_nothing_slow() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']\n"

@@ -123,7 +123,7 @@ async def copy_artifacts(
     if name is not None:
         return await download_artifact(client, ui, job_id, name, to=to, extract=extract)
     directory = to if to.endswith("/") else f"{to}/"
-    if directory != to and await asyncio.to_thread(Path(to).is_symlink):
+    if directory != to and await asyncio.to_thread(_is_link, to):
         raise DownloadError(
             "invalid_target", f"{to} is a symbolic link; name it with a slash, or move it away"
         )
@@ -146,6 +146,10 @@ async def copy_artifacts(
     elif not rows:
         ui.note("no artifacts")
     return 0
+
+
+def _is_link(path: str) -> bool:
+    return Path(path).expanduser().is_symlink()
 
 
 def _brought(job_id: str, name: str, path: Path) -> dict[str, object]:
