@@ -24,6 +24,13 @@
       nixosModules = rec {
         flashpods.imports = [ ./modules ];
         default = flashpods;
+        laptop.imports = [ ./modules/laptop ];
+      };
+
+      # For home-manager.
+      homeModules = rec {
+        flashpods.imports = [ ./modules/laptop/home.nix ];
+        default = flashpods;
       };
 
       packages = forAll (

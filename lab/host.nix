@@ -16,7 +16,8 @@
     };
     settings = {
       jobs.worker.image = "localhost/lab:busybox";
-      jobs.agent.image = "localhost/lab:busybox";
+      jobs.agent.image = "localhost/lab:agent";
+      jobs.agent.command = "sh .agent.sh"; # a tree's own stand-in for a model
       # The lab's kernel lacks the controllers; ./dev vm has them.
       development.allow_unenforced_limits = true;
       # The disk is the real machine's, and may be nearly full.

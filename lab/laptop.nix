@@ -1,4 +1,7 @@
 # LAPTOP of the lab: the example as it is.
 {
-  imports = [ ../examples/laptop/nixos.nix ];
+  imports = [
+    ../modules/laptop
+    ../examples/laptop/nixos.nix
+  ];
 }

@@ -7,6 +7,7 @@ let
   evaluated = lib.evalModules {
     modules = [
       ../modules
+      ../modules/laptop
       {
         _module.args = { inherit pkgs; };
         _module.check = false; # NixOS's own options are not there, and not asked for
@@ -14,21 +15,23 @@ let
     ];
   };
 
-  documented = lib.filter (option: option.visible && !option.internal) (
-    lib.optionAttrSetToDocList evaluated.options.services.flashpods
-  );
+  documented =
+    options:
+    lib.filter (option: option.visible && !option.internal) (lib.optionAttrSetToDocList options);
 
   plain = value: value.text or (lib.generators.toPretty { } value);
-  # {option}`a.b`, {file}`c` and {manpage}`d(5)` are nixpkgs' own marks.
+  # {option}`a.b`, {file}`c`, {env}`D` and {manpage}`e(5)` are nixpkgs' own marks.
   markdown =
     text:
     lib.replaceStrings
       [
         "{option}`"
         "{file}`"
+        "{env}`"
         "{manpage}`"
       ]
       [
+        "`"
         "`"
         "`"
         "`"
@@ -54,10 +57,19 @@ let
     + "- Type: ${option.type}\n"
     + lib.optionalString (option ? default) (shown "Default" option.default)
     + lib.optionalString (option ? example) (shown "Example" option.example);
+
+  entries = options: lib.concatMapStringsSep "\n" entry (documented options);
 in
 ''
   # Options of services.flashpods
-  Made from the modules by `./dev nix render`; do not edit.
+  Made from the modules by `./dev nix render`; do not edit. Those of a laptop are at the end.
 
 ''
-+ lib.concatMapStringsSep "\n" entry documented
++ entries evaluated.options.services.flashpods
++ ''
+
+  # Options of programs.flashpods
+  The laptop's, the same on NixOS and in home-manager.
+
+''
++ entries evaluated.options.programs.flashpods

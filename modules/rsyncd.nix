@@ -27,6 +27,7 @@ let
     "partial"
     "inplace"
     "omit-dir-times"
+    "modify-window"
     "executability"
     "chmod"
     "timeout"

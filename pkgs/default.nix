@@ -9,6 +9,7 @@ let
       pkgs.python3.override { packageOverrides = import ./python-mcp; };
 in
 pkgs.lib.makeScope pkgs.newScope (self: {
+  inherit python;
   flashpods = self.callPackage ./flashpods/package.nix { python3Packages = python.pkgs; };
   flashpods-token = self.callPackage ./flashpods-token/package.nix { };
   agent-image = self.callPackage ./agent-image/package.nix { };

@@ -10,6 +10,7 @@ let
   ours = import ../../pkgs { inherit pkgs; };
   socket = "unix:///run/flashpods/podman.sock";
   image = "localhost/flashpods/test:latest";
+  agentImage = "localhost/flashpods/agent:latest";
 in
 {
   services.flashpods = {
@@ -21,7 +22,8 @@ in
     };
     settings.jobs = {
       worker.image = image;
-      agent.image = image;
+      agent.image = agentImage;
+      agent.command = "sh .agent.sh"; # a tree's own stand-in for a model
     };
   };
 
@@ -40,15 +42,18 @@ in
     };
   };
 
-  # No registry is near: the image comes with the machine.
+  # No registry is near: the images come with the machine.
   systemd.services.test-image = {
-    description = "The image of the tests' jobs";
+    description = "The images of the tests' jobs";
     wantedBy = [ "multi-user.target" ];
     requires = [ "podman-socket-flashpods.socket" ];
     after = [ "podman-socket-flashpods.socket" ];
     before = [ "flashpods-api.service" ];
     path = [ pkgs.podman ];
-    script = "podman --url ${socket} load --input ${ours.test-image}";
+    script = ''
+      podman --url ${socket} load --input ${ours.test-image}
+      podman --url ${socket} load --input ${ours.agent-image}
+    '';
     serviceConfig = {
       Type = "oneshot";
       RemainAfterExit = true;

@@ -1,10 +1,15 @@
-# LAPTOP: the example as it is, with a key, the token, and a way to the internet.
+# LAPTOP: the example as it is, with a key, the token, a way to the internet, and what drives the MCP
+# server there: the protocol's official client.
 { lib, pkgs, ... }:
 let
   keys = import ./keys.nix { inherit pkgs; };
+  ours = import ../../pkgs { inherit pkgs; };
 in
 {
-  imports = [ ../../examples/laptop/nixos.nix ];
+  imports = [
+    ../../modules/laptop
+    ../../examples/laptop/nixos.nix
+  ];
 
   networking = {
     wg-quick.interfaces.wg0.peers = lib.mkForce [
@@ -40,8 +45,12 @@ in
   };
   environment.systemPackages = [
     pkgs.curl
+    pkgs.git
     pkgs.jq
     pkgs.rsync
+    (pkgs.writeShellScriptBin "mcp-session" ''
+      exec ${ours.python.withPackages (p: [ p.mcp ])}/bin/python ${./mcp_session.py} "$@"
+    '')
   ];
   virtualisation.vlans = [ 2 ];
 }

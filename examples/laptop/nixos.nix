@@ -1,5 +1,8 @@
-# A laptop with NixOS: WireGuard to the host, by wg-quick. Values in capitals are the host's.
+# A laptop with NixOS: the programs, from flashpods.nixosModules.laptop, and WireGuard to the host, by
+# wg-quick. The token goes to ~/.config/flashpods/token: `flashpods config init --token-stdin`.
 {
+  programs.flashpods.enable = true;
+
   networking.wg-quick.interfaces.wg0 = {
     address = [ "10.0.0.2/32" ];
     privateKeyFile = "/etc/wireguard/private.key"; # umask 077; wg genkey > /etc/wireguard/private.key

@@ -1,5 +1,5 @@
-# `programs.flashpods`, the same on NixOS and in home-manager: the program, where the host is, and
-# which coding agents learn of the MCP server. The token is not among them: it would be in the store.
+# `programs.flashpods`, the same on NixOS and in home-manager: the programs, and where the host is. The
+# token is not among them: it would be in the store.
 {
   lib,
   pkgs,
@@ -55,8 +55,8 @@ in
             default = null;
             description = ''
               Path of the file that holds the API token, readable by the user alone. It is a string, so
-              that it is not copied into the store. Without it the program reads {file}`token` beside
-              {file}`config.json`, or {env}`FLASHPODS_API_TOKEN`.
+              that it is not copied into the store. Without it the program takes
+              {env}`FLASHPODS_API_TOKEN`, or reads {file}`~/.config/flashpods/token`.
             '';
             example = "/run/secrets/flashpods-token";
           };

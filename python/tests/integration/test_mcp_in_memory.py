@@ -145,3 +145,20 @@ async def test_a_crash_of_ours_is_told_without_its_text(
     assert answer["error"] == "internal_error"
     assert "KeyError" in answer["message"]
     assert "secret" not in answer["message"]
+
+
+async def test_what_is_wrong_with_the_laptop_is_told(
+    server: FlashpodsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    async with Client(server) as agent:
+        arguments = {"command": "true", "files": {"local_path": "."}}
+        result = await agent.call_tool("spawn_worker", arguments)
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    answer = json.loads(block.text)
+    assert answer["error"] == "local_failure"
+    assert "No such file or directory" in answer["message"]

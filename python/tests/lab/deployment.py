@@ -25,6 +25,7 @@ RENDERED = netlab.CHECKOUT / "lab" / "rendered"
 # What the examples have in the place of both sides' public keys.
 EXAMPLE_KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 IMAGE = "localhost/lab:busybox"
+AGENT_IMAGE = "localhost/lab:agent"
 PODMAN = "podman --url unix:///run/flashpods/podman.sock"
 SECRETS = {"anthropic_api_key": "sk-ant-lab", "github_token": "ghp_lab"}
 NAMES = ("bin", "etc", "tmp", "work", "artifacts")
@@ -56,6 +57,11 @@ ExecStart=/usr/bin/python3 /opt/lab/servers.py '{NAME_PLAN}'
 [Install]
 WantedBy=multi-user.target
 """
+# As the LAPTOP of checks/common has it: what drives the MCP server.
+MCP_SESSION = """\
+#!/bin/sh
+exec /opt/flashpods/venv/bin/python /opt/lab/mcp_session.py "$@"
+"""
 SECRET = 0o600
 PROGRAM = 0o755
 
@@ -70,7 +76,8 @@ def host_files(key: str, token: str) -> dict[str, tuple[str, int]]:
         "etc/containers/containers.conf": (RUNTIME, 0o644),
         "etc/systemd/system/lab-name-server.service": (NAME_SERVER, 0o644),
         "opt/lab/servers.py": ((HERE / "servers.py").read_text(), 0o644),
-        "opt/lab/oci-runtime": ((netlab.CHECKOUT / "lab/oci-runtime").read_text(), PROGRAM),
+        "opt/lab/oci-runtime": (_source("lab/oci-runtime"), PROGRAM),
+        "opt/lab/entrypoint.sh": (_source("pkgs/agent-image/entrypoint.sh"), PROGRAM),
         "usr/local/bin/ip": (IP, PROGRAM),
         "usr/sbin/modprobe": (NOTHING, PROGRAM),
     }
@@ -82,8 +89,14 @@ def laptop_files(key: str, token: str) -> dict[str, tuple[str, int]]:
         "etc/wireguard/private.key": (f"{key}\n", SECRET),
         "root/.config/flashpods/token": (f"{token}\n", SECRET),
         "etc/resolv.conf": ("nameserver 127.0.0.1\n", 0o644),
+        "opt/lab/mcp_session.py": (_source("checks/common/mcp_session.py"), 0o644),
+        "usr/local/bin/mcp-session": (MCP_SESSION, PROGRAM),
         "usr/sbin/modprobe": (NOTHING, PROGRAM),
     }
+
+
+def _source(name: str) -> str:
+    return (netlab.CHECKOUT / name).read_text()
 
 
 def write_layer(
@@ -179,7 +192,9 @@ class Deployment:
             machines[name] = stack.enter_context(booting)
         self.host, self.laptop = machines["host"], machines["laptop"]
         self.internet = Elsewhere(networks["internet"])
+        self.host.wait_for_unit("podman-socket-flashpods.socket")
         _import_image(self.host)
+        _import_agent_image(self.host)
         self.host.wait_for_unit("flashpods-api")
         self.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1")
 
@@ -190,7 +205,6 @@ class Deployment:
 
 
 def _import_image(host: LabMachine) -> None:
-    host.wait_for_unit("podman-socket-flashpods.socket")
     host.succeed(
         f"mkdir -p {' '.join(f'/tmp/image/{name}' for name in NAMES)}",
         "cp /usr/bin/busybox /tmp/image/bin/",
@@ -200,4 +214,24 @@ def _import_image(host: LabMachine) -> None:
         "tar -C /tmp/image -cf /tmp/image.tar .",
         f"{PODMAN} import /tmp/image.tar {IMAGE}",
         "rm -r /tmp/image /tmp/image.tar",
+    )
+
+
+def _import_agent_image(host: LabMachine) -> None:
+    """Make the agents' image of pkgs/agent-image with what is on HOST: busybox and its own git."""
+    top = "/tmp/agent"
+    host.succeed(
+        f"mkdir -p {' '.join(f'{top}/{name}' for name in (*NAMES, 'usr/bin', 'usr/local/bin'))}",
+        f"cp --parents /usr/bin/busybox /usr/bin/git {top}",
+        f"for name in $(busybox --list); do ln -s /usr/bin/busybox {top}/bin/$name; done",
+        # What a push to a repository on the same machine starts.
+        f"for name in upload receive; do ln -s git {top}/usr/bin/git-$name-pack; done",
+        f"cp --parents --dereference $(ldd /usr/bin/git | grep -o '/[^ ]*') {top}",
+        f"cp /opt/lab/entrypoint.sh {top}/",
+        f"echo 'root:x:0:0::/:/bin/sh' >{top}/etc/passwd",
+        f"chmod 1777 {top}/tmp",
+        f"tar -C {top} -cf {top}.tar .",
+        f"{PODMAN} import --change 'ENTRYPOINT [\"/entrypoint.sh\"]' "
+        f"--change 'ENV PATH=/usr/local/bin:/usr/bin:/bin' {top}.tar {AGENT_IMAGE}",
+        f"rm -r {top} {top}.tar",
     )

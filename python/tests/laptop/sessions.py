@@ -155,6 +155,18 @@ class Terminal:
         """
         return await self._until(lambda screen: all(text in screen for text in texts), str(texts))
 
+    async def hides(self, text: str) -> str:
+        """Wait until it is shown no longer; return the screen.
+
+        Raises:
+            AssertionError: it still is, in the end.
+        """
+        return await self._until(lambda screen: text not in screen, f"a screen without {text!r}")
+
+    async def has_cursor(self) -> bool:
+        """Return whether the cursor is shown."""
+        return (await self._tmux("display-message", "-p", "#{cursor_flag}")).strip() == "1"
+
     async def ready(self) -> None:
         """Wait for a prompt; each is to be waited for."""
         await self._tmux("wait-for", "ready")

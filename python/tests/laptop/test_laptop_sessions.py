@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -148,6 +149,68 @@ async def test_the_sessions_of_top(document: str, home: Path, stack: MiniStack) 
         assert text in written
         assert text in shown
     assert len(shown.splitlines()) <= SCREEN_LINES
+
+
+def watching(home: Path, stack: MiniStack) -> dict[str, str]:
+    """Return the environment of one who was configured in no session before."""
+    return {
+        **environment(home, stack),
+        "FLASHPODS_API_URL": stack.api_url,
+        "FLASHPODS_API_TOKEN_FILE": str(home / "token"),
+    }
+
+
+async def started(terminal: Terminal) -> str:
+    """Start a job that sleeps; return its id."""
+    await terminal.type(
+        "flashpods run -d --no-files --cpus 1 'echo watched; sleep 600' 2>/dev/null"
+    )
+    (job,) = re.findall(r"^[0-9a-f]{16}$", await terminal.screen(), re.MULTILINE)
+    await terminal.type("clear")
+    await terminal.resize(SCREEN_LINES)
+    return job
+
+
+async def test_ps_watch_at_a_terminal(home: Path, stack: MiniStack) -> None:
+    env = watching(home, stack)
+    async with Terminal(home / "project", env) as terminal:
+        job = await started(terminal)
+        await terminal.send("flashpods ps --watch --interval 0.2")
+        await terminal.shows(job, "running", "ctrl-C ends")
+        await asyncio.to_thread(stack.api.kill)
+        away = await terminal.shows("as it was", "cannot reach")
+        assert job in away  # what was seen last stays in view
+        await asyncio.to_thread(stack.api.start)
+        await terminal.shows(job, "ctrl-C ends")
+        kill = [str(home / "bin/flashpods"), "kill", job]
+        await asyncio.to_thread(subprocess.run, kill, env=env, check=True, timeout=60)
+        await terminal.hides(f"{job}  running")
+        await terminal.hides(job)
+        await terminal.key("C-c")
+        await terminal.ready()
+        assert await terminal.has_cursor()
+        await terminal.type("echo code $?")
+        assert "code 130" in await terminal.screen()
+
+
+async def test_top_while_the_host_is_away(home: Path, stack: MiniStack) -> None:
+    async with Terminal(home / "project", watching(home, stack)) as terminal:
+        job = await started(terminal)
+        await terminal.send("flashpods top --interval 0.2")
+        await terminal.shows(job, "] watched", "q leaves")
+        await asyncio.to_thread(stack.api.kill)
+        away = await terminal.shows("as it was", "cannot reach", job, "] watched")
+        lines = away.rstrip("\n").splitlines()
+        assert len(lines) == SCREEN_LINES
+        assert lines[-1].startswith("╰"), away  # the words push nothing off the screen
+        await asyncio.to_thread(stack.api.start)
+        await terminal.shows("q leaves", "] watched")
+        await terminal.key("j", "k", "q")
+        await terminal.ready()
+        assert await terminal.has_cursor()
+        await terminal.type("echo code $?")  # and what is typed is shown again
+        assert "$ echo code $?\ncode 0" in await terminal.screen()
+        await terminal.type(f"flashpods kill {job}")
 
 
 async def test_no_colour_where_none_is_wanted(home: Path, stack: MiniStack) -> None:

@@ -52,19 +52,27 @@ def test_apps(evaluator: Evaluator) -> None:
     assert "validate" in found
 
 
-def test_formatter_overlay_and_library(evaluator: Evaluator) -> None:
+def test_formatter_overlay_library_and_modules(evaluator: Evaluator) -> None:
     said = outputs(
         evaluator,
         f"""{{
           formatter = self.formatter.{SYSTEM}.drvPath;
           overlay = builtins.attrNames (self.overlays.default pkgs pkgs);
           network = self.lib.networkOf "10.1.130.7/18";
+          modules = builtins.attrNames self.nixosModules;
+          home = builtins.attrNames self.homeModules;
+          laptop = map baseNameOf (
+            self.nixosModules.laptop.imports ++ self.homeModules.default.imports
+          );
         }}""",
     )
     assert isinstance(said, dict)
     assert said["formatter"].endswith(".drv")
     assert said["overlay"] == ["flashpods", "flashpods-token"]
     assert said["network"] == "10.1.128.0/18"
+    assert said["modules"] == ["default", "flashpods", "laptop"]
+    assert said["home"] == ["default", "flashpods"]
+    assert said["laptop"] == ["laptop", "home.nix"]
 
 
 def test_the_example_is_a_system(evaluator: Evaluator) -> None:

@@ -77,7 +77,8 @@ def _same(given: object, own: object) -> bool:
 
 
 def test_the_laptops_two_ways_say_the_same(evaluator: Evaluator) -> None:
-    report = evaluator.module(CHECKOUT / "examples" / "laptop" / "nixos.nix", options=[TOPLEVEL])
+    files = [CHECKOUT / "modules/laptop", CHECKOUT / "examples/laptop/nixos.nix"]
+    report = evaluator.module(*files, options=[TOPLEVEL])
     assert (report.assertions, report.warnings) == ([], [])
     (by_nixos,) = (t for p, t in report.files.items() if p.endswith("/wg0.conf"))
     plain = (CHECKOUT / "examples" / "laptop" / "wg0.conf").read_text()

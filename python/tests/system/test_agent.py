@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import support
+from command_line import Laptop
 from support import Connected
 
 from flashpods_dev import helper_build
@@ -183,6 +184,23 @@ async def test_a_pushed_tree_brings_its_own_repository(
     assert row["status"] == "completed", await support.output(host.client, job_id)
     assert place.branch("show", "feature/two:mine") == "not committed"
     assert place.branch("show", "feature/two:README") == "changed"
+
+
+async def test_an_agent_from_the_command_line(place: Place, tmp_path: Path) -> None:
+    laptop = Laptop.of(place.stack, tmp_path)
+    small = ("--no-files", "--cpus", "1", "--memory-gb", "1")
+    (tmp_path / "notes").write_text("It must change.")
+    context = ("--context-file", "notes")
+    answer = await laptop.json("agent", "agent", "-b", "feature/eight", *context, *small, "Do it")
+    assert (answer["exit_code"], answer["job"]["status"]) == (0, "completed"), answer
+    assert place.branch("show", "feature/eight:prompt").startswith("Do it\n\nContext:\nIt must")
+    job = answer["job"]["id"]
+    assert [Path(path).name for path in answer["artifacts"]] == ["changes.patch", "summary.md"]
+    shown = await laptop.json("diff", "diff", job)
+    assert "README" in [file["path"] for file in shown["files"]]
+    # The task is the host's to judge, and its refusal is no exit code of a job's.
+    refused = await laptop.json("error", "agent", "-b", "HEAD", *small, "Do it", code=125)
+    assert refused["error"] == "invalid_request", refused
 
 
 async def test_a_failed_command_is_the_jobs_error(place: Place, host: Connected) -> None:

@@ -7,14 +7,10 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from command_line import Done, Laptop, fits
 
-from flashpods.cli.main import app
-from flashpods.cli.schemas import SCHEMAS
 from flashpods_dev.stack import MiniStack
 
 SMALL = ("--cpus", "1", "--memory-gb", "1")
@@ -79,6 +75,9 @@ async def test_run_pushes_follows_fetches_and_ends_as_the_job(
     assert answer["upload"]["file_count"] == 2
     assert (project / "out/README").read_text() == "one\n"
     assert (project / "out/d.tar").stat().st_size > 1024
+    left = await laptop.run("run", "-d", "--no-files", *SMALL, "--json", "--", "true")
+    assert left.code == 0, left
+    fits("run", json.loads(left.out))
 
 
 async def test_status_logs_and_lists(laptop: Laptop) -> None:
@@ -187,6 +186,41 @@ async def test_apply_into_a_directory_of_a_repository(laptop: Laptop, project: P
     await laptop.json("apply", "apply", "-C", "sub", job, cwd=project)
     assert (project / "sub/README").read_text() == "two\n"
     assert (project / "README").read_text() == "one\n"
+
+
+async def test_what_does_not_apply_is_merged_if_asked(laptop: Laptop, project: Path) -> None:
+    (project / "README").write_text("mine\n")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "mine")
+    job = await patch_job(laptop, patch_with_blobs(project))
+    refused = await laptop.json("error", "apply", job, code=1, cwd=project)
+    assert refused["error"] == "patch_does_not_apply"
+    assert "--3way" in refused["message"]
+    assert (project / "README").read_text() == "mine\n"
+    merged = await laptop.json("error", "apply", "--3way", job, code=1, cwd=project)
+    assert merged["error"] == "patch_conflicts"
+    assert "look for conflict marks" in merged["message"]
+    assert "<<<<<<< ours\nmine\n=======\ntwo\n>>>>>>> theirs" in (project / "README").read_text()
+
+
+def patch_with_blobs(project: Path) -> str:
+    """Return the agent's change of the first commit as git writes it: a merge needs its blobs."""
+    git(project, "checkout", "-q", "HEAD~", "--", "README")
+    (project / "README").write_text("two\n")
+    patch = git(project, "diff", "--", "README")
+    git(project, "checkout", "-q", "HEAD", "--", "README")
+    return patch
+
+
+async def test_what_is_no_patch_is_told(laptop: Laptop, project: Path, tmp_path: Path) -> None:
+    job = await patch_job(laptop, "no patch\n")
+    for words in (("diff", "--stat", job), ("apply", job)):
+        refused = await laptop.json("error", *words, code=1, cwd=project)
+        assert refused["error"] == "git_failed"
+        assert "No valid patches" in refused["message"]
+    (tmp_path / "empty").mkdir()
+    env = {"PATH": str(tmp_path / "empty")}
+    refused = await laptop.json("error", "apply", job, code=1, cwd=project, env=env)
+    assert refused["error"] == "git_missing"
 
 
 @pytest.mark.parametrize("name", ["../outside", ".git/hooks/post-checkout", "link/file"])
@@ -305,13 +339,3 @@ async def test_completion_knows_jobs(laptop: Laptop) -> None:
     }
     silent = await away.run(env=variables)
     assert (silent.out.strip(), silent.err) == ("", "")
-
-
-def test_every_command_with_json_has_a_schema() -> None:
-    def names(command: Any, path: tuple[str, ...]) -> set[str]:
-        if hasattr(command, "commands"):
-            return set().union(*(names(c, (*path, n)) for n, c in command.commands.items()))
-        has = any("--json" in parameter.opts for parameter in command.params)
-        return {" ".join(path)} if has else set()
-
-    assert names(typer.main.get_command(app), ()) | {"error", "mcp install"} == set(SCHEMAS)

@@ -416,6 +416,31 @@ async def test_names_and_places_never_lead_out(agent: Client, tmp_path: Path) ->
     assert listing(tmp_path) == before
 
 
+async def test_a_link_that_a_tree_brought_is_not_gone_through(
+    agent: Client, tmp_path: Path
+) -> None:
+    """The server is started in a project, which may hold anything."""
+    spawned = await call(agent, "spawn_worker", command="echo data > /artifacts/ok", cpus=1)
+    job_id = spawned["job_id"]
+    await finished(agent, job_id)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "flashpods-artifacts").symlink_to(outside)
+    (tmp_path / "planted").symlink_to(outside)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "planted").symlink_to(outside)
+    arguments = {"job_id": job_id, "artifact_name": "ok"}
+    for place in (None, "planted/", "planted/ok", "in/planted/", "in/planted/new/"):
+        told = arguments if place is None else {**arguments, "save_to": place}
+        answer = await agent.call_tool("download_artifact", told)
+        assert "no link" in refused(answer, "invalid_target")["message"]
+    assert list(outside.iterdir()) == []
+    here = await call(agent, "download_artifact", **arguments, save_to="in/")
+    assert here["path"] == str(tmp_path / "in" / "ok")
+    said = await call(agent, "download_artifact", **arguments, save_to=f"{outside}/")
+    assert said["path"] == str(outside / "ok")
+
+
 # ------------------------------------------------------------------ the tasks extension
 
 

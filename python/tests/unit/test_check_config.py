@@ -5,16 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 from typer.testing import CliRunner
 
 from flashpods.cli.main import app
+from flashpods.cli.schemas import SCHEMAS
 
 
 def run(tmp_path: Path, data: object, *options: str) -> tuple[int, str, str]:
     file = tmp_path / "settings.json"
     file.write_text(data if isinstance(data, str) else json.dumps(data))
     result = CliRunner().invoke(app, ["check-config", str(file), *options])
+    if "--json" in options:
+        answer = json.loads(result.stdout)
+        jsonschema_rs.validator_for(SCHEMAS["check-config"]).validate(answer)
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from flashpods.cli.configure import InitOptions, init_config
 from flashpods.cli.main import app
 from flashpods.cli.run import default_project, exit_code
 from flashpods.client.client import FlashpodsClient
@@ -345,6 +347,38 @@ def test_artifacts_and_download(host: Host, tmp_path: Path) -> None:
     assert (tmp_path / "sub/out.txt").read_bytes() == DATA
 
 
+def test_a_link_that_the_tree_brought_is_not_gone_through(host: Host, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "out").symlink_to(outside)
+    (tmp_path / "flashpods-artifacts").symlink_to(outside)
+    for words in (("--artifacts", "out"), ()):
+        result = call("run", "--no-files", *words, "true")
+        assert (result.exit_code, result.stdout) == (125, LOG)
+        assert "must be a directory and no link" in result.stderr
+        assert "(invalid_target)" in result.stderr
+    for words in (("cp", "j1:", "out"), ("cp", "j1:out.txt", "out")):
+        result = call(*words)
+        assert result.exit_code == 1
+        assert "(invalid_target)" in result.stderr
+    assert list(outside.iterdir()) == []
+    assert call("cp", "j1:", "out/").exit_code == 0  # said with a slash, so meant
+    assert (outside / "out.txt").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/passwd", "..", "a\\b", " a", "x" * 256])
+def test_hostile_names_of_a_host_are_refused(host: Host, tmp_path: Path, name: str) -> None:
+    """Those that it lists itself: ``cp JOB:`` and ``run`` take every name of the list."""
+    host.artifacts[0]["name"] = name
+    result = call("cp", "j1:", "out", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["error"]) == (1, "invalid_artifact_name")
+    result = call("run", "--no-files", "--artifacts", "out", "true")
+    assert (result.exit_code, result.stdout) == (125, LOG)
+    assert "(invalid_artifact_name)" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not [path for _, path in host.requests if "/artifacts/" in path]
+
+
 def test_kill(host: Host) -> None:
     assert call("kill", "j1").exit_code == 0
     assert json.loads(call("kill", "j1", "--json").stdout)["status"] == "cancelled"
@@ -394,6 +428,47 @@ def test_a_bad_configuration_is_a_usage_error(host: Host, monkeypatch: pytest.Mo
     assert call("logs", "--tail", "0", "j").exit_code == 2
 
 
+def test_what_contradicts_itself_is_a_usage_error(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("n")
+    for words in (
+        ("run", "--no-files", "--upload", "upload_0123456789ab", "x"),
+        ("run", "--artifacts", "a", "--no-artifacts", "x"),
+        ("agent", "-b", "b", "--context", "c", "--context-file", "notes", "x"),
+        ("wait", *(f"job{n}" for n in range(51))),
+    ):
+        result = call(*words)
+        assert result.exit_code == 2, words
+        assert "not both" in result.stderr or "the most" in result.stderr
+    assert host.requests == []
+
+
+def test_a_working_directory_that_has_gone_is_told(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("FLASHPODS_API_URL", "http://127.0.0.1:1")
+    result = call("run", "x")
+    assert result.exit_code == 125
+    assert "No such file or directory (local_failure)" in result.stderr
+    assert json.loads(call("cp", "j1:out.txt", "--json").stdout)["error"] == "invalid_target"
+    assert "go to one that exists" in call("doctor").stdout
+
+
+def test_ctrl_c_at_a_question_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> str:
+        raise typer.Abort
+
+    monkeypatch.setenv("FLASHPODS_CONFIG", str(tmp_path / "config.json"))
+    monkeypatch.setattr("typer.prompt", interrupted)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    options = InitOptions(host=None, port=None, gitignore=None, token_stdin=False, force=False)
+    assert init_config(options, as_json=False) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_teaches_by_example() -> None:
     text = call("--help").stdout
     for word in ("Examples:", "Exit codes:", "124", "125", "130", "FLASHPODS_API_TOKEN"):
@@ -402,6 +477,17 @@ def test_help_teaches_by_example() -> None:
         shown = call(*command.split(), "--help").stdout
         assert f"Examples:\n    flashpods {command}" in shown
         assert "--json" in shown
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobodys(closed: str, tmp_path: Path) -> None:
+    line = f"exec {sys.executable} -m flashpods.cli.main capacity {closed}"
+    env = {"HOME": str(tmp_path), "FLASHPODS_API_TOKEN": "t", "FLASHPODS_PORT": "x"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=env, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert (b"api_port" in done.stderr) == ("2>&-" not in closed)
 
 
 def test_help_loads_nothing_slow() -> None:

@@ -90,6 +90,32 @@ def test_nothing_is_written_of_what_is_half_right(
     assert not place.exists()
 
 
+def test_the_token_of_a_configuration_for_all_users_is_the_users_own(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybodys = tmp_path / "etc" / "client.json"
+    everybodys.parent.mkdir()
+    everybodys.write_text('{"api_host": "pods.example"}\n')
+    monkeypatch.setenv("FLASHPODS_CONFIG", str(everybodys))
+    result = call("config", "init", "--token-stdin", stdin="s3cret")
+    assert result.exit_code == 0
+    assert f"wrote {place / 'token'}\n" in result.stderr
+    assert (place / "token").read_text() == "s3cret\n"
+    assert [path.name for path in everybodys.parent.iterdir()] == ["client.json"]
+    shown = json.loads(call("config", "show", "--json").stdout)
+    assert (shown["api_host"], shown["token_source"]) == ("pods.example", str(place / "token"))
+
+
+def test_a_token_that_would_not_count_is_not_written(place: Path) -> None:
+    place.mkdir(parents=True)
+    (place / "config.json").write_text('{"token_file": "/run/secrets/pods"}\n')
+    result = call("config", "init", "--token-stdin", stdin="s3cret")
+    assert result.exit_code == 2
+    assert "/run/secrets/pods" in result.stderr
+    assert "(config_exists)" in result.stderr
+    assert not (place / "token").exists()
+
+
 def test_show_without_a_token(place: Path) -> None:
     result = call("config", "show", "--json")
     assert result.exit_code == 2

@@ -1,9 +1,15 @@
 """What ``flashpods top`` shows: the chosen job stays, it fits, a host that is away is told."""
 
+import asyncio
+import os
+import pty
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from rich.console import Console, ConsoleDimensions
 
+from flashpods.cli.top import terminal_keys
 from flashpods.cli.top_view import Picture, render
 from flashpods.client.models import Capacity, JobList
 
@@ -73,11 +79,12 @@ def test_it_fits_the_screen() -> None:
 
 def test_a_host_that_is_away_leaves_the_last_picture() -> None:
     picture = seen(("a", "running"))
-    picture.problem = "cannot reach it (host_unreachable)"
+    picture.problem = f"cannot reach it: {'far away ' * 20}(host_unreachable)"
     lines = drawn(picture)
     assert "as it was" in lines[0]
-    assert "cannot reach it" in lines[0]
+    assert "cannot reach it" in lines[1]
     assert "make a" in "\n".join(lines)
+    assert len(lines) == 24  # however long the words are, nothing is pushed off the screen
     assert "asking the host" in drawn(Picture(log_lines=1))[0]
 
 
@@ -87,3 +94,30 @@ def test_a_jobs_output_does_not_steer_the_terminal() -> None:
     text = "\n".join(drawn(picture))
     assert "\x1b" not in text
     assert "[bold]plain" in text
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A terminal as standard input; gives the end that types."""
+    typing, shown = pty.openpty()
+    with os.fdopen(shown) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield typing
+
+
+async def test_keys_that_are_typed_fast_are_keys_each(terminal: int) -> None:
+    got: asyncio.Queue[str] = asyncio.Queue()
+    with terminal_keys(got.put_nowait, lambda: None):
+        os.write(terminal, b"j\x1b[A\x1bOBjq\xc3\xa4")
+        async with asyncio.timeout(10):
+            keys = [await got.get() for _ in range(6)]
+    os.close(terminal)
+    assert keys == ["j", "\x1b[A", "\x1bOB", "j", "q", "ä"]
+
+
+async def test_a_terminal_that_hangs_up_ends_it(terminal: int) -> None:
+    over = asyncio.Event()
+    with terminal_keys(lambda _: None, over.set):
+        os.close(terminal)
+        async with asyncio.timeout(10):
+            await over.wait()

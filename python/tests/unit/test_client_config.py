@@ -124,6 +124,19 @@ def test_the_token_file(tmp_path: Path) -> None:
     assert ClientConfig.load(tmp_path / "config.json", {}).token == "first"
 
 
+def test_a_token_beside_a_configuration_for_all_counts_before_the_users_own(
+    tmp_path: Path,
+) -> None:
+    env = {"HOME": str(tmp_path / "home"), "FLASHPODS_CONFIG": str(tmp_path / "etc/client.json")}
+    own = tmp_path / "home/.config/flashpods/token"
+    own.parent.mkdir(parents=True)
+    own.write_text("own")
+    assert ClientConfig.load(env=env).token_source == str(own)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/token").write_text("everybodys")
+    assert ClientConfig.load(env=env).token == "everybodys"
+
+
 def test_no_token_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         ClientConfig.load(tmp_path / "none.json", {})

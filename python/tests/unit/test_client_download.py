@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from flashpods.client.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
+from flashpods.client.download import PartFile, open_target
 from flashpods.client.errors import ClientError, DownloadError
 
 DATA = bytes(range(256)) * 20
@@ -204,6 +206,22 @@ async def test_a_cancelled_download_leaves_no_half_file(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
     assert names(tmp_path) == []
+
+
+def test_a_thread_that_comes_late_touches_nothing(tmp_path: Path) -> None:
+    """A cancelled call has closed the file, and its number may be another file's by then."""
+    with closing(open_target(tmp_path, "x")) as target:
+        part = PartFile(target)
+        part.write(b"data")
+        part.close()
+        with (tmp_path / "another").open("wb") as another:
+            another.write(b"keep")
+            another.flush()
+            part.write(b"late")
+            part.restart()
+            part.keep("x")
+    assert names(tmp_path) == ["another"]
+    assert (tmp_path / "another").read_bytes() == b"keep"
 
 
 @pytest.mark.parametrize(

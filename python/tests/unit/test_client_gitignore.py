@@ -104,6 +104,14 @@ async def test_a_directory_that_git_ignores_as_a_whole(tree: Path) -> None:
     assert "dist" in caught.value.message
 
 
+async def test_a_repository_that_git_can_not_read(tree: Path) -> None:
+    (tree / ".git" / "config").write_text("[")
+    with pytest.raises(UploadError) as caught:
+        await ignored_patterns(tree)
+    assert caught.value.code == "git_failed"
+    assert "bad config" in caught.value.message
+
+
 async def test_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UploadError) as caught:

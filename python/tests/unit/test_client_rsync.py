@@ -11,9 +11,9 @@ from flashpods.client.rsync import (
     Rsync,
     RsyncResult,
     build_command,
-    find_rsync,
     judge,
     parse_progress,
+    probe_rsync,
 )
 
 
@@ -119,9 +119,21 @@ async def test_a_missing_rsync_names_the_remedy(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UploadError) as caught:
-        await find_rsync()
+        await probe_rsync()
     assert caught.value.code == "rsync_missing"
     assert "apt install rsync" in caught.value.message
+
+
+async def test_an_rsync_that_can_not_be_started_names_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "rsync").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "rsync").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UploadError) as caught:
+        await probe_rsync()
+    assert caught.value.code == "rsync_missing"
+    assert "Exec format error; install it" in caught.value.message
 
 
 async def test_openrsync_is_not_rsync(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +142,7 @@ async def test_openrsync_is_not_rsync(monkeypatch: pytest.MonkeyPatch, tmp_path:
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(UploadError) as caught:
-        await find_rsync()
+        await probe_rsync()
     assert caught.value.code == "rsync_too_old"
 
 

@@ -7,12 +7,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from typer.testing import CliRunner
 
 from flashpods.cli.cmd_mcp import AgentName
 from flashpods.cli.main import app
 from flashpods.cli.mcp_agents import AGENTS
+from flashpods.cli.schemas import SCHEMAS
 
 TOKEN = "secret-token-of-this-user"
 
@@ -29,7 +31,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*arguments: str, code: int = 0) -> Any:
     result = CliRunner().invoke(app, ["mcp", "install", *arguments, "--json"])
     assert result.exit_code == code, result.output
-    return json.loads(result.stdout)
+    answer = json.loads(result.stdout)
+    schema = SCHEMAS["error"] if code else SCHEMAS["mcp install"]
+    jsonschema_rs.validator_for(schema).validate(answer)
+    return answer
 
 
 def program(home: Path) -> Path:

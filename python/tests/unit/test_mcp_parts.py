@@ -15,8 +15,8 @@ import pytest
 
 from flashpods.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
-from flashpods.client.errors import ConfigError, HostUnreachable, UploadError
-from flashpods.mcp import spawning, waiting
+from flashpods.client.errors import ClientError, ConfigError, HostUnreachable, UploadError
+from flashpods.mcp import failures, spawning, waiting
 from flashpods.mcp.failures import unknown_arguments
 from flashpods.mcp.host import Host, isolated
 from flashpods.mcp.http import HttpOptions, app, read_token
@@ -60,13 +60,14 @@ async def test_a_cancelled_call_cleans_up_with_awaits() -> None:
 def test_excludes_of_an_agent_keep_git() -> None:
     default = (".git", "node_modules")
     files = Files(local_path=".")
-    assert spawning.excludes(files, default) == ([".git", "node_modules"], [])
-    assert spawning.excludes(files, default, keep_git=True) == (["node_modules"], [])
+    home = "/flashpods-artifacts"  # what came home from earlier jobs
+    assert spawning.excludes(files, default) == ([".git", "node_modules", home], [])
+    assert spawning.excludes(files, default, keep_git=True) == (["node_modules", home], [])
     asked = Files(local_path=".", exclude=["/.git/", "**/.git", ".gitignore", "x/.git/hooks"])
     kept, warnings = spawning.excludes(asked, default, keep_git=True)
-    assert kept == [".gitignore", "x/.git/hooks"]
+    assert kept == [".gitignore", "x/.git/hooks", home]
     assert warnings
-    assert spawning.excludes(asked, default) == (asked.exclude, [])
+    assert spawning.excludes(asked, default) == ([*(asked.exclude or ()), home], [])
 
 
 def test_the_home_directory_is_not_pushed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -76,6 +77,13 @@ def test_the_home_directory_is_not_pushed(monkeypatch: pytest.MonkeyPatch, tmp_p
         with pytest.raises(UploadError, match="secrets"):
             spawning.source(Files(local_path=path))
     assert spawning.source(Files(local_path=str(tmp_path / "x"))) == tmp_path / "x"
+
+
+@pytest.mark.parametrize(("said", "shown"), [("is it up?", "is it up? Next: "), ("gone", "gone. ")])
+def test_a_failure_says_what_to_do_next(said: str, shown: str) -> None:
+    answer = failures.as_dict(ClientError("host_unreachable", said))
+    assert answer["message"].startswith(shown)
+    assert failures.as_dict(ClientError("invalid_cpus", said))["message"] == said
 
 
 def test_unknown_arguments_name_the_near_one() -> None:
@@ -101,6 +109,22 @@ async def test_a_wait_for_a_host_that_is_away_ends_in_time() -> None:
                 await waiting.wait(client, "j", 1.5, Progress(send))
     assert "does not answer" in told[0]
     assert waiting.LONGEST + waiting.GRACE < 100  # what a client waits for is 120 s
+
+
+async def test_a_wait_misses_no_change_between_two_looks() -> None:
+    rows = [("running", "r1"), ("running", "r1"), ("completed", "r2")]
+    asked: list[str] = []
+
+    def host(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.query.decode())
+        status, revision = rows[min(len(asked), len(rows)) - 1]
+        return httpx.Response(200, json={"id": "j", "status": status, "revision": revision})
+
+    config = ClientConfig(token="t")
+    async with FlashpodsClient(config, transport=httpx.MockTransport(host)) as client:
+        job = await waiting.wait(client, "j", 60)
+    assert job.status == "completed"
+    assert asked == ["", "wait=5&since=r1", "wait=5&since=r1"]
 
 
 # ------------------------------------------------------------------ HTTP
@@ -213,6 +237,36 @@ def test_help_loads_no_sdk_and_a_wrong_option_is_told() -> None:
         done = command(*wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr
+
+
+SDK = "from mcp.server.mcpserver import MCPServer; MCPServer()"
+OURS = "from flashpods.mcp.server import build; build()"
+LOADED = """
+import sys
+print(*{name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names))
+print(*(name for name in sys.modules if name.startswith("flashpods.")))
+"""
+
+
+def loaded(code: str) -> list[set[str]]:
+    """Return what is loaded then: packages that are not Python's own, and our modules."""
+    done = subprocess.run(
+        [sys.executable, "-c", code + LOADED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_a_start_loads_the_sdk_and_hardly_more() -> None:
+    """Clients start it with each session, and wait for it."""
+    sdk, _ = loaded(SDK)
+    packages, ours = loaded(OURS)
+    assert packages - sdk == {"flashpods"}
+    late = {"api", "cli", "adapters", "client.client", "client.http", "client.download", "mcp.http"}
+    assert not {f"flashpods.{name}" for name in late} & ours
 
 
 def test_it_ends_when_the_client_has_left() -> None:

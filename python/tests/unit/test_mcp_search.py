@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 
+import httpx
 import pytest
 
+from flashpods.client import FlashpodsClient
+from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError
 from flashpods.mcp.matrix import MOST, Variant, expand
 from flashpods.mcp.search import FAILURE, MAX_LINES, Query, search
+from flashpods.mcp.tools import output
 
 
 def log(*lines: str) -> list[str]:
@@ -113,3 +118,13 @@ def test_a_matrix_that_can_not_be(
     with pytest.raises(ClientError, match=re.escape(words)) as raised:
         expand(commands, [], matrix)
     assert raised.value.code == "invalid_matrix"
+
+
+async def test_a_search_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = {"output": "x\n" * 500_000, "total_bytes": 1_000_000, "next_offset": 1_000_000}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=page))
+    monkeypatch.setattr(output, "_command", lambda: [sys.executable, "-c", "raise SystemExit(3)"])
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport) as client:
+        with pytest.raises(ClientError) as caught:
+            await output._search(client, "j", Query())
+    assert caught.value.code == "search_failed"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flashpods_dev import rsyncd
 from flashpods_dev.nix import manifest, mapping
 from flashpods_dev.nix.mapping import Places, UnmappedPath
 
@@ -93,3 +94,23 @@ def test_a_change_since_is_named(tmp_path: Path, path: str, text: str | None, sa
 def test_a_manifest_that_is_missing_is_a_fault(tmp_path: Path) -> None:
     (fault,) = manifest.faults(tmp_path)
     assert "manifest.json" in fault
+
+
+def options_of(text: str) -> dict[str, str]:
+    return dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+
+
+def test_both_rsync_daemons_take_the_same() -> None:
+    """What our clients send is tried against the stack's; the host's must not refuse it."""
+    checkout = Path(__file__).parents[3]
+    theirs = options_of(
+        (checkout / manifest.RENDERED / "host/etc/flashpods/rsyncd.conf").read_text()
+    )
+    text = rsyncd.render(transfers=Path("/t"), port=1, pid_file=Path("/p"), hooks={})
+    ours = options_of(text)
+    places = {"port", "address", "path", "pid file", "lock file"}
+    of_the_host = {"pre-xfer exec", "post-xfer exec", "incoming chmod"}
+    assert theirs.keys() - ours.keys() == of_the_host
+    assert {k: v for k, v in ours.items() if k not in places} == {
+        k: v for k, v in theirs.items() if k not in places | of_the_host
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,6 +10,7 @@ from flashpods.cli.app import JobId, Json, Timestamps, examples
 
 __all__ = ["register"]
 
+MOST_WAITED: Final = 50  # each holds a connection to the host
 Interval = Annotated[
     float, typer.Option("--interval", min=0.2, max=3600, help="Seconds between two looks.")
 ]
@@ -120,6 +121,8 @@ def wait(
 
     Exits with the job's exit code; of several, with the first in their order that is not 0.
     """
+    if len(set(jobs)) > MOST_WAITED:
+        raise typer.BadParameter(f"{len(set(jobs))} jobs; {MOST_WAITED} at once are the most")
     from flashpods.cli.run import execute_job  # noqa: PLC0415 - loads httpx
     from flashpods.cli.wait import wait_for_jobs  # noqa: PLC0415
 

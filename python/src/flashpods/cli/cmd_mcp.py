@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from flashpods.cli.app import Json, examples
 from flashpods.cli.mcp_agents import AGENTS
 
 __all__ = ["mcp"]
@@ -33,23 +34,20 @@ class AgentName(Enum):
     WINDSURF = "windsurf"
 
 
-EPILOG = "\b\nExamples:\n" + "\n".join(
-    f"  {line}"
-    for line in (
-        "flashpods mcp install claude-code             for you, in every project",
-        "flashpods mcp install cursor --project .      for this project, to be committed",
-        "flashpods mcp install codex --print           show what to add by hand",
-        "flashpods mcp install vscode --command 'uvx --from flashpods flashpods-mcp'",
-    )
-)
-
-
 @mcp.callback()
 def _group() -> None:
     """Set up the MCP server, for coding agents."""
 
 
-@mcp.command("install", epilog=EPILOG)
+@mcp.command(
+    "install",
+    epilog=examples(
+        "flashpods mcp install claude-code             for you, in every project",
+        "flashpods mcp install cursor --project .      for this project, to be committed",
+        "flashpods mcp install codex --print           show what to add by hand",
+        "flashpods mcp install vscode --command 'uvx --from flashpods flashpods-mcp'",
+    ),
+)
 def install(
     agent: Annotated[AgentName, typer.Argument(metavar="AGENT", help=", ".join(AGENTS))],
     *,
@@ -61,9 +59,7 @@ def install(
     command: Annotated[
         str | None, typer.Option("--command", help="How to start flashpods-mcp.")
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="JSON on stdout, and nothing else there.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Put the server into a coding agent's configuration, beside what is there.
 

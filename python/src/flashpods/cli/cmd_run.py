@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from flashpods.cli.app import Json, Timestamps, examples
+from flashpods.cli.options import takes
 
 __all__ = ["register"]
+
+MAX_CONTEXT: Final = 100_000  # characters; the host's limit
 
 Command = Annotated[
     list[str], typer.Argument(metavar="COMMAND", help="Runs through /bin/sh -c in /work.")
@@ -86,75 +90,48 @@ Branch = Annotated[
 ]
 
 
-def run(
-    *,
-    command: Command,
-    directory: Directory = Path(),
-    no_files: NoFiles = False,
-    upload: UploadId = None,
-    exclude: Exclude = None,
-    default_exclude: DefaultExclude = True,
-    gitignore: Gitignore = None,
-    image: Image = None,
-    cpus: Cpus = None,
-    memory_gb: MemoryGb = None,
-    timeout_minutes: TimeoutMinutes = None,
-    project: Project = None,
-    client_job_id: ClientJobId = None,
-    artifacts: ArtifactsTo = None,
-    no_artifacts: NoArtifacts = False,
-    detach: Detach = False,
-    detach_on_interrupt: DetachOnInterrupt = False,
-    timestamps: Timestamps = True,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What ``run`` and ``agent`` both take."""
+
+    directory: Directory = Path()
+    no_files: NoFiles = False
+    upload: UploadId = None
+    exclude: Exclude = None
+    default_exclude: DefaultExclude = True
+    gitignore: Gitignore = None
+    project: Project = None
+    cpus: Cpus = None
+    memory_gb: MemoryGb = None
+    timeout_minutes: TimeoutMinutes = None
+    client_job_id: ClientJobId = None
+    artifacts: ArtifactsTo = None
+    no_artifacts: NoArtifacts = False
+    detach: Detach = False
+    detach_on_interrupt: DetachOnInterrupt = False
+    timestamps: Timestamps = True
+    json: Json = False
+
+
+@takes(JobOptions)
+def run(*, command: Command, image: Image = None, options: JobOptions) -> None:
     """Push a directory, run a command on it, follow it, fetch its artifacts.
 
     Exits with the job's exit code. Ctrl-C cancels the job, a second one leaves at once; a closed
     terminal leaves the job running. With --json the job's output goes to stderr.
     """
-    _execute(
-        {
-            "type": "worker",
-            "command": command[0] if len(command) == 1 else shlex.join(command),
-            "image": image,
-            **_limits(cpus, memory_gb, timeout_minutes, client_job_id),
-        },
-        _tree(directory, exclude, default_exclude, gitignore, project),
-        upload_id=upload,
-        no_files=no_files,
-        artifacts=artifacts,
-        fetch_artifacts=not no_artifacts,
-        detach=detach,
-        detach_on_interrupt=detach_on_interrupt,
-        timestamps=timestamps,
-        json=json,
-    )
+    line = command[0] if len(command) == 1 else shlex.join(command)
+    _execute({"type": "worker", "command": line, "image": image}, options)
 
 
+@takes(JobOptions)
 def agent(
     *,
     task: Annotated[str, typer.Argument(metavar="TASK", help="What the agent is to do.")],
     branch: Branch,
     context: Context = None,
     context_file: ContextFile = None,
-    directory: Directory = Path(),
-    no_files: NoFiles = False,
-    upload: UploadId = None,
-    exclude: Exclude = None,
-    default_exclude: DefaultExclude = True,
-    gitignore: Gitignore = None,
-    cpus: Cpus = None,
-    memory_gb: MemoryGb = None,
-    timeout_minutes: TimeoutMinutes = None,
-    project: Project = None,
-    client_job_id: ClientJobId = None,
-    artifacts: ArtifactsTo = None,
-    no_artifacts: NoArtifacts = False,
-    detach: Detach = False,
-    detach_on_interrupt: DetachOnInterrupt = False,
-    timestamps: Timestamps = True,
-    json: Json = False,
+    options: JobOptions,
 ) -> None:
     """Push a repository and have an agent work on it, on a branch of its own.
 
@@ -164,73 +141,46 @@ def agent(
     """
     if context is not None and context_file is not None:
         raise typer.BadParameter("give --context or --context-file, not both")
-    _execute(
-        {
-            "type": "agent",
-            "task": task,
-            "git_branch": branch,
-            "context": context_file.read() if context_file is not None else context,
-            **_limits(cpus, memory_gb, timeout_minutes, client_job_id),
-        },
-        {**_tree(directory, exclude, default_exclude, gitignore, project), "with_git": True},
-        upload_id=upload,
-        no_files=no_files,
-        artifacts=artifacts,
-        fetch_artifacts=not no_artifacts,
-        detach=detach,
-        detach_on_interrupt=detach_on_interrupt,
-        timestamps=timestamps,
-        json=json,
-    )
+    if context_file is not None:
+        context = context_file.read(MAX_CONTEXT + 1)  # one too many is the host's to refuse
+    fields = {"type": "agent", "task": task, "git_branch": branch, "context": context}
+    _execute(fields, options, with_git=True)
 
 
-def _limits(
-    cpus: int | None, memory_gb: int | None, timeout_minutes: int | None, key: str | None
-) -> dict[str, Any]:
-    return {
-        "cpus": cpus,
-        "memory_gb": memory_gb,
-        "timeout_minutes": timeout_minutes,
-        "client_job_id": key,
-    }
-
-
-def _tree(
-    directory: Path,
-    exclude: list[str] | None,
-    default: bool,
-    git: bool | None,
-    project: str | None,
-    /,
-) -> dict[str, Any]:
-    return {
-        "directory": directory,
-        "exclude": exclude or [],
-        "default_exclude": default,
-        "gitignore": git,
-        "project": project,
-    }
-
-
-def _execute(
-    fields: dict[str, Any],
-    tree: dict[str, Any],
-    *,
-    no_files: bool,
-    json: bool,
-    upload_id: str | None,
-    **how: Any,
-) -> NoReturn:
-    """Run the job; ``tree`` are those of PushOptions, ``how`` those of RunOptions."""
+def _execute(what: dict[str, Any], options: JobOptions, *, with_git: bool = False) -> NoReturn:
+    """Run the job of these fields, on the files and within the limits that the options say."""
     from flashpods.cli.run import (  # noqa: PLC0415 - loads httpx
         PushOptions,
         RunOptions,
         execute_run,
     )
 
-    push = None if no_files or upload_id else PushOptions(**tree)
-    options = RunOptions(fields=fields, push=push, upload_id=upload_id, **how)
-    raise typer.Exit(execute_run(options, as_json=json))
+    if options.no_files and options.upload:
+        raise typer.BadParameter("give --no-files or --upload, not both")
+    if options.artifacts is not None and options.no_artifacts:
+        raise typer.BadParameter("give --artifacts or --no-artifacts, not both")
+    push = None
+    if not (options.no_files or options.upload):
+        push = PushOptions(
+            directory=options.directory,
+            exclude=options.exclude or [],
+            default_exclude=options.default_exclude,
+            with_git=with_git,
+            gitignore=options.gitignore,
+            project=options.project,
+        )
+    limits = ("cpus", "memory_gb", "timeout_minutes", "client_job_id")
+    job = RunOptions(
+        fields={**what, **{name: getattr(options, name) for name in limits}},
+        push=push,
+        upload_id=options.upload,
+        artifacts=options.artifacts,
+        fetch_artifacts=not options.no_artifacts,
+        detach=options.detach,
+        detach_on_interrupt=options.detach_on_interrupt,
+        timestamps=options.timestamps,
+    )
+    raise typer.Exit(execute_run(job, as_json=options.json))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from flashpods.cli.bars import download_bar
@@ -9,6 +10,7 @@ from flashpods.cli.session import EXIT_FAILED, Ui
 from flashpods.cli.terminal import plain
 from flashpods.cli.units import human_bytes
 from flashpods.client.client import FlashpodsClient
+from flashpods.client.errors import DownloadError
 from flashpods.client.models import Job, JobList
 
 __all__ = [
@@ -121,6 +123,10 @@ async def copy_artifacts(
     if name is not None:
         return await download_artifact(client, ui, job_id, name, to=to, extract=extract)
     directory = to if to.endswith("/") else f"{to}/"
+    if directory != to and await asyncio.to_thread(_is_link, to):
+        raise DownloadError(
+            "invalid_target", f"{to} is a symbolic link; name it with a slash, or move it away"
+        )
     rows = []
     for artifact in await client.artifacts(job_id):
         with download_bar(ui, artifact.name) as on_bytes:
@@ -140,6 +146,10 @@ async def copy_artifacts(
     elif not rows:
         ui.note("no artifacts")
     return 0
+
+
+def _is_link(path: str) -> bool:
+    return Path(path).expanduser().is_symlink()
 
 
 def _brought(job_id: str, name: str, path: Path) -> dict[str, object]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import typer
 
-from flashpods.cli.session import EXIT_USAGE, Ui
+from flashpods.cli.session import EXIT_INTERRUPTED, EXIT_USAGE, Ui
 from flashpods.client.config import (
     ClientConfig,
     check_token,
     check_values,
     default_config_path,
     read_values,
+    token_paths,
 )
 from flashpods.client.errors import ConfigError
 
@@ -50,8 +51,11 @@ def init_config(options: InitOptions, *, as_json: bool) -> int:
     except ConfigError as error:
         ui.error(error)
         return EXIT_USAGE
+    except typer.Abort:  # ctrl-C, or the end of the input, at a question
+        return EXIT_INTERRUPTED
     except OSError as error:
-        ui.error(ConfigError(f"cannot write {path}: {error.strerror}"))
+        where = error.filename or path
+        ui.error(ConfigError(f"cannot write {where}: {error.strerror}; is it managed elsewhere?"))
         return EXIT_USAGE
 
 
@@ -70,19 +74,40 @@ def _init(ui: Ui, path: Path, options: InitOptions) -> int:
             f"{path} says otherwise of {', '.join(changed)}: add --force to change it",
             code="config_exists",
         )
-    token = _new_token(path.parent / "token", options, ask=ask)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     merged = {**have, **wanted}
-    if merged != have or not path.exists():
+    changes = merged != have or not path.exists()
+    token_path = _token_path(path, changes=changes)
+    token = _new_token(token_path, options, ask=ask)
+    if token is not None and "token_file" in have:
+        raise ConfigError(
+            f"{path} says that the token is in {have['token_file']}: write it there, or take "
+            "token_file out",
+            code="config_exists",
+        )
+    written = []
+    if changes:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write(path, json.dumps(merged, indent=2) + "\n", 0o644)
+        written.append(str(path))
     if token is not None:
-        _write(path.parent / "token", token + "\n", 0o600)
+        token_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(token_path, token + "\n", 0o600)
+        written.append(str(token_path))
     if ui.as_json:
         ui.emit({"config": str(path), "values": merged, "token_written": token is not None})
     else:
-        ui.note(f"wrote {path}" + (f" and {path.parent / 'token'}" if token else ""))
+        ui.note(f"wrote {' and '.join(written)}" if written else f"{path} says so already")
         ui.note("`flashpods doctor` tries it")
     return 0
+
+
+def _token_path(config_path: Path, *, changes: bool) -> Path:
+    """Return where the token goes: beside a configuration of ours, else to the user's own place.
+
+    One that this call leaves as it is may be all users' (``/etc/flashpods/client.json``).
+    """
+    beside, *own = token_paths(os.environ, config_path)
+    return beside if changes or beside.exists() or not own else own[0]
 
 
 def _new_token(file: Path, options: InitOptions, *, ask: bool) -> str | None:

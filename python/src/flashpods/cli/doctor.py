@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flashpods import __version__
-from flashpods.cli.session import EXIT_FAILED, Ui
+from flashpods.cli.session import EXIT_FAILED, Ui, guarded
 from flashpods.cli.terminal import plain
 from flashpods.cli.units import human_bytes, human_seconds
 from flashpods.client import push
@@ -31,7 +31,10 @@ __all__ = ["Check", "examine", "execute_doctor"]
 CONNECT_SECONDS: Final = 5.0
 SKEW_SECONDS: Final = 30.0
 LOW_BYTES: Final = 1 << 30
-TUNNEL: Final = "is the tunnel up? `wg show` must show a recent handshake; else `wg-quick up wg0`"
+TUNNEL: Final = (
+    "is the tunnel up? `wg show` must show a recent handshake; else `wg-quick up wg0` "
+    "(NixOS: `systemctl start wg-quick-wg0`)"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ class Check:
 
 def execute_doctor(*, as_json: bool) -> int:
     """Print every check; return 0 if none failed."""
-    return asyncio.run(_doctor(Ui(as_json=as_json)))
+    ui = Ui(as_json=as_json)
+    return guarded(_doctor(ui), ui)
 
 
 async def _doctor(ui: Ui) -> int:
@@ -117,10 +121,15 @@ def _git() -> Check:
 
 
 def _space_here() -> Check:
-    free = shutil.disk_usage(Path.cwd()).free
+    try:
+        here = Path.cwd()
+        free = shutil.disk_usage(here).free
+    except OSError as error:
+        said = f"the working directory: {error.strerror}"
+        return Check("space here", "warning", said, "go to one that exists: `cd`")
     status = "ok" if free >= LOW_BYTES else "warning"
     remedy = "" if status == "ok" else "make room: artifacts come to this directory"
-    return Check("space here", status, f"{human_bytes(free)} free in {Path.cwd()}", remedy)
+    return Check("space here", status, f"{human_bytes(free)} free in {here}", remedy)
 
 
 def _configuration(config: ClientConfig) -> Check:
@@ -205,7 +214,7 @@ def _health(health: dict[str, Any]) -> Check:
     if health.get("status") == "healthy" and not bad:
         return Check("health", "ok", "healthy")
     status = "warning" if health.get("status") == "healthy" else "failed"
-    remedy = "on the host: `journalctl -u flashpods-api`"
+    remedy = "on the host: `flashpods-admin doctor`, `journalctl -u flashpods-api`"
     return Check("health", status, "; ".join(bad) or str(health.get("status")), remedy)
 
 
@@ -242,7 +251,7 @@ async def _daemon(client: FlashpodsClient, config: ClientConfig) -> Check:
             finally:
                 writer.close()
     except (ClientError, TimeoutError, OSError) as error:
-        remedy = f"{TUNNEL}; on the host `systemctl status rsync`"
+        remedy = f"{TUNNEL}; on the host `systemctl status flashpods-rsyncd`"
         said = str(error) or "does not answer"
         return Check("rsync daemon", "failed", f"{where}: {said}", remedy)
     finally:

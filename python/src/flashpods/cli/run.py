@@ -32,9 +32,9 @@ from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
 from flashpods.client.models import CreatedJob, Job, Upload
 from flashpods.client.project import default_project
 from flashpods.client.rsync import OnProgress
+from flashpods.client.target import ARTIFACTS_DIR, held_within
 
 __all__ = [
-    "ARTIFACTS_DIR",
     "PushOptions",
     "RunOptions",
     "default_project",
@@ -45,7 +45,6 @@ __all__ = [
     "run_job",
 ]
 
-ARTIFACTS_DIR: Final = "flashpods-artifacts"
 LAST_REQUEST_SECONDS: Final = 5.0
 CANCELLED: Final = 128 + signal.SIGTERM
 
@@ -334,13 +333,11 @@ class _Run:
         on_bytes: Callable[[int, int | None], None] | None,
     ) -> Path | None:
         try:
-            # The tree may bring a link of that name: then what comes home would leave it.
-            here = Path.cwd()
-            within = None if self._options.artifacts else here
+            within = held_within(directory)
             path = await self._client.download(
                 job_id, name, f"{directory}/", within=within, progress=on_bytes
             )
-            return path if within is None else path.relative_to(here)
+            return path if within is None else path.relative_to(within)
         except ClientError as error:
             self._ui.note(f"error: artifact {name}: {error}")
             return None

@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
 
 from flashpods.cli.terminal import LogWriter, plain, use_colour
 from flashpods.client.errors import ClientError, ConfigError, HostUnreachable
@@ -29,6 +29,7 @@ __all__ = [
     "Command",
     "Ui",
     "execute",
+    "guarded",
 ]
 
 EXIT_FAILED: Final = 1  # the host refused, or something failed here
@@ -50,6 +51,7 @@ class Ui:
     def __init__(self, *, as_json: bool) -> None:
         """Look at the streams as they are now."""
         self.as_json = as_json
+        self.tells_retries = True
         self.out_tty = sys.stdout.isatty()
         self.err_tty = sys.stderr.isatty()
 
@@ -71,7 +73,9 @@ class Ui:
             self.note(f"error: {error.message} ({error.code})")
 
     def retrying(self, error: ClientError, delay: float) -> None:
-        """Tell that there will be another try."""
+        """Tell that there will be another try, unless the command shows that in its own way."""
+        if not self.tells_retries:
+            return
         what = error.message.partition(";")[0]
         self.note(f"{what} ({error.code}); trying again in {delay:.1f} s")
 
@@ -104,8 +108,15 @@ def execute(
         overrides: exit codes other than the usual for an error's class, most special first.
     """
     ui = Ui(as_json=as_json)
+    return guarded(_open(command, ui), ui, overrides)
+
+
+def guarded(
+    work: Coroutine[Any, Any, int], ui: Ui, overrides: dict[type[ClientError], int] | None = None
+) -> int:
+    """Run a command's work to its end; whatever goes wrong is told and becomes an exit code."""
     try:
-        return asyncio.run(_open(command, ui))
+        return asyncio.run(work)
     except ClientError as error:
         ui.error(error)
         return _code(error, overrides or {})
@@ -115,6 +126,10 @@ def execute(
         # Python flushes stdout once more as it ends, and would complain about the same pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # of this machine: a directory that has gone, a full disk
+        wrong = ClientError("local_failure", f"the laptop's own: {error}")
+        ui.error(wrong)
+        return _code(wrong, overrides or {})
 
 
 async def _open(command: Command, ui: Ui) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from rich.live import Live
 
@@ -21,11 +23,13 @@ from flashpods.cli.watch import passes_by_itself
 from flashpods.client.client import FlashpodsClient
 from flashpods.client.errors import ClientError
 
-__all__ = ["show_top"]
+__all__ = ["show_top", "terminal_keys"]
 
 MOST_JOBS = 100
 LOG_LINES = 500
 REFRESH_SECONDS = 0.25
+# Who types fast has several keys read at once. An arrow is one key: CSI or SS3 (ECMA-48 5.4).
+_KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
 
 
 async def show_top(client: FlashpodsClient, ui: Ui, interval: float, count: int | None) -> int:
@@ -35,8 +39,12 @@ async def show_top(client: FlashpodsClient, ui: Ui, interval: float, count: int 
         await view.print_pictures(ui)
         return 0
     console = ui.console()
+    ui.tells_retries = False  # the picture says that the host is away
     tasks: list[asyncio.Task[None]] = []
-    with _keys(view.key), Live(console=console, auto_refresh=False, screen=True) as live:
+    with (
+        terminal_keys(view.key, view.over.set),
+        Live(console=console, auto_refresh=False, screen=True) as live,
+    ):
         try:
             tasks += [asyncio.create_task(w) for w in (view.look_again(), view.follow_chosen())]
             while not view.over.is_set() and not any(task.done() for task in tasks):
@@ -129,7 +137,7 @@ class _View:
             cursor = await self._tail(job_id)
             async with contextlib.aclosing(self._client.follow(job_id, cursor)) as pieces:
                 async for text, _ in pieces:
-                    picture.log.extend(text.splitlines())
+                    picture.log.extend(text.removesuffix("\n").split("\n"))  # LF alone ends a line
                     self.changed.set()
             picture.log_note = "the log is complete"
         except ClientError as error:
@@ -143,25 +151,30 @@ class _View:
             if error.code != "logs_not_available":
                 raise
             return 0
-        self.picture.log.extend(output.output.splitlines())
+        self.picture.log.extend(output.output.removesuffix("\n").split("\n"))
         self.changed.set()
         return output.total_bytes
 
     def key(self, key: str) -> None:
-        """Act on what was typed."""
+        """Act on a key."""
+        before = self.picture.chosen
         if key in {"q", "Q"}:
             self.over.set()
         elif key in {"k", "\x1b[A", "\x1bOA"}:
             self.picture.choose(-1)
         elif key in {"j", "\x1b[B", "\x1bOB"}:
             self.picture.choose(1)
-        self._chosen_changed.set()
+        if self.picture.chosen != before:
+            self._chosen_changed.set()
         self.changed.set()
 
 
 @contextlib.contextmanager
-def _keys(on_key: Callable[[str], None]) -> Iterator[None]:
-    """Hand over each key while the terminal gives them one by one, without showing them."""
+def terminal_keys(on_key: Callable[[str], None], on_end: Callable[[], None]) -> Iterator[None]:
+    """Hand over each key while the terminal gives them one by one, without showing them.
+
+    A terminal that has gone calls ``on_end``: it would be readable for ever.
+    """
     if not sys.stdin.isatty():
         yield
         return
@@ -170,7 +183,15 @@ def _keys(on_key: Callable[[str], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def read() -> None:
-        on_key(os.read(descriptor, 16).decode("utf-8", "replace"))
+        try:
+            typed = os.read(descriptor, 1024)
+        except OSError:  # EIO: hung up
+            typed = b""
+        if not typed:
+            loop.remove_reader(descriptor)
+            on_end()
+        for key in _KEY.findall(typed.decode("utf-8", "replace")):
+            on_key(key)
 
     tty.setcbreak(descriptor)
     loop.add_reader(descriptor, read)
@@ -178,4 +199,5 @@ def _keys(on_key: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(descriptor)
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # hung up
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -70,6 +70,9 @@ class Picture:
 def render(picture: Picture, size: ConsoleDimensions, *, log: bool = True) -> RenderableType:
     """Draw it to the terminal's size: capacity, as many jobs as half of it takes, the log."""
     parts: list[RenderableType] = [_head(picture)]
+    if picture.problem is not None and picture.seen_at is not None:
+        words = Text(plain(picture.problem), style="red", no_wrap=True, overflow="ellipsis")
+        parts.append(words)
     if picture.capacity is not None:
         parts.append(_bars(picture.capacity))
     rows = max(3, size.height // 2 - 5) if log else len(picture.jobs)
@@ -77,7 +80,7 @@ def render(picture: Picture, size: ConsoleDimensions, *, log: bool = True) -> Re
     chosen = picture.chosen if log else None
     parts.append(jobs_table(shown, picture.skew, chosen=chosen, cut=log))
     if log:
-        used = 4 + len(shown)  # the head, two bars, the table's head
+        used = len(parts) + 1 + len(shown)  # one of the bars, the table's head
         parts.append(_log(picture, max(LEAST_LOG_ROWS, size.height - used)))
     return Group(*parts)
 
@@ -91,7 +94,7 @@ def _head(picture: Picture) -> Text:
         text.append("draining   ", style="yellow")
     if picture.problem is not None:
         ago = (datetime.now(UTC) - picture.seen_at).total_seconds()
-        text.append(f"as it was {human_seconds(ago)} ago: {plain(picture.problem)}", style="red")
+        text.append(f"as it was {human_seconds(ago)} ago:", style="red")
     else:
         text.append("up/down choose, q leaves", style="dim")
     return text

@@ -2,8 +2,9 @@
 
 The environment wins over the file. The token comes from ``FLASHPODS_API_TOKEN``, from the file
 that ``FLASHPODS_API_TOKEN_FILE`` names, from the file that the key ``token_file`` names, from
-``token`` beside the configuration, or from the keyring (:mod:`flashpods.client.keyring`); never
-from an argument, which every process may read.
+``token`` beside the configuration or in the user's own directory (which differ where one
+configuration serves all users), or from the keyring (:mod:`flashpods.client.keyring`); never from
+an argument, which every process may read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "check_values",
     "default_config_path",
     "read_values",
+    "token_paths",
 ]
 
 DEFAULT_HOST: Final = "10.0.0.1"
@@ -42,8 +44,17 @@ def default_config_path(env: Mapping[str, str]) -> Path:
     """Return the path of the configuration file: XDG's, or what FLASHPODS_CONFIG says."""
     if env.get("FLASHPODS_CONFIG"):
         return Path(env["FLASHPODS_CONFIG"])
+    return _user_directory(env) / "config.json"
+
+
+def token_paths(env: Mapping[str, str], config_path: Path) -> list[Path]:
+    """Return where a token may lie that nothing names, the first readable one counts."""
+    return list(dict.fromkeys((config_path.parent / "token", _user_directory(env) / "token")))
+
+
+def _user_directory(env: Mapping[str, str]) -> Path:
     base = env.get("XDG_CONFIG_HOME") or str(Path(env.get("HOME") or "~").expanduser() / ".config")
-    return Path(base) / "flashpods" / "config.json"
+    return Path(base) / "flashpods"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,14 +235,16 @@ def _find_token(
             raise ConfigError(f"{config_path}: token_file must be a path")
         path = Path(named).expanduser()
         return _read_token(path), str(path)
-    beside = config_path.parent / "token"
-    if beside.exists():
-        return _read_token(beside), str(beside)
+    paths = token_paths(env, config_path)
+    there = [path for path in paths if os.path.lexists(path)]
+    if there:
+        path = next((path for path in there if os.access(path, os.R_OK)), there[0])
+        return _read_token(path), str(path)
     if kept := find_in_keyring(host):
         return check_token(kept, "the keyring"), "the keyring"
     raise ConfigError(
         "no API token: set FLASHPODS_API_TOKEN, or FLASHPODS_API_TOKEN_FILE to the file that "
-        f"holds it, or write it to {beside}",
+        f"holds it, or write it to {paths[-1]}",
         code="missing_token",
     )
 

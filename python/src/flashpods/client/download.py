@@ -40,7 +40,7 @@ class PartFile:
     """The incomplete file beside the target. Its methods block; call them in a thread.
 
     A cancelled caller leaves such a thread behind for a moment, so a lock keeps :meth:`close` from
-    taking the descriptor from under its write.
+    taking the descriptor from under it; the number might be another file's by then.
     """
 
     def __init__(self, target: Target) -> None:
@@ -65,11 +65,14 @@ class PartFile:
             self.size += len(data)
 
     def restart(self) -> None:
-        """Forget all bytes."""
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self.digest = hashlib.sha256()
-        self.size = 0
+        """Forget all bytes; nothing happens once it is closed."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            os.ftruncate(self._fd, 0)
+            os.lseek(self._fd, 0, os.SEEK_SET)
+            self.digest = hashlib.sha256()
+            self.size = 0
 
     def tail(self, count: int) -> bytes:
         """Return the last ``count`` bytes."""
@@ -81,10 +84,14 @@ class PartFile:
         return os.dup(self._fd)
 
     def keep(self, name: str) -> None:
-        """Make it durable and give it its name, over whatever had it."""
-        os.fsync(self._fd)
-        os.rename(self.name, name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
-        self.name = ""
+        """Make it durable and give it its name, over whatever had it; closed: nothing."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            os.fsync(self._fd)
+            at = self._directory_fd
+            os.rename(self.name, name, src_dir_fd=at, dst_dir_fd=at)
+            self.name = ""
 
     def close(self) -> None:
         """Close it; remove it unless it was kept."""

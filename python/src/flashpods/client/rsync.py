@@ -22,7 +22,6 @@ __all__ = [
     "Rsync",
     "RsyncResult",
     "build_command",
-    "find_rsync",
     "judge",
     "parse_progress",
     "probe_rsync",
@@ -44,6 +43,7 @@ TIMEOUT_SECONDS: Final = 60  # of silence
 CONNECT_SECONDS: Final = 10
 TOTAL_SECONDS: Final = 40 * 60.0  # an upload that is not finalized expires before that
 STOP_SECONDS: Final = 2.0
+VERSION_SECONDS: Final = 10.0
 KEPT_ERROR_LINES: Final = 20
 MAX_LINE_BYTES: Final = 4096
 
@@ -137,30 +137,30 @@ def judge(result: RsyncResult) -> Ending:
     return Ending.FAILED
 
 
-async def find_rsync() -> str:
-    """Return the path of an rsync that can report its progress (3.1, 2013, or later).
+async def probe_rsync() -> Rsync:
+    """Return this machine's rsync, which can report its progress (3.1, 2013, or later).
 
     Raises:
         UploadError: ``rsync_missing`` or ``rsync_too_old``, with the remedy.
     """
-    return (await probe_rsync()).path
-
-
-async def probe_rsync() -> Rsync:
-    """Return this machine's rsync with its version; raises as :func:`find_rsync` does."""
     path = shutil.which("rsync")
     remedy = "install it (apt install rsync, brew install rsync, nix profile install nixpkgs#rsync)"
     if path is None:
         raise UploadError("rsync_missing", f"rsync is not on the PATH; {remedy}")
-    process = await asyncio.create_subprocess_exec(
-        path,
-        "--version",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
     try:
-        async with asyncio.timeout(10):
+        process = await asyncio.create_subprocess_exec(
+            path,
+            "--version",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise UploadError(
+            "rsync_missing", f"{path} can't be started: {error.strerror}; {remedy}"
+        ) from error
+    try:
+        async with asyncio.timeout(VERSION_SECONDS):
             output, _ = await process.communicate()
     except TimeoutError as error:
         raise UploadError("rsync_missing", f"{path} --version does not end; {remedy}") from error

@@ -11,7 +11,9 @@ from typing import Final
 
 from flashpods.client.errors import DownloadError
 
-__all__ = ["Target", "check_name", "open_target"]
+__all__ = ["ARTIFACTS_DIR", "Target", "check_name", "held_within", "open_target"]
+
+ARTIFACTS_DIR: Final = "flashpods-artifacts"  # where they come home unless told otherwise
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -57,6 +59,16 @@ class Target:
             self.directory_fd = -1
 
 
+def held_within(dest: str | Path) -> Path | None:
+    """Return the directory that a place is to be held within (see :func:`open_target`).
+
+    A relative path means a place beneath the working directory, which may be a tree that brought a
+    link of that name; it is held there. An absolute path, or one with ``..``, is meant as it is.
+    """
+    path = Path(dest).expanduser()
+    return None if path.is_absolute() or ".." in path.parts else Path.cwd()
+
+
 def open_target(dest: str | Path, name: str, within: str | Path | None = None) -> Target:
     """Open the directory that ``dest`` means.
 
@@ -87,7 +99,7 @@ def open_target(dest: str | Path, name: str, within: str | Path | None = None) -
         )
     directory, final = (path, name) if path.is_dir() else (path.parent, path.name)
     try:
-        directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory_fd = os.open(directory, _DIRECTORY)
     except OSError as error:
         raise DownloadError(
             "invalid_target", f"cannot write to {directory}: {error.strerror}"

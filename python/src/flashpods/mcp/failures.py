@@ -45,11 +45,10 @@ _REMEDIES: Final = {
 
 def as_dict(error: ClientError) -> dict[str, Any]:
     """Return the failure for a model: the host's code and words, and what to do next."""
-    remedy = _REMEDIES.get(error.code)
-    answer: dict[str, Any] = {
-        "error": error.code,
-        "message": f"{error.message}. Next: {remedy}." if remedy else error.message,
-    }
+    message = error.message
+    if remedy := _REMEDIES.get(error.code):
+        message += f"{'' if message.endswith(('.', '?', '!')) else '.'} Next: {remedy}."
+    answer: dict[str, Any] = {"error": error.code, "message": message}
     if error.details and len(json.dumps(error.details, default=str)) <= MAX_DETAILS:
         answer["details"] = error.details
     return answer
@@ -62,7 +61,7 @@ def unknown_arguments(given: Iterable[str], known: Iterable[str]) -> str | None:
     if not wrong:
         return None
     close = difflib.get_close_matches(wrong[0], names, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = f"; did you mean {close[0]}?" if close else "."
     return f"unknown argument {', '.join(wrong[:SHOWN])[:200]}{hint} It takes {', '.join(names)}"
 
 
@@ -83,6 +82,8 @@ def as_result(name: str, error: ToolError) -> CallToolResult:
         return failed(as_dict(cause))
     if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
         return failed({"error": "invalid_arguments", "message": invalid_arguments(cause)})
+    if isinstance(cause, OSError):  # of this machine: a directory that has gone, a full disk
+        return failed({"error": "local_failure", "message": f"the laptop's own: {cause}"})
     if cause is None and not isinstance(error, UnexpectedToolError):
         return failed({"error": "unknown_tool", "message": str(error)})
     log.error("tool %r failed", name, exc_info=cause or error)

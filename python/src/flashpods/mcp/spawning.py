@@ -13,18 +13,22 @@ from flashpods.client.errors import ClientError, UploadError
 from flashpods.client.models import CreatedJob, Upload
 from flashpods.client.project import default_project
 from flashpods.client.rsync import Progress as Sent
+from flashpods.client.target import ARTIFACTS_DIR
 from flashpods.mcp.progress import Progress
 from flashpods.mcp.schemas import Files, Spawned
 
 if TYPE_CHECKING:
     from flashpods.client import FlashpodsClient  # loads httpx
 
-__all__ = ["create", "excludes", "push", "source", "spawned"]
+__all__ = ["create", "excludes", "push", "source", "spawn"]
 
 log = logging.getLogger(__name__)
 
 TAKE_BACK_SECONDS: Final = 5.0
 TELL_SECONDS: Final = 1.0
+NEXT: Final = (
+    "call wait_for_job with this job_id, or do other work first; the job goes on by itself"
+)
 
 
 def excludes(
@@ -32,9 +36,10 @@ def excludes(
 ) -> tuple[list[str], list[str]]:
     """Return the patterns to leave out, and warnings.
 
-    An agent commits, so what would leave its ``.git`` out is dropped from the patterns.
+    What came home from earlier jobs stays here. An agent commits, so what would leave its ``.git``
+    out is dropped from the patterns.
     """
-    patterns = list(default if files.exclude is None else files.exclude)
+    patterns = [*(default if files.exclude is None else files.exclude), f"/{ARTIFACTS_DIR}"]
     if not keep_git:
         return patterns, []
     kept = [pattern for pattern in patterns if pattern.removeprefix("**/").strip("/") != ".git"]
@@ -116,8 +121,17 @@ async def create(client: FlashpodsClient, **fields: Any) -> CreatedJob:
         raise
 
 
-def spawned(job: CreatedJob, upload: Upload | None, warnings: Sequence[str], hint: str) -> Spawned:
-    """Show a job that was accepted."""
+async def spawn(
+    client: FlashpodsClient, files: Files | None, progress: Progress, **fields: Any
+) -> Spawned:
+    """Push the files, if there are any, and create the job of these fields on them."""
+    agent = fields["type"] == "agent"
+    upload, warnings = await push(client, files, progress, keep_git=agent)
+    job = await create(client, files_id=upload.upload_id if upload else None, **fields)
+    return _shown(job, upload, warnings)
+
+
+def _shown(job: CreatedJob, upload: Upload | None, warnings: Sequence[str]) -> Spawned:
     granted = {key: job.granted.get(key) for key in ("cpus", "memory_gb", "timeout_minutes")}
     return Spawned(
         job_id=job.job_id,
@@ -127,5 +141,5 @@ def spawned(job: CreatedJob, upload: Upload | None, warnings: Sequence[str], hin
         uploaded_bytes=upload.size_bytes if upload else None,
         sent_bytes=upload.sent_bytes if upload else None,
         warnings=[*warnings, *job.warnings],
-        next=hint,
+        next=NEXT,
     )

@@ -81,7 +81,7 @@ async def _ask(client: FlashpodsClient, job_id: str, known: Job | None, left: fl
         return await client.get_job(job_id)
     clock = asyncio.get_running_loop().time
     began = clock()
-    job = await client.get_job(job_id, wait=max(1.0, min(SLICE, left)))
+    job = await client.get_job(job_id, wait=max(1.0, min(SLICE, left)), since=known)
     if clock() - began < 0.2 and (job.status, job.phase) == (known.status, known.phase):
         await asyncio.sleep(min(PAUSE, left))  # a host that does not wait is not hammered
     return job

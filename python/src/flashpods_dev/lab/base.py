@@ -21,6 +21,7 @@ PACKAGES: Final = (
     *("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "polkitd"),
     *("podman", "crun", "netavark", "aardvark-dns", "slirp4netns", "passt", "uidmap", "catatonit"),
     *("nftables", "wireguard-tools", "wireguard-go", "iproute2", "iputils-ping", "curl", "rsync"),
+    "git",
     *("python3", "python3-venv", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
 )
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")

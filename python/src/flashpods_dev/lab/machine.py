@@ -35,6 +35,8 @@ ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/flashpods/bin:/opt/spire/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
+    # What NixOS's /etc/profile sets of ours; the test driver's shell has read that. None: nothing.
+    "BASH_ENV": "/etc/profile.d/flashpods.sh",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ MACHINES: Final = {
     "laptop": ("wg-quick-wg0",),
 }
 USER: Final = "users.users.flashpods"
+SESSION: Final = "environment.sessionVariables"
+# Of each machine, beside its units' shell lines.
+ASKED: Final = {"host": (USER,), "laptop": (SESSION,)}
 # A unit's shell lines: the option, and what NixOS calls the script.
 PARTS: Final = {
     "script": "start",
@@ -43,7 +47,7 @@ def render(checkout: Path, evaluator: Evaluator) -> list[str]:
     for name, units in MACHINES.items():
         source = checkout / "lab" / f"{name}.nix"
         options = [f"systemd.services.{unit}.{part}" for unit in units for part in PARTS]
-        options += [USER] if name == "host" else []
+        options += ASKED[name]
         report = evaluator.module(source, options=options)
         if faults := [*report.assertions, *report.warnings]:
             raise StackError(f"{source}: " + "; ".join(faults))
@@ -113,7 +117,15 @@ def _system(report: Report) -> dict[str, str]:
         files["etc/sysusers.d/flashpods.conf"] = mapping.sysusers(report.users, report.groups)
     if user := report.options.get(USER):
         files |= _subordinates(user)
+    if ours := _variables(report.options.get(SESSION, {})):
+        files["etc/profile.d/flashpods.sh"] = ours
     return files
+
+
+def _variables(session: Mapping[str, str]) -> str:
+    """Return what NixOS's /etc/profile sets of ours."""
+    ours = {name: value for name, value in session.items() if name.startswith("FLASHPODS_")}
+    return "".join(f"export {name}={shlex.quote(ours[name])}\n" for name in sorted(ours))
 
 
 def _subordinates(user: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from flashpods.client.errors import ClientError
 from flashpods.client.models import Artifact
+from flashpods.client.target import ARTIFACTS_DIR, check_name, held_within
 from flashpods.mcp.batches import Batches
 from flashpods.mcp.host import Host
 from flashpods.mcp.progress import Progress
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["find", "register"]
 
-DIRECTORY: Final = "flashpods-artifacts"
 TELL_BYTES: Final = 4 << 20
 
 GET_JOB_ARTIFACTS = """\
@@ -57,18 +57,21 @@ def register(server: MCPServer[Any], host: Host, _batches: Batches) -> None:
             Field(
                 min_length=1,
                 max_length=4096,
-                description="A directory that exists or ends in a slash, or the file to write. "
-                f"Default: {DIRECTORY}/JOB_ID/ where the server was started.",
+                description="A directory that exists or ends in a slash, or the file to write; "
+                "a relative one is beneath where the server was started, and goes through no link. "
+                f"Default: {ARTIFACTS_DIR}/JOB_ID/",
             ),
         ] = None,
     ) -> Downloaded:
         client = await host.client()
         row = await find(client, job_id, artifact_name)
         told = _Told(Progress.of(ctx), artifact_name)
+        place = save_to or f"{ARTIFACTS_DIR}/{job_id}/"
         path = await client.download(
             job_id,
             artifact_name,
-            save_to or f"{DIRECTORY}/{job_id}/",
+            place,
+            within=held_within(place),
             artifact=row,
             progress=told.take,
         )
@@ -89,8 +92,6 @@ async def find(client: FlashpodsClient, job_id: str, name: str) -> Artifact:
         DownloadError: ``invalid_artifact_name``.
         ClientError: ``artifact_not_found`` and what the host says of the job.
     """
-    from flashpods.client.download import check_name  # noqa: PLC0415 - loads httpx
-
     check_name(name)
     rows = await client.artifacts(job_id)
     for row in rows:

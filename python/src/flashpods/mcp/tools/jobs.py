@@ -67,12 +67,25 @@ KILL_JOB = """\
 End a job that is not needed any more: SIGTERM, 10 seconds, SIGKILL. Its output so far is kept.
 Killing it twice is fine; a job that ended by itself answers job_already_terminal."""
 
-SPAWNED = "call wait_for_job with this job_id, or do other work first; the job goes on by itself"
+Command = Annotated[str, Field(min_length=1, max_length=10_000, description="Shell command line.")]
+Tree = Annotated[Files | None, Field(description="Directory to push. Without it /work is empty.")]
+Task = Annotated[
+    str, Field(min_length=1, max_length=100_000, description="What to do, complete in itself.")
+]
+GitBranch = Annotated[
+    str, Field(min_length=1, max_length=255, description="Branch to work on and push.")
+]
+Repository = Annotated[Files | None, Field(description="Repository to push, .git included.")]
+AgentContext = Annotated[
+    str | None,
+    Field(max_length=100_000, description="What it should know: findings, constraints."),
+]
 
 
 def register(server: MCPServer[Any], host: Host, _batches: Batches) -> None:
     """Add the tools."""
-    _spawning(server, host)
+    _spawn_worker(server, host)
+    _spawn_sub_agent(server, host)
     _looking(server, host)
 
     @server.tool(title="Kill a job", description=KILL_JOB, annotations=KILLS)
@@ -85,72 +98,56 @@ def register(server: MCPServer[Any], host: Host, _batches: Batches) -> None:
         )
 
 
-def _spawning(server: MCPServer[Any], host: Host) -> None:
+def _spawn_worker(server: MCPServer[Any], host: Host) -> None:
     @server.tool(title="Run a command", description=SPAWN_WORKER, annotations=SPAWNS)
     async def spawn_worker(
         ctx: Context[Any, Any],
         *,
-        command: Annotated[
-            str, Field(min_length=1, max_length=10_000, description="Shell command line.")
-        ],
-        files: Annotated[
-            Files | None, Field(description="Directory to push. Without it /work is empty.")
-        ] = None,
+        command: Command,
+        files: Tree = None,
         image: Image = None,
         cpus: Cpus = None,
         memory_gb: MemoryGb = None,
         timeout_minutes: TimeoutMinutes = None,
     ) -> Spawned:
-        client = await host.client()
-        upload, warnings = await spawning.push(client, files, Progress.of(ctx))
-        job = await spawning.create(
-            client,
+        return await spawning.spawn(
+            await host.client(),
+            files,
+            Progress.of(ctx),
             type="worker",
             command=command,
-            files_id=upload.upload_id if upload else None,
             image=image,
             cpus=cpus,
             memory_gb=memory_gb,
             timeout_minutes=timeout_minutes,
         )
-        return spawning.spawned(job, upload, warnings, SPAWNED)
 
+
+def _spawn_sub_agent(server: MCPServer[Any], host: Host) -> None:
     @server.tool(title="Start a sub-agent", description=SPAWN_SUB_AGENT, annotations=SPAWNS)
     async def spawn_sub_agent(
         ctx: Context[Any, Any],
         *,
-        task: Annotated[
-            str,
-            Field(min_length=1, max_length=100_000, description="What to do, complete in itself."),
-        ],
-        git_branch: Annotated[
-            str, Field(min_length=1, max_length=255, description="Branch to work on and push.")
-        ],
-        files: Annotated[
-            Files | None, Field(description="Repository to push, .git included.")
-        ] = None,
-        context: Annotated[
-            str | None,
-            Field(max_length=100_000, description="What it should know: findings, constraints."),
-        ] = None,
+        task: Task,
+        git_branch: GitBranch,
+        files: Repository = None,
+        context: AgentContext = None,
         cpus: Cpus = None,
         memory_gb: MemoryGb = None,
         timeout_minutes: TimeoutMinutes = None,
     ) -> Spawned:
-        client = await host.client()
-        upload, warnings = await spawning.push(client, files, Progress.of(ctx), keep_git=True)
-        job = await spawning.create(
-            client,
+        return await spawning.spawn(
+            await host.client(),
+            files,
+            Progress.of(ctx),
             type="agent",
             task=task,
             git_branch=git_branch,
             context=context,
-            files_id=upload.upload_id if upload else None,
             cpus=cpus,
             memory_gb=memory_gb,
             timeout_minutes=timeout_minutes,
         )
-        return spawning.spawned(job, upload, warnings, SPAWNED)
 
 
 def _looking(server: MCPServer[Any], host: Host) -> None:

@@ -1,0 +1,1 @@
+export FLASHPODS_CONFIG=/etc/flashpods/client.json
