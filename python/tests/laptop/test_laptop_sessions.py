@@ -168,7 +168,7 @@ async def started(terminal: Terminal) -> str:
     (job,) = re.findall(r"^[0-9a-f]{16}$", await terminal.screen(), re.MULTILINE)
     await terminal.type("clear")
     await terminal.resize(SCREEN_LINES)
-    return job
+    return str(job)
 
 
 async def test_ps_watch_at_a_terminal(home: Path, stack: MiniStack) -> None:

@@ -357,8 +357,8 @@ def test_a_link_that_the_tree_brought_is_not_gone_through(host: Host, tmp_path: 
         assert (result.exit_code, result.stdout) == (125, LOG)
         assert "must be a directory and no link" in result.stderr
         assert "(invalid_target)" in result.stderr
-    for words in (("cp", "j1:", "out"), ("cp", "j1:out.txt", "out")):
-        result = call(*words)
+    for copy in (("cp", "j1:", "out"), ("cp", "j1:out.txt", "out")):
+        result = call(*copy)
         assert result.exit_code == 1
         assert "(invalid_target)" in result.stderr
     assert list(outside.iterdir()) == []
