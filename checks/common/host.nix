@@ -1,4 +1,4 @@
-# HOST: the smallest configuration, and what a machine has before Flashpods is deployed to it.
+# HOST: the smallest configuration, an image and a name server. Its secrets are in secrets.nix.
 {
   config,
   lib,
@@ -22,21 +22,6 @@ in
     settings.jobs = {
       worker.image = image;
       agent.image = image;
-    };
-  };
-
-  environment.etc = {
-    "wireguard/private.key" = {
-      text = keys.host.privateKey;
-      mode = "0600";
-    };
-    "flashpods/api-token" = {
-      text = keys.token;
-      mode = "0600";
-    };
-    "flashpods/secrets.json" = {
-      text = builtins.toJSON keys.secrets;
-      mode = "0600";
     };
   };
 

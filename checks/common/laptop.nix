@@ -2,6 +2,7 @@
 { lib, pkgs, ... }:
 let
   keys = import ./keys.nix { inherit pkgs; };
+  ours = import ../../pkgs { inherit pkgs; };
 in
 {
   imports = [ ../../examples/laptop/nixos.nix ];
@@ -39,6 +40,7 @@ in
     };
   };
   environment.systemPackages = [
+    ours.flashpods
     pkgs.curl
     pkgs.jq
     pkgs.rsync

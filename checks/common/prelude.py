@@ -89,8 +89,9 @@ def run(command: str, **fields: Any) -> list[str]:
 
 
 def ready() -> None:
-    """Return when host and laptop are up and the laptop is served."""
-    start_all()
+    """Return when host and laptop are up and the laptop is served; other nodes stay off."""
+    for node in (host, laptop, internet):
+        node.start()
     host.wait_for_unit("flashpods-api.service")
     host.wait_for_unit("flashpods-rsyncd.service")
     laptop.wait_until_succeeds(f"{curl('-f', API + '/capacity')} >/dev/null")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from deployment import Deployment
 from netlab import CHECKOUT
 
 from flashpods_dev.lab import script
 
-# Last, because it cuts the power of a machine that the others use.
+# Last, because they cut the power of a machine that the others use.
+LAST = ("disaster_recovery", "reboot")
 ORDERED = sorted(
-    set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: name == "reboot"
+    set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: (name in LAST, name)
 )
 QUICK = ("job_life", "validation", "wireguard")
 
@@ -22,8 +25,12 @@ def body(name: str) -> object:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [body(name) for name in ORDERED])
-def test_body(deployed: Deployment, name: str) -> None:
+def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     script.run(CHECKOUT, name, deployed.nodes, tell=print)
+    said = capsys.readouterr().out
+    measured = [line for line in said.splitlines() if line.startswith("measured: ")]
+    with capsys.disabled():
+        sys.stdout.write("".join(f"\n{line}" for line in measured))
     assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
 
 

@@ -74,6 +74,7 @@ VARIANTS = {
         allowedDestinations = [ "192.168.7.0/24" ];
       };
     }""",
+    "validated after each switch": "{ services.flashpods.validation.afterSwitch = true; }",
     "other ports": """{
       services.flashpods = {
         settings.http.port = 8090;

@@ -16,9 +16,11 @@ from flashpods_dev.nix.evaluate import Evaluator, Report
 OURS: Final = re.compile(r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire")
 ETC: Final = re.compile(r"(flashpods|spire)/|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
-# Units whose shell lines NixOS makes into scripts.
+HOST_UNITS: Final = ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine")
+# Units whose shell lines NixOS makes into scripts. "next" is HOST's next generation.
 MACHINES: Final = {
-    "host": ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine"),
+    "host": HOST_UNITS,
+    "next": HOST_UNITS,
     "laptop": ("wg-quick-wg0",),
 }
 USER: Final = "users.users.flashpods"
@@ -43,7 +45,7 @@ def render(checkout: Path, evaluator: Evaluator) -> list[str]:
     for name, units in MACHINES.items():
         source = checkout / "lab" / f"{name}.nix"
         options = [f"systemd.services.{unit}.{part}" for unit in units for part in PARTS]
-        options += [USER] if name == "host" else []
+        options += [USER] if name != "laptop" else []
         report = evaluator.module(source, options=options)
         if faults := [*report.assertions, *report.warnings]:
             raise StackError(f"{source}: " + "; ".join(faults))
