@@ -130,6 +130,7 @@ with subtest("the older generation refuses the newer database, and names the way
     journal = host.succeed("journalctl -b -u flashpods-api -n 100 -o cat")
     way = re.findall(r"flashpods-admin restore (/[\w./-]+\.db)", journal)[-1]
     assert way == f"{COPIES}/{copies[-1]}", (way, copies)
+    assert f"flashpods-admin restore {way}" in host.fail("flashpods-admin doctor")
     verify = f"{NEXT}/sw/bin/flashpods-admin verify --json"
     assert json.loads(host.succeed(verify))["schema"] == now["schema"]
     assert container(job) == before
