@@ -19,6 +19,12 @@ in
       prePull = [ ];
       agent = null;
     };
+    # At a test's pace.
+    monitoring = {
+      enable = true;
+      interval = "1s";
+    };
+    validation.enable = true;
     settings.jobs = {
       worker.image = image;
       agent.image = image;
@@ -39,6 +45,9 @@ in
       mode = "0600";
     };
   };
+
+  # By hand: when this machine boots the internet's may not be up.
+  systemd.services.flashpods-validate.wantedBy = lib.mkForce [ ];
 
   # No registry is near: the image comes with the machine.
   systemd.services.test-image = {
@@ -82,12 +91,7 @@ in
   };
 
   environment.systemPackages = [
-    pkgs.curl
-    pkgs.jq
-    pkgs.nftables
     pkgs.podman
-    pkgs.rsync
-    config.services.flashpods.package
     config.services.flashpods.spire.package
   ];
   virtualisation = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from deployment import Deployment
 from netlab import CHECKOUT
@@ -22,8 +24,12 @@ def body(name: str) -> object:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [body(name) for name in ORDERED])
-def test_body(deployed: Deployment, name: str) -> None:
-    script.run(CHECKOUT, name, deployed.nodes, tell=print)
+def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def show(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    script.run(CHECKOUT, name, deployed.nodes, tell=print, show=show)
     assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
 
 

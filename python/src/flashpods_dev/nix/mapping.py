@@ -12,7 +12,12 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 OWN: Final = {"flashpods": "/opt/flashpods", "spire": "/opt/spire"}
 SCRIPTS: Final = "/usr/local/libexec/flashpods"
 # What is configuration and no script.
-CONFIGURATION: Final = {"wg0.conf": "/etc/wireguard/wg0.conf"}
+CONFIGURATION: Final = {
+    "wg0.conf": "/etc/wireguard/wg0.conf",
+    "prometheus.yml": "/etc/prometheus/prometheus.yml",
+    "prometheus.rules": "/etc/prometheus/prometheus.rules",
+    "flashpods-alerts.yml": "/etc/prometheus/flashpods-alerts.yml",
+}
 # Of the Nix store, without a meaning elsewhere.
 LEFT_OUT: Final = ("LOCALE_ARCHIVE=", "TZDIR=", "X-")
 
