@@ -1,4 +1,4 @@
-# By option: each switch ends with the twelve questions of `flashpods-admin validate`.
+# The validation suite by itself: when the host has started, and after each switch; by option.
 {
   config,
   lib,
@@ -8,49 +8,62 @@
 let
   inherit (lib) mkOption types;
   cfg = config.services.flashpods;
+  inherit (cfg) validation;
 in
 {
-  options.services.flashpods.validation.afterSwitch = mkOption {
-    type = types.bool;
-    default = false;
-    description = ''
-      Whether `nixos-rebuild switch` ends with `flashpods-admin validate`, as the unit
-      `flashpods-validate`; so does each boot. If a check fails, so does the switch's exit code, and the
-      unit's journal says why; the new configuration stays. A laptop may be away meanwhile.
-    '';
+  options.services.flashpods.validation = {
+    enable = lib.mkEnableOption ''
+      the checks of `flashpods-admin validate` at the end of each boot and of each
+      `nixos-rebuild switch`, which fails with {file}`flashpods-validate.service` if one of them does'';
+
+    arguments = mkOption {
+      type = types.listOf types.str;
+      default = [ "--laptop-away" ];
+      example = [
+        "--laptop-away"
+        "--internet=mirror.example.org:443"
+      ];
+      description = ''
+        What is added to the command line. Without `--laptop-away` a laptop must have been heard of
+        within three minutes.
+      '';
+    };
   };
 
-  config = lib.mkIf (cfg.enable && cfg.validation.afterSwitch) {
-    # It does not remain active, so that the target's start, with which each switch ends, runs it again.
+  config = lib.mkIf (cfg.enable && validation.enable) {
     systemd.services.flashpods-validate = {
-      description = "Flashpods' validation of this host";
+      description = "Flashpods' checks of this host";
+      # Without RemainAfterExit each switch starts it anew, as whatever the target wants.
       wantedBy = [ "multi-user.target" ];
-      after = [
-        "flashpods-api.service"
-        "flashpods-images.service"
-        "flashpods-rsyncd.service"
-        "flashpods-token-service.service"
-        "network-online.target"
-      ];
       wants = [ "network-online.target" ];
-      # Identity comes some seconds after SPIRE is up: it is asked again, and the switch waits.
-      startLimitIntervalSec = 900;
-      startLimitBurst = 3;
+      after = [
+        "network-online.target"
+        "flashpods-api.service"
+        "flashpods-rsyncd.service"
+        "flashpods-images.service"
+        "flashpods-token-service.service"
+        "spire-agent.service"
+      ];
       path = [
+        cfg.rsync.package
         pkgs.iproute2
         pkgs.nftables
-        pkgs.rsync
         pkgs.util-linux
         pkgs.wireguard-tools
       ];
-      # No sandbox: it is the host that it asks about, as root of the host.
+      # It walks the rules, asks WireGuard and joins containers' namespaces: root's, unsandboxed.
       serviceConfig = {
         Type = "oneshot";
-        ExecStart = "${cfg.package}/bin/flashpods-admin validate --laptop-away --settings ${cfg.settingsFile}";
-        Restart = "on-failure";
-        RestartMode = "direct";
-        RestartSec = "5s";
-        TimeoutStartSec = "5min";
+        ExecStart = lib.escapeShellArgs (
+          [
+            "${cfg.package}/bin/flashpods-admin"
+            "validate"
+            "--settings"
+            "${cfg.settingsFile}"
+          ]
+          ++ validation.arguments
+        );
+        TimeoutStartSec = "15min";
       };
     };
   };

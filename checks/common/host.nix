@@ -19,11 +19,20 @@ in
       prePull = [ ];
       agent = null;
     };
+    # At a test's pace.
+    monitoring = {
+      enable = true;
+      interval = "1s";
+    };
+    validation.enable = true;
     settings.jobs = {
       worker.image = image;
       agent.image = image;
     };
   };
+
+  # By hand: when this machine boots the internet's may not be up.
+  systemd.services.flashpods-validate.wantedBy = lib.mkForce [ ];
 
   # No registry is near: the image comes with the machine.
   systemd.services.test-image = {
@@ -67,12 +76,7 @@ in
   };
 
   environment.systemPackages = [
-    pkgs.curl
-    pkgs.jq
-    pkgs.nftables
     pkgs.podman
-    pkgs.rsync
-    config.services.flashpods.package
     config.services.flashpods.spire.package
   ];
   virtualisation = {

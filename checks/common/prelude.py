@@ -104,3 +104,10 @@ def counter(name: str) -> int:
     """Return the packets that a counter of the boundary has seen."""
     listed = json.loads(host.succeed(f"nft -j list counter inet flashpods {name}"))
     return int(next(e["counter"]["packets"] for e in listed["nftables"] if "counter" in e))
+
+
+def admin(words: str, code: int = 0) -> Any:
+    """Run a command of flashpods-admin's on the host that must end so; return its JSON."""
+    found, said = host.execute(f"flashpods-admin {words} --json", timeout=120)
+    assert found == code, (words, found, said)
+    return json.loads(said)

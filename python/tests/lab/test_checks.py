@@ -26,11 +26,11 @@ def body(name: str) -> object:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [body(name) for name in ORDERED])
 def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    script.run(CHECKOUT, name, deployed.nodes, tell=print)
-    said = capsys.readouterr().out
-    measured = [line for line in said.splitlines() if line.startswith("measured: ")]
-    with capsys.disabled():
-        sys.stdout.write("".join(f"\n{line}" for line in measured))
+    def show(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    script.run(CHECKOUT, name, deployed.nodes, tell=print, show=show)
     assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
 
 

@@ -14,6 +14,7 @@ FILES = {
     "/nix/store/fetch-images": "#!/nix/store/bash-5.2/bin/bash\n",
     "/nix/store/config-wg0/wg0.conf": "[Interface]\n",
     "/nix/store/X-Restart-Triggers-api": "/nix/store/flashpods-settings.json",
+    "/nix/store/prometheus.yml": "{}\n",
 }
 ETC = {"flashpods/settings.json": "{}"}
 
@@ -32,6 +33,7 @@ ETC = {"flashpods/settings.json": "{}"}
         ("--config /nix/store/flashpods-settings.json", "--config /etc/flashpods/settings.json"),
         ("/nix/store/fetch-images", "/usr/local/libexec/flashpods/fetch-images"),
         ("/nix/store/config-wg0/wg0.conf", "/etc/wireguard/wg0.conf"),
+        ("/nix/store/prometheus.yml", "/etc/prometheus/prometheus.yml"),
     ],
 )
 def test_a_store_path_gets_a_place(given: str, expected: str) -> None:

@@ -16,7 +16,12 @@ OWN: Final = {
 }
 SCRIPTS: Final = "/usr/local/libexec/flashpods"
 # What is configuration and no script.
-CONFIGURATION: Final = {"wg0.conf": "/etc/wireguard/wg0.conf"}
+CONFIGURATION: Final = {
+    "wg0.conf": "/etc/wireguard/wg0.conf",
+    "prometheus.yml": "/etc/prometheus/prometheus.yml",
+    "prometheus.rules": "/etc/prometheus/prometheus.rules",
+    "flashpods-alerts.yml": "/etc/prometheus/flashpods-alerts.yml",
+}
 # Of the Nix store, without a meaning elsewhere.
 LEFT_OUT: Final = ("LOCALE_ARCHIVE=", "TZDIR=")
 # What a unit is to be restarted or reloaded for: a file with the paths of what it depends on.

@@ -13,7 +13,9 @@ from flashpods_dev.machine import StackError
 from flashpods_dev.nix import manifest, mapping
 from flashpods_dev.nix.evaluate import Evaluator, Report
 
-OURS: Final = re.compile(r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire")
+OURS: Final = re.compile(
+    r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire|prometheus\.service"
+)
 ETC: Final = re.compile(r"(flashpods|spire)/|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
 HOST_UNITS: Final = ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine")
