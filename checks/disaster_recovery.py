@@ -51,6 +51,7 @@ with subtest("secrets, and the newest backup"):
         brought(lines, f"/root/{path.rpartition('/')[2]}")
     done("install -d -m 0755 /etc/flashpods")
     done("install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/")
+    done("rm /root/api-token /root/secrets.json")
     done("flashpods-admin restore /root/db-20261126.db")
     done("systemctl restart flashpods-api flashpods-cleanup flashpods-token-service")
 
