@@ -18,6 +18,5 @@
     ./network/wireguard.nix
     ./network/firewall.nix
     ./monitoring
-    ./validation.nix
   ];
 }

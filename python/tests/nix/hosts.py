@@ -85,12 +85,6 @@ VARIANTS = {
       services.flashpods.monitoring = { enable = true; grafana.enable = true; interval = "30s"; };
       services.prometheus.globalConfig.evaluation_interval = "1m";
     }""",
-    "validated": """{
-      services.flashpods.validation = {
-        enable = true;
-        arguments = [ "--internet=example.org:443" ];
-      };
-    }""",
     "backups elsewhere": """{
       services.flashpods.backup = {
         startAt = "*-*-* 03:30:00";
