@@ -143,3 +143,4 @@ with subtest("by that way it is back, and the job has lived through it all with 
     let_go(job)
     assert json.loads(host.succeed("flashpods-admin verify --json"))["schema"] == kept["schema"]
     host.wait_until_succeeds("systemctl is-system-running")
+    host.fail("systemctl cat flashpods-validate")

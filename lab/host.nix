@@ -1,5 +1,5 @@
 # HOST of the lab: the smallest example, and what a machine without an internet needs besides.
-{ config, lib, ... }:
+{ config, ... }:
 {
   imports = [
     ../modules
@@ -19,7 +19,6 @@
       enable = true;
       interval = "1s";
     };
-    validation.enable = true;
     settings = {
       jobs.worker.image = "localhost/lab:busybox";
       jobs.agent.image = "localhost/lab:busybox";
@@ -33,9 +32,6 @@
       };
     };
   };
-
-  # By hand: when the lab boots there is no image yet.
-  systemd.services.flashpods-validate.wantedBy = lib.mkForce [ ];
 
   # By a build of its own, whose outcome the lab has not: promtool runs in ./dev monitoring.
   services.prometheus.checkConfig = false;

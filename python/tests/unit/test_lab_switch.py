@@ -103,7 +103,7 @@ def test_a_failed_switch_has_nixoss_exit_code() -> None:
 def test_an_upgrade_restarts_what_jobs_and_laptops_wait_for_and_leaves_the_sockets() -> None:
     """Of what the modules render: every program is another, every configuration has changed."""
     old, new = RENDERED / "host", RENDERED / "next"
-    oneshots = {"flashpods-backup.service", "flashpods-validate.service"}
+    oneshots = {"flashpods-backup.service"}
     states = {name: "active" for name in unit_names(old) if name not in oneshots}
     todo = plan(old, new, {**states, "multi-user.target": "active"})
     assert todo.restart == {
