@@ -10,8 +10,8 @@ from netlab import CHECKOUT
 
 from flashpods_dev.lab import script
 
-# Last, because they cut the power of a machine that the others use.
-LAST = ("disaster_recovery", "reboot")
+# Last, because they cut the power of a machine that the others use, or exchange all on it.
+LAST = ("disaster_recovery", "reboot", "rolling_upgrade")
 ORDERED = sorted(
     set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: (name in LAST, name)
 )
