@@ -23,7 +23,7 @@ def body(name: str) -> object:
     return name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [body(name) for name in ORDERED])
 def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     def show(line: str) -> None:
