@@ -33,6 +33,8 @@ in
       ++ identity;
       requires = [ "flashpods-firewall.service" ]; # never without the boundary
       startLimitIntervalSec = 0;
+      # A switch stops what has changed, activates, and starts it: laptops would be without for that long.
+      stopIfChanged = false;
       # newuidmap and newgidmap; unshare.
       path = [
         "/run/wrappers"

@@ -18,5 +18,6 @@
     ./network/wireguard.nix
     ./network/firewall.nix
     ./monitoring
+    ./validation.nix
   ];
 }

@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  pkgs,
   ...
 }:
 let
@@ -73,6 +74,14 @@ in
       };
     };
 
-    environment.systemPackages = [ cfg.package ];
+    # And what doctor, validate and docs/operations.md call that a host does not have anyhow.
+    environment.systemPackages = [
+      cfg.package
+      cfg.rsync.package
+      pkgs.jq
+      pkgs.nftables
+      pkgs.openssl
+      pkgs.psmisc
+    ];
   };
 }

@@ -92,6 +92,8 @@ in
           "network.target"
         ];
         startLimitIntervalSec = 0;
+        # A switch would stop the socket with it, and whatever requires that: SPIRE's agent, the token service.
+        stopIfChanged = false;
         # newuidmap and newgidmap are setuid wrappers there.
         path = [
           "/run/wrappers"

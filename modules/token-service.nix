@@ -46,6 +46,8 @@ in
           "podman-socket-flashpods.socket"
         ];
         startLimitIntervalSec = 0;
+        # A switch would make the socket anew with it, and live jobs have the old one mounted.
+        stopIfChanged = false;
         serviceConfig =
           hardening.strict
           // hardening.restart

@@ -1,4 +1,4 @@
-# HOST: the smallest configuration, and what a machine has before Flashpods is deployed to it.
+# HOST: the smallest configuration, an image and a name server. Its secrets are in secrets.nix.
 {
   config,
   lib,
@@ -20,25 +20,15 @@ in
       prePull = [ ];
       agent = null;
     };
+    # At a test's pace.
+    monitoring = {
+      enable = true;
+      interval = "1s";
+    };
     settings.jobs = {
       worker.image = image;
       agent.image = agentImage;
       agent.command = "sh .agent.sh"; # a tree's own stand-in for a model
-    };
-  };
-
-  environment.etc = {
-    "wireguard/private.key" = {
-      text = keys.host.privateKey;
-      mode = "0600";
-    };
-    "flashpods/api-token" = {
-      text = keys.token;
-      mode = "0600";
-    };
-    "flashpods/secrets.json" = {
-      text = builtins.toJSON keys.secrets;
-      mode = "0600";
     };
   };
 
@@ -87,12 +77,7 @@ in
   };
 
   environment.systemPackages = [
-    pkgs.curl
-    pkgs.jq
-    pkgs.nftables
     pkgs.podman
-    pkgs.rsync
-    config.services.flashpods.package
     config.services.flashpods.spire.package
   ];
   virtualisation = {

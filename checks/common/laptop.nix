@@ -44,6 +44,7 @@ in
     };
   };
   environment.systemPackages = [
+    ours.flashpods
     pkgs.curl
     pkgs.git
     pkgs.jq

@@ -89,8 +89,9 @@ def run(command: str, **fields: Any) -> list[str]:
 
 
 def ready() -> None:
-    """Return when host and laptop are up and the laptop is served."""
-    start_all()
+    """Return when host and laptop are up and the laptop is served; other nodes stay off."""
+    for node in (host, laptop, internet):
+        node.start()
     host.wait_for_unit("flashpods-api.service")
     host.wait_for_unit("flashpods-rsyncd.service")
     laptop.wait_until_succeeds(f"{curl('-f', API + '/capacity')} >/dev/null")
@@ -103,3 +104,10 @@ def counter(name: str) -> int:
     """Return the packets that a counter of the boundary has seen."""
     listed = json.loads(host.succeed(f"nft -j list counter inet flashpods {name}"))
     return int(next(e["counter"]["packets"] for e in listed["nftables"] if "counter" in e))
+
+
+def admin(words: str, code: int = 0) -> Any:
+    """Run a command of flashpods-admin's on the host that must end so; return its JSON."""
+    found, said = host.execute(f"flashpods-admin {words} --json", timeout=120)
+    assert found == code, (words, found, said)
+    return json.loads(said)

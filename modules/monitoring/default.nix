@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  pkgs,
   ...
 }:
 let
@@ -12,13 +13,19 @@ let
 
   scrape = job: host: port: {
     job_name = job;
-    scrape_interval = "15s";
+    scrape_interval = monitoring.interval;
     static_configs = [ { targets = [ "${toString host}:${toString port}" ]; } ];
   };
 in
 {
   options.services.flashpods.monitoring = {
     enable = lib.mkEnableOption "Prometheus on this host, which scrapes Flashpods and has its alerts. Where they go is {option}`services.prometheus.alertmanagers`";
+
+    interval = mkOption {
+      type = types.strMatching "[0-9]+(s|m)";
+      default = "15s";
+      description = "How often Prometheus scrapes Flashpods, and how often it evaluates the alerts.";
+    };
 
     retention = mkOption {
       type = types.strMatching "[0-9]+(h|d|w|y)";
@@ -44,7 +51,9 @@ in
       enable = true;
       listenAddress = lib.mkDefault "127.0.0.1";
       retentionTime = monitoring.retention;
-      ruleFiles = [ ./alerts.yml ];
+      ruleFiles = [ (pkgs.writeText "flashpods-alerts.yml" (builtins.readFile ./alerts.yml)) ];
+      # By itself once a minute: an alert that is to hold for one would fire after two or three.
+      globalConfig.evaluation_interval = lib.mkDefault monitoring.interval;
       # The jobs' names are the alerts'.
       scrapeConfigs = [
         (scrape "flashpods-api" http.metrics_host http.metrics_port)

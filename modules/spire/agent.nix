@@ -96,6 +96,7 @@ in
           "podman-socket-flashpods.socket"
         ];
         startLimitIntervalSec = 0;
+        stopIfChanged = false; # jobs wait for their identity meanwhile: not for a whole switch
         restartTriggers = [ configuration ];
         serviceConfig =
           hardening.strict

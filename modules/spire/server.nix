@@ -99,6 +99,7 @@ in
         wantedBy = [ "multi-user.target" ];
         after = [ "network.target" ];
         startLimitIntervalSec = 0;
+        stopIfChanged = false; # as the agent
         serviceConfig =
           hardening.strict
           // hardening.restart

@@ -86,6 +86,48 @@ async def test_artifacts_and_logs_of_that_day(tmp_path: Path) -> None:
     assert log.read_text() == "[12:00:00.000] x\n"
 
 
+async def test_ended_jobs_whose_files_did_not_come_back_say_so(settings: Settings) -> None:
+    """One of each: both here, neither here, a log that is still being captured, none ever."""
+    await filled(settings, *range(5))
+    logs, capture, artifacts = (
+        settings.paths.logs,
+        settings.paths.capture,
+        settings.paths.artifacts,
+    )
+    jobs = [f"j{number:015d}" for number in range(5)]
+    at = "2026-11-26T01:00:00.000Z"
+    with closing(sqlite3.connect(settings.paths.database)) as database, database:
+        database.execute(
+            "UPDATE jobs SET status = 'completed', completed_at = ?, started_at = ?"
+            " WHERE id NOT IN (?, ?)",
+            (at, at, *jobs[3:]),
+        )
+        database.execute(
+            "UPDATE jobs SET status = 'failed', completed_at = ? WHERE id = ?", (at, jobs[3])
+        )
+        database.executemany(
+            "INSERT INTO artifacts (job_id, name, type, size_bytes, created_at)"
+            " VALUES (?, 'a', 'file', 1, ?)",
+            [(job, at) for job in jobs[:2]],
+        )
+    backup = make(settings, now=NOW).file
+    (logs / f"{jobs[0]}.log").touch()
+    (artifacts / jobs[0]).mkdir()
+    (capture / jobs[2]).mkdir()
+    restore(settings, backup)
+    with closing(sqlite3.connect(settings.paths.database)) as database:
+        found = database.execute(
+            "SELECT id, log_deleted_at, artifacts_deleted_at FROM jobs ORDER BY id"
+        ).fetchall()
+    then = "2026-11-26T02:00:00.000Z"
+    # The fourth never started, and the fifth is yet to.
+    assert found == [
+        (jobs[0], None, None),
+        (jobs[1], then, then),
+        *((job, None, None) for job in jobs[2:]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [

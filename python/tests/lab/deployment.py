@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import generations
 import netlab
 import world
 from netlab import HERE, RESOLVER
@@ -83,6 +84,16 @@ def host_files(key: str, token: str) -> dict[str, tuple[str, int]]:
     }
 
 
+def empty_host_files() -> dict[str, tuple[str, int]]:
+    """Return what a new HOST has: the lab's own, and no key, no token, no secret."""
+    files = host_files("", "")
+    return {
+        name: file
+        for name, file in files.items()
+        if file[1] != SECRET  # that mode is theirs
+    }
+
+
 def laptop_files(key: str, token: str) -> dict[str, tuple[str, int]]:
     """Return the same of LAPTOP."""
     return {
@@ -103,14 +114,7 @@ def write_layer(
     layer: Path, rendered: Path, files: Mapping[str, tuple[str, int]], *, peer: str
 ) -> Path:
     """Write a machine's own layer: what was rendered, with the real key of the other side."""
-    for source in rendered.rglob("*"):
-        target = layer / source.relative_to(rendered)
-        if source.is_dir():
-            target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(source.read_text().replace(EXAMPLE_KEY, peer))
-            target.chmod(PROGRAM if "libexec" in source.parts else 0o644)
+    lay(layer, rendered, peer=peer)
     for name, (text, mode) in files.items():
         path = layer / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +125,18 @@ def write_layer(
         wants.mkdir(exist_ok=True)
         (wants / unit.name).symlink_to(f"../{unit.name}")
     return layer
+
+
+def lay(layer: Path, rendered: Path, *, peer: str) -> None:
+    """Write what was rendered, with the real key of the other side."""
+    for source in rendered.rglob("*"):
+        target = layer / source.relative_to(rendered)
+        if source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source.read_text().replace(EXAMPLE_KEY, peer))
+            target.chmod(PROGRAM if "libexec" in source.parts else 0o644)
 
 
 def installs(units: Path) -> Iterator[tuple[Path, str]]:
@@ -171,6 +187,14 @@ class Elsewhere:
         return said
 
 
+class EmptyHost(LabMachine):
+    """HOST's configuration on a machine that has nothing else; off until a script starts it."""
+
+    def boot(self) -> None:
+        super().boot()
+        _import_image(self)
+
+
 class Deployment:
     """The two machines, booted, and the internet."""
 
@@ -187,11 +211,28 @@ class Deployment:
         machines = {}
         for name, (files, peer) in own.items():
             layer = write_layer(state / f"{name}-own", RENDERED / name, files, peer=peer)
+            if name == "host":
+                for generation in generations.NAMES:
+                    place = layer / generations.PLACE / generation
+                    lay(place, RENDERED / generations.NAMES[generation], peer=peer)
+                generations.write(layer, product)
             layers = [layer, product, root]
             booting = LabMachine(name, networks[name], layers, machine, state / f"{name}-machine")
             machines[name] = stack.enter_context(booting)
         self.host, self.laptop = machines["host"], machines["laptop"]
         self.internet = Elsewhere(networks["internet"])
+        layer = write_layer(
+            state / "spare-own", RENDERED / "host", empty_host_files(), peer=laptop_public
+        )
+        spare = EmptyHost(
+            "spare",
+            world.another_host(stack, networks["internet"]),
+            [layer, product, root],
+            machine,
+            state / "spare-machine",
+        )
+        stack.callback(spare.crash)
+        self.spare = spare
         self.host.wait_for_unit("podman-socket-flashpods.socket")
         _import_image(self.host)
         _import_agent_image(self.host)
@@ -201,7 +242,12 @@ class Deployment:
     @property
     def nodes(self) -> dict[str, object]:
         """What a body calls them."""
-        return {"host": self.host, "laptop": self.laptop, "internet": self.internet}
+        return {
+            "host": self.host,
+            "laptop": self.laptop,
+            "internet": self.internet,
+            "spare": self.spare,
+        }
 
 
 def _import_image(host: LabMachine) -> None:

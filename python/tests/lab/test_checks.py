@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from deployment import Deployment
 from netlab import CHECKOUT
 
 from flashpods_dev.lab import script
 
-# Last, because it cuts the power of a machine that the others use.
+# Last, because they cut the power of a machine that the others use, or exchange all on it.
+LAST = ("disaster_recovery", "reboot", "rolling_upgrade")
 ORDERED = sorted(
-    set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: name == "reboot"
+    set(script.names(CHECKOUT)) - set(script.NEEDS_VM), key=lambda name: (name in LAST, name)
 )
 QUICK = ("job_life", "validation", "wireguard")
 
@@ -20,10 +23,14 @@ def body(name: str) -> object:
     return name if name in QUICK else pytest.param(name, marks=pytest.mark.long)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [body(name) for name in ORDERED])
-def test_body(deployed: Deployment, name: str) -> None:
-    script.run(CHECKOUT, name, deployed.nodes, tell=print)
+def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def show(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    script.run(CHECKOUT, name, deployed.nodes, tell=print, show=show)
     assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
 
 

@@ -1,6 +1,7 @@
 """The networks of HOST, LAPTOP and the internet between them, and keys for WireGuard.
 
 HOST 198.51.100.10 ── internet ── 192.0.2.2 LAPTOP
+SPARE 198.18.1.10 ──────┘
 """
 
 from __future__ import annotations
@@ -12,12 +13,32 @@ from pathlib import Path
 import netlab
 from netlab import GATEWAY4, GATEWAY6, HOST4, HOST6, INTERNET, PORTS
 
+# As checks/disaster_recovery.nix has them.
+SPARE4, SPARE_GATEWAY4 = "198.18.1.10", "198.18.1.1"
+
 
 def networks(stack: ExitStack) -> dict[str, netlab.Host]:
     """Make the three, wired; listeners of the internet say so."""
     made = {name: netlab.Host(stack) for name in ("internet", "host", "laptop")}
     _wire(made["internet"], made["host"], made["laptop"])
     return made
+
+
+def another_host(stack: ExitStack, internet: netlab.Host) -> netlab.Host:
+    """Return SPARE's network, which has nothing of HOST's but the way to the internet."""
+    spare = netlab.Host(stack)
+    internet.ip(
+        f"link add up2 type veth peer name eth0 netns {spare.pid}",
+        f"addr add {SPARE_GATEWAY4}/24 dev up2",
+        "link set up2 up",
+    )
+    spare.ip(
+        f"addr add {SPARE4}/24 dev eth0",
+        "link set eth0 up",
+        f"route add default via {SPARE_GATEWAY4}",
+    )
+    spare.set("net/ipv4/ip_forward", "1")
+    return spare
 
 
 def _wire(internet: netlab.Host, host: netlab.Host, laptop: netlab.Host) -> None:

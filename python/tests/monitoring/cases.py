@@ -17,6 +17,7 @@ STARTED = 'process_start_time_seconds{job="flashpods-api"}'
 AUTHORITY = "flashpods_spire_authority_expiry_timestamp_seconds"
 MISMATCH = 'flashpods_token_exchange_duration_seconds_count{outcome="identity_mismatch"}'
 BACKUP = "flashpods_backup_last_success_timestamp_seconds"
+UP_API = 'up{job="flashpods-api"}'
 CLEANUP = "flashpods_cleanup_last_run_timestamp_seconds"
 
 Series = dict[str, str]
@@ -153,6 +154,20 @@ CASES: Final = (
         "critical",
         {BACKUP: still(-50 * HOUR)},
         {BACKUP: still(-49.5 * HOUR)},
+    ),
+    Case(
+        "FlashpodsBackupMissing",
+        "warning",
+        {UP_API: f"1+0x{30 * 60}"},  # there never was one
+        {UP_API: f"1+0x{30 * 60}", BACKUP: f"0+60x{30 * 60}"},
+        at=27 * 60,
+    ),
+    Case(
+        "FlashpodsBackupMissing",
+        "warning",
+        {UP_API: f"1+0x600 0+0x5 1+0x{30 * 60}"},  # a restart of the API does not begin it anew
+        {UP_API: f"1+0x{25 * 60}"},
+        at=26 * 60 + 2,
     ),
     Case(
         "FlashpodsBackupFailed",

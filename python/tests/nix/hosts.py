@@ -81,6 +81,26 @@ VARIANTS = {
         wireguard.port = 443;
       };
     }""",
+    "monitoring": """{
+      services.flashpods.monitoring = { enable = true; grafana.enable = true; interval = "30s"; };
+      services.prometheus.globalConfig.evaluation_interval = "1m";
+    }""",
+    "validated": """{
+      services.flashpods.validation = {
+        enable = true;
+        arguments = [ "--internet=example.org:443" ];
+      };
+    }""",
+    "backups elsewhere": """{
+      services.flashpods.backup = {
+        startAt = "*-*-* 03:30:00";
+        restic = {
+          enable = true;
+          repository = "sftp:backup@example.org:/srv/flashpods";
+          passwordFile = "/run/secrets/restic";
+        };
+      };
+    }""",
     "an image of one's own": "{ services.flashpods.images.agent = null; }",
 }
 

@@ -46,6 +46,15 @@ def test_the_smallest_is_small() -> None:
     assert len([line for line in text.splitlines() if line.strip()]) < LINES
 
 
+def test_what_an_operator_calls_is_on_the_host(evaluator: Evaluator, tmp_path: Path) -> None:
+    """``doctor``, ``validate`` and the guide call them; the default firewall brings no nft."""
+    option = "environment.systemPackages"
+    found = hosts.evaluate(evaluator, tmp_path, "{ }", option).options[option]
+    names = {path.rsplit("/", 1)[-1] for path in found}  # of a stub's package: its name alone
+    tools = ("iproute2", "jq", "nftables", "openssl", "psmisc", "rsync", "wireguard-tools")
+    assert {f"{tool}-stub" for tool in tools} <= names
+
+
 def test_typed_settings_have_the_programs_own_defaults(
     evaluator: Evaluator, tmp_path: Path
 ) -> None:

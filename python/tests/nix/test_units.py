@@ -55,8 +55,11 @@ class Unit(configparser.RawConfigParser):
 
 
 def ours() -> list[str]:
+    """Return the services that our modules define; NixOS's own are as NixOS has them."""
     return sorted(
-        file.name for file in UNITS.glob("*.service") if not file.name.startswith("wireguard")
+        file.name
+        for file in UNITS.glob("*.service")
+        if not file.name.startswith(("wireguard", "prometheus"))
     )
 
 

@@ -20,15 +20,21 @@ def text() -> str:
     return GUIDE.read_text()
 
 
-def commands() -> list[str]:
-    """Return each line of each shell block, in the page's order, each once."""
+def commands(heading: str | None = None) -> list[str]:
+    """Return each line of the shell blocks, of a section or all, in order, each once."""
+    page = text() if heading is None else _section(heading)
     found = [
         line.strip()
-        for block in _BLOCK.finditer(text())
+        for block in _BLOCK.finditer(page)
         for line in block[2].splitlines()
         if line.strip()
     ]
     return list(dict.fromkeys(found))
+
+
+def _section(heading: str) -> str:
+    after = text().split(f"### {heading}\n", 1)[1]
+    return re.split(r"^#{1,3} ", after, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def inline_commands() -> list[str]:

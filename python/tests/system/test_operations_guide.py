@@ -24,6 +24,7 @@ from flashpods.admin import doctor
 from flashpods_dev.layout import dump, merge, write_for_user
 
 TESTS: Final = Path(__file__).parents[1]
+RECOVERY: Final = "lab/test_checks.py::test_body"  # of checks/disaster_recovery.py
 ADMIN, DRILL = "system/test_admin.py", "system/test_restore_drill.py"
 
 # What can't be run beside the module's stack, by the test that runs it.
@@ -34,9 +35,10 @@ ELSEWHERE: Final = {
     "flashpods-admin restore db-20261126.db": (
         "integration/test_restore.py::test_a_packed_backup_and_a_lost_database"
     ),
-    "flashpods-admin restore /root/db-20261126.db.zst": (
-        "integration/test_restore.py::test_a_packed_backup_and_a_lost_database"
-    ),
+    "install -d -m 0755 /etc/flashpods": RECOVERY,
+    "install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/": RECOVERY,
+    "rm /root/api-token /root/secrets.json": RECOVERY,
+    "flashpods-admin restore /root/db-20261126.db": RECOVERY,
     "flashpods-admin restore /var/lib/flashpods/db/before-upgrade/schema-1-20261126T020000Z.db": (
         "system/test_upgrade.py::test_forward_with_a_running_job_and_back_again"
     ),
@@ -56,7 +58,7 @@ ELSEWHERE: Final = {
 
 # What needs a NixOS machine, which no test here has: the page says so.
 NEEDS_NIXOS: Final = {
-    "nix run github:nix-community/nixos-anywhere -- --flake .#host root@NEWHOST",
+    "nix run github:nix-community/nixos-anywhere -- --flake .#flashpods root@NEWHOST",
     "nixos-rebuild switch",
     "nixos-rebuild switch --rollback",
 }
@@ -197,6 +199,17 @@ def test_commands_within_sentences_exist(command: str) -> None:
     assert done.returncode == 0, done.stderr
     for option in re.findall(r"--[a-z-]+", command):
         assert option in done.stdout, option
+
+
+def test_the_path_of_disaster_recovery_is_walked_as_it_is_written() -> None:
+    """Each command of the section, but what installs NixOS and what stands for a lost token."""
+    script = (guide.CHECKOUT / "checks" / "disaster_recovery.py").read_text()
+    section = guide.commands("Disaster recovery")
+    walked = [c for c in section if c not in NEEDS_NIXOS and not c.startswith("openssl ")]
+    assert len(walked) >= 8
+    places = [script.find(f'done("{command}")') for command in walked]
+    assert -1 not in places, dict(zip(walked, places, strict=True))
+    assert places == sorted(places)
 
 
 # ------------------------------------------------------------------ run for real

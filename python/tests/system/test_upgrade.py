@@ -59,6 +59,9 @@ async def test_forward_with_a_running_job_and_back_again(
     assert Path(said[1]) == copy
     # Neither does an administrator's command of the older version touch it.
     assert (await asked(running.settings_path, "resume", code=1))["error"] == "database_unusable"
+    findings = (await asked(running.settings_path, "doctor", code=1))["findings"]
+    (newer,) = (f for f in findings if f["code"] == "schema_newer")
+    assert newer["remedy"][-1] == f"flashpods-admin restore {copy}"
 
     await asked(running.settings_path, "restore", said[1])
     running.start()

@@ -51,6 +51,13 @@ def test_a_body_gets_nodes_subtests_and_the_prelude(tmp_path: Path) -> None:
     assert [line.rpartition(" (")[0] for line in lines] == ["good: first", "good: second"]
 
 
+def test_what_a_body_prints_goes_where_it_is_wanted(tmp_path: Path) -> None:
+    text = 'with subtest("one"):\n    print("RTO 7 s")\n'
+    place, shown = checkout(tmp_path, prints=text), list[str]()
+    script.run(place, "prints", {}, show=shown.append)
+    assert shown == ["RTO 7 s"]
+
+
 def test_a_place_may_say_something_else_than_the_prelude(tmp_path: Path) -> None:
     place = checkout(tmp_path, other="with subtest('a'):\n    assert ANSWER == 7\n")
     assert script.run(place, "other", {}, constants={"ANSWER": 7}) == ["a"]

@@ -14,6 +14,8 @@ FILES = {
     "/nix/store/flashpods-settings.json": "{}",
     "/nix/store/fetch-images": "#!/nix/store/bash-5.2/bin/bash\n",
     "/nix/store/config-wg0/wg0.conf": "[Interface]\n",
+    "/nix/store/X-Restart-Triggers-api": "/nix/store/flashpods-settings.json",
+    "/nix/store/prometheus.yml": "{}\n",
 }
 ETC = {"flashpods/settings.json": "{}"}
 
@@ -24,10 +26,15 @@ ETC = {"flashpods/settings.json": "{}"}
         ("/nix/store/podman-5.8.4/bin/podman info", "/usr/bin/podman info"),
         ("/nix/store/nftables-stub/bin/nft -f x", "/usr/sbin/nft -f x"),
         ("/nix/store/flashpods-0.1.0/bin/flashpods-api", "/opt/flashpods/bin/flashpods-api"),
+        (
+            "/nix/store/flashpods-next-0.1.0/bin/flashpods-api",
+            "/opt/flashpods-next/bin/flashpods-api",
+        ),
         ("/nix/store/spire-stub/bin/spire-agent", "/opt/spire/bin/spire-agent"),
         ("--config /nix/store/flashpods-settings.json", "--config /etc/flashpods/settings.json"),
         ("/nix/store/fetch-images", "/usr/local/libexec/flashpods/fetch-images"),
         ("/nix/store/config-wg0/wg0.conf", "/etc/wireguard/wg0.conf"),
+        ("/nix/store/prometheus.yml", "/etc/prometheus/prometheus.yml"),
     ],
 )
 def test_a_store_path_gets_a_place(given: str, expected: str) -> None:
@@ -51,10 +58,22 @@ def test_scripts_are_those_that_a_text_named_and_etc_has_not() -> None:
 def test_a_unit_gets_debians_path_and_loses_what_is_nixs() -> None:
     unit = (
         '[Service]\nEnvironment="LOCALE_ARCHIVE=/nix/store/glibc-locales/lib/a"\n'
-        'Environment="PATH=/nix/store/a/bin"\nX-Restart-Triggers=/nix/store/t\nUser=flashpods\n'
+        'Environment="PATH=/nix/store/a/bin"\nUser=flashpods\n'
     )
     said = Places(FILES, ETC).unit(unit)
     assert said == f'[Service]\nEnvironment="PATH={mapping.PATH}"\nUser=flashpods\n'
+
+
+def test_a_unit_keeps_what_a_switch_does_with_it_and_names_what_it_is_restarted_for() -> None:
+    unit = (
+        "[Unit]\nX-Restart-Triggers=/nix/store/X-Restart-Triggers-api\n"
+        "[Service]\nX-StopIfChanged=false\n"
+    )
+    said = Places(FILES, ETC).unit(unit)
+    assert said == (
+        "[Unit]\nX-Restart-Triggers=/etc/flashpods/settings.json\n"
+        "[Service]\nX-StopIfChanged=false\n"
+    )
 
 
 def _checkout(top: Path) -> Path:

@@ -16,7 +16,7 @@ from flashpods.admin.validate import host_and_port
 from flashpods.admin.validation import suite
 from flashpods.admin.validation.boundary import blocked_faults
 from flashpods.admin.validation.check import Check, Failed, Outcome, run_checks
-from flashpods.admin.validation.engine import Door, door_faults, privileges
+from flashpods.admin.validation.engine import Door, door_faults, privileges, settled
 from flashpods.admin.validation.host import Choices, Host
 from flashpods.admin.validation.identity import exchange_faults
 from flashpods.admin.validation.process import run, run_json
@@ -321,6 +321,12 @@ def test_a_jobs_process_has_no_power() -> None:
 def test_a_jobs_process_that_has_some(status: str, uid_map: str, words: str) -> None:
     (fault,) = privileges(status, uid_map, engine_uid=900)
     assert words in fault
+
+
+async def test_what_the_runtime_has_yet_to_do_is_waited_for_and_what_stays_is_told() -> None:
+    answers = iter([["it has no seccomp filter"], ["it has no seccomp filter"], []])
+    assert await settled(lambda: next(answers)) == []
+    assert await settled(lambda: ["it has capabilities"], seconds=0.2) == ["it has capabilities"]
 
 
 CLOSED = Door("podman.socket", Path("/p"), nobody=False, engine=True)

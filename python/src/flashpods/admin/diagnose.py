@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -48,19 +49,19 @@ def _show(ui: Ui, name: str, findings: list[Finding]) -> None:
     from flashpods.admin.doctor.finding import GUIDE  # noqa: PLC0415
     from flashpods.cli.terminal import plain  # noqa: PLC0415
 
-    console = ui.console()
+    show = partial(ui.console().print, sep="", soft_wrap=True)  # a command must stay one line
     if not findings:
-        console.print(Text("ok        ", style="green"), Text(name), sep="")
+        show(Text("ok        ", style="green"), Text(name))
     colours = {"critical": "red", "warning": "yellow", "notice": "cyan"}
     for found in findings:
         mark = Text(f"{found.severity.value:<10}", style=colours[found.severity.value])
-        console.print(mark, Text(f"{name}: {plain(found.symptom)}"), sep="")
-        console.print(Text(f"          why: {plain(found.cause)}"))
+        show(mark, Text(f"{name}: {plain(found.symptom)}"))
+        show(Text(f"          why: {plain(found.cause)}"))
         for line in found.evidence:
-            console.print(Text(f"               {plain(line)}"))
+            show(Text(f"               {plain(line)}"))
         for line in found.remedy:
-            console.print(Text(f"          do:  {plain(line)}"))
-        console.print(Text(f"          see: {GUIDE}#{found.anchor}"))
+            show(Text(f"          do:  {plain(line)}"))
+        show(Text(f"          see: {GUIDE}#{found.anchor}"))
 
 
 COMMAND: Final = Command(

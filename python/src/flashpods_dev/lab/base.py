@@ -23,7 +23,9 @@ PACKAGES: Final = (
     *("nftables", "wireguard-tools", "wireguard-go", "iproute2", "iputils-ping", "curl", "rsync"),
     "git",
     *("python3", "python3-venv", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
+    "prometheus",  # not its service, which is NixOS's on HOST
 )
+DEBIANS_OWN: Final = "etc/systemd/system/multi-user.target.wants/prometheus.service"
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 VENV: Final = "/opt/flashpods/venv"  # in the root, with what the lock file names
 # As the NixOS module will have it; the numbers are what the rules of the tests name.
@@ -94,6 +96,7 @@ def _furnish(root: Path) -> None:
     )
     for name in ("subuid", "subgid"):
         (root / "etc" / name).write_text(f"{USER}:{SUBIDS_START}:{SUBIDS_COUNT}\n")
+    (root / DEBIANS_OWN).unlink()
     linger = root / "var/lib/systemd/linger"
     linger.mkdir(parents=True, exist_ok=True)
     (linger / USER).touch()

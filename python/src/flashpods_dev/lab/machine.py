@@ -32,7 +32,8 @@ for unit in $(echo "$units" | awk '{print $1}'); do
 done
 """
 ENVIRONMENT: Final = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/opt/flashpods/bin:/opt/spire/bin",
+    "PATH": "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:"
+    "/opt/flashpods/bin:/opt/spire/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
     # What NixOS's /etc/profile sets of ours; the test driver's shell has read that. None: nothing.

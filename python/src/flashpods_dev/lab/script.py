@@ -34,6 +34,7 @@ def run(
     *,
     constants: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] = lambda _: None,
+    show: Callable[[str], object] = print,
 ) -> list[str]:
     """Run a body; return the names of its subtests, in their order.
 
@@ -43,6 +44,7 @@ def run(
         machines: node → machine.
         constants: what the prelude of this place says instead of its defaults.
         tell: gets a line as each subtest ends.
+        show: gets what the body prints.
 
     Raises:
         StackError, AssertionError: a subtest failed; a note names it.
@@ -68,6 +70,7 @@ def run(
         "__name__": f"checks_{name}",
         "subtest": subtest,
         "start_all": start_all,
+        "print": show,
         **machines,
     }
     _execute([checkout / COMMON], space)

@@ -18,6 +18,7 @@ SOURCES: Final = (
     "pkgs/*/package.nix",
     "examples/**/*.nix",
     "lab/*.nix",
+    "checks/common/next*",
     "lib/*.nix",
     "python/src/flashpods_dev/nix/mapping.py",
     "python/src/flashpods_dev/nix/render.py",

@@ -9,12 +9,23 @@ from typing import Final
 STORE: Final = re.compile(r"/nix/store/([A-Za-z0-9+._?=-]+)((?:/[A-Za-z0-9+._?=-]+)*)")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 # Programs that Debian does not have, and where a machine of the lab finds them.
-OWN: Final = {"flashpods": "/opt/flashpods", "spire": "/opt/spire"}
+OWN: Final = {
+    "flashpods-next": "/opt/flashpods-next",  # the next generation's
+    "flashpods": "/opt/flashpods",
+    "spire": "/opt/spire",
+}
 SCRIPTS: Final = "/usr/local/libexec/flashpods"
 # What is configuration and no script.
-CONFIGURATION: Final = {"wg0.conf": "/etc/wireguard/wg0.conf"}
+CONFIGURATION: Final = {
+    "wg0.conf": "/etc/wireguard/wg0.conf",
+    "prometheus.yml": "/etc/prometheus/prometheus.yml",
+    "prometheus.rules": "/etc/prometheus/prometheus.rules",
+    "flashpods-alerts.yml": "/etc/prometheus/flashpods-alerts.yml",
+}
 # Of the Nix store, without a meaning elsewhere.
-LEFT_OUT: Final = ("LOCALE_ARCHIVE=", "TZDIR=", "X-")
+LEFT_OUT: Final = ("LOCALE_ARCHIVE=", "TZDIR=")
+# What a unit is to be restarted or reloaded for: a file with the paths of what it depends on.
+TRIGGERS: Final = re.compile(r"^(X-(?:Restart|Reload)-Triggers)=(\S+)$")
 
 
 class UnmappedPath(Exception):
@@ -36,6 +47,7 @@ class Places:
             for path, text in files.items()
         }
         self._in_etc = {path for path, text in files.items() if text in places}
+        self._texts = files
         self.used: set[str] = set()
 
     def scripts(self) -> dict[str, str]:
@@ -53,7 +65,11 @@ class Places:
     def unit(self, text: str) -> str:
         """Return a unit's text likewise, with Debian's PATH and without what is Nix's alone."""
         kept = (line for line in text.splitlines() if not _left_out(line))
-        return self.text("\n".join([*map(_with_path, kept), ""]))
+        return self.text("\n".join([*map(_with_path, map(self._triggers, kept)), ""]))
+
+    def _triggers(self, line: str) -> str:
+        found = TRIGGERS.match(line)
+        return f"{found[1]}={self._texts[found[2]]}" if found else line
 
     def _place(self, found: re.Match[str]) -> str:
         whole, package, inner = found[0], found[1], found[2]

@@ -14,18 +14,22 @@ from flashpods_dev.machine import StackError
 from flashpods_dev.nix import manifest, mapping
 from flashpods_dev.nix.evaluate import Evaluator, Report
 
-OURS: Final = re.compile(r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire")
+OURS: Final = re.compile(
+    r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire|prometheus\.service"
+)
 ETC: Final = re.compile(r"(flashpods|spire)/|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
-# Units whose shell lines NixOS makes into scripts.
+HOST_UNITS: Final = ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine")
+# Units whose shell lines NixOS makes into scripts. "next" is HOST's next generation.
 MACHINES: Final = {
-    "host": ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine"),
+    "host": HOST_UNITS,
+    "next": HOST_UNITS,
     "laptop": ("wg-quick-wg0",),
 }
 USER: Final = "users.users.flashpods"
 SESSION: Final = "environment.sessionVariables"
 # Of each machine, beside its units' shell lines.
-ASKED: Final = {"host": (USER,), "laptop": (SESSION,)}
+ASKED: Final = {"host": (USER,), "next": (USER,), "laptop": (SESSION,)}
 # A unit's shell lines: the option, and what NixOS calls the script.
 PARTS: Final = {
     "script": "start",

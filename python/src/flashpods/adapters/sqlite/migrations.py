@@ -271,13 +271,13 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         raise SchemaError(
             f"database {path} has schema {version}, this version knows {len(STEPS)}: run the newer "
             f"flashpods, or go back to before the upgrade: "
-            f"flashpods-admin restore {_way_back(path)}"
+            f"flashpods-admin restore {way_back(path)}"
         )
     return version
 
 
-def _way_back(path: Path) -> str:
-    """Return the newest copy that this version can use."""
+def way_back(path: Path) -> str:
+    """Return the newest copy from before an upgrade that this version can use, else ``FILE``."""
     for schema, copy in reversed(_kept(path)):
         if schema <= len(STEPS):
             return str(copy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Final
 
 from flashpods.adapters.sqlite import copies
 from flashpods.adapters.sqlite.copies import CopyError, Examined
+from flashpods.adapters.sqlite.lost import mark_lost
 from flashpods.adapters.sqlite.migrations import STEPS
 from flashpods.adapters.sqlite.swap import swap
 from flashpods.admin.backups import files, names, packing
@@ -124,6 +126,7 @@ def restore(target: Target, *, now: datetime, say: Say) -> Restored:
             say(f"the database is that of {target.file}; the former is in {aside}")
             if target.with_files:
                 done.files = _files_back(target, say)
+            _mark_lost(settings, now, say)
             done.restarted = running
     finally:
         new.unlink(missing_ok=True)
@@ -195,6 +198,29 @@ def _files_back(target: Target, say: Say) -> int:
     count = files.extract(archive, files.trees_of(paths.artifacts, paths.logs))
     say(f"{count} artifacts and logs put back from {archive.name}")
     return count
+
+
+def _mark_lost(settings: Settings, now: datetime, say: Say) -> None:
+    paths = settings.paths
+    try:
+        with as_owner_of(paths.database.parent):
+            lost = mark_lost(
+                paths.database,
+                logs=paths.logs,
+                capture=paths.capture,
+                artifacts=paths.artifacts,
+                at=now,
+            )
+    except (sqlite3.Error, OSError) as e:
+        raise AdminError(
+            f"{paths.database}: {e}; it is restored, but lists files that are not here",
+            code="restore_failed",
+        ) from e
+    if lost.logs or lost.artifacts:
+        say(
+            f"not here: the logs of {lost.logs} ended jobs, the artifacts of {lost.artifacts}; "
+            f"their rows now say so"
+        )
 
 
 def _verify(target: Target, done: Restored) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from flashpods.adapters.files.disk import StatvfsGauge
 from flashpods.adapters.sqlite import copies, damage, swap
-from flashpods.adapters.sqlite.migrations import STEPS
+from flashpods.adapters.sqlite.migrations import STEPS, way_back
 from flashpods.admin.backups import status
 from flashpods.admin.backups.make import wal_of
 from flashpods.admin.doctor.finding import Finding, Look, Severity
@@ -58,7 +58,8 @@ def _unusable(path: Path) -> Finding | None:
         cause = f"it has schema {schema}, this version knows {len(STEPS)}: an older version runs"
         symptom = "the API does not start: the database is of a newer version"
         remedy = "nixos-rebuild switch (to the newer version)"
-        return critical("schema_newer", symptom, cause, remedy, "flashpods-admin restore FILE")
+        back = f"flashpods-admin restore {way_back(path)}"
+        return critical("schema_newer", symptom, cause, remedy, back)
     return None
 
 

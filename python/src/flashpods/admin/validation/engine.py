@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,8 @@ __all__ = ["CHECKS", "NOBODY", "Door", "door_faults", "doors", "privileges"]
 NOBODY: Final = (65534, 65534)
 ENGINE: Final = "systemctl cat podman-socket-flashpods: User=flashpods; podman info as that user"
 CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+SETTLE_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 0.05
 # Denied: the permissions say so. Open, refused: they let in, and somebody listens or nobody does.
 DENIED: Final = frozenset({"EACCES", "EPERM"})
 
@@ -48,6 +52,20 @@ def privileges(status: str, uid_map: str, *, engine_uid: int) -> list[str]:
     return faults
 
 
+async def settled(look: Callable[[], list[str]], *, seconds: float = SETTLE_SECONDS) -> list[str]:
+    """Return the faults that stay.
+
+    A container counts as started while its process is still the runtime's, whose last step before
+    it becomes the job's is the seccomp filter.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        faults = await asyncio.to_thread(look)
+        if not faults or time.monotonic() > end:
+            return faults
+        await asyncio.sleep(LOOK_SECONDS)
+
+
 async def _rootless(host: Host) -> str:
     answer = await host.rest.call("GET", "/info")
     security = answer.json().get("host", {}).get("security", {})
@@ -55,14 +73,16 @@ async def _rootless(host: Host) -> str:
     if not security.get("rootless") or uid == 0:
         raise Failed(f"the engine at {host.settings.podman.socket} is not rootless")
 
-    async def look(probe: Probe) -> tuple[str, str]:
+    async def look(probe: Probe) -> list[str]:
         process = Path(f"/proc/{probe.pid}")
-        return await asyncio.to_thread(
-            lambda: ((process / "status").read_text(), (process / "uid_map").read_text())
-        )
 
-    status, uid_map = await inside(host, "worker", look)
-    if faults := privileges(status, uid_map, engine_uid=uid):
+        def faults() -> list[str]:
+            status, uid_map = (process / name for name in ("status", "uid_map"))
+            return privileges(status.read_text(), uid_map.read_text(), engine_uid=uid)
+
+        return await settled(faults)
+
+    if faults := await inside(host, "worker", look):
         raise Failed(f"a job's process: {'; '.join(faults)}")
     return f"jobs run as uid {uid}, in a user namespace, without capabilities"
 

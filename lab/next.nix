@@ -1,0 +1,7 @@
+# HOST's next generation in the lab.
+{
+  imports = [
+    ./host.nix
+    ../checks/common/next.nix
+  ];
+}
