@@ -21,8 +21,9 @@ import support
 
 from flashpods_dev.layout import free_port
 from flashpods_dev.machine import IMAGE, UID, Machine
+from flashpods_dev.probe import answers
 from flashpods_dev.service import Service
-from flashpods_dev.stack import MiniStack, answers
+from flashpods_dev.stack import MiniStack
 
 IDLE_SECONDS = 4.0  # podman.pull_idle_seconds, where the registry stalls
 STALLS_AFTER = 100_000  # bytes

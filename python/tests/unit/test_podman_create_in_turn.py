@@ -38,7 +38,7 @@ SPEC = ContainerSpec(
 )
 
 
-async def test_creates_take_turns_and_the_rest_does_not() -> None:
+async def test_creates_take_turns_and_the_rest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = {"create": 0, "init": 0}
     most = dict(at_once)
     both_in_init = asyncio.Event()
@@ -58,14 +58,14 @@ async def test_creates_take_turns_and_the_rest_does_not() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
     async with asyncio.timeout(30):
         assert await asyncio.gather(*map(runtime.create, specs)) == ["0123"] * 2
     assert most == {"create": 1, "init": 2}
 
 
-async def test_processes_take_turns(tmp_path: Path) -> None:
+async def test_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ``flashpods-admin validate`` does with the API; here are two runtimes for them."""
     under_way = most = 0
 
@@ -81,13 +81,15 @@ async def test_processes_take_turns(tmp_path: Path) -> None:
     runtimes = [PodmanRuntime(Podman(socket=tmp_path / "podman.sock")) for _ in range(2)]
     for runtime in runtimes:
         runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-        runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+        monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     async with asyncio.timeout(30):
         await asyncio.gather(*(runtime.create(SPEC) for _ in range(3) for runtime in runtimes))
     assert most == 1
 
 
-async def test_a_process_that_dies_in_its_turn_holds_up_no_other(tmp_path: Path) -> None:
+async def test_a_process_that_dies_in_its_turn_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = (
         "import fcntl, os, sys, time\n"
         "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
@@ -101,7 +103,7 @@ async def test_a_process_that_dies_in_its_turn_holds_up_no_other(tmp_path: Path)
     runtime = PodmanRuntime(Podman(socket=tmp_path / "podman.sock", call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     made = Answer(201, b'{"Id": "0123"}')
-    runtime._rest.call = AsyncMock(return_value=made)  # type: ignore[method-assign] # likewise
+    monkeypatch.setattr(runtime._rest, "call", AsyncMock(return_value=made))  # likewise
     with pytest.raises(Unavailable, match=r"within 0\.05 s"):
         await runtime.create(SPEC)
     other.kill()
@@ -127,7 +129,9 @@ async def test_a_process_that_is_stopped_in_its_turn_is_not_waited_for(
         os.close(holder)
 
 
-async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
+async def test_a_create_that_nobody_waits_for_keeps_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A stopped engine would do both at once when it goes on."""
     goes_on = asyncio.Event()
     made: list[str] = []
@@ -140,7 +144,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(3)]
     for spec in specs[:2]:
         with pytest.raises(Unavailable, match=r"within 0\.05 s"):
@@ -151,7 +155,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
     await runtime.close()
 
 
-async def test_a_create_that_fails_ends_its_turn() -> None:
+async def test_a_create_that_fails_ends_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     fails = True
 
     async def call(_method: str, _path: str, **_: Any) -> Answer:
@@ -161,14 +165,14 @@ async def test_a_create_that_fails_ends_its_turn() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable, match="does not answer"):
         await runtime.create(SPEC)
     fails = False
     assert await runtime.create(SPEC) == "0123"
 
 
-async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
+async def test_what_is_under_way_is_broken_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     broken_off = asyncio.Event()
 
     async def call(_method: str, _path: str, **_: Any) -> Answer:
@@ -180,7 +184,7 @@ async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable):
         await runtime.create(SPEC)
     await runtime.close()

@@ -45,7 +45,7 @@ class Late:
         self.looks = list(looks)
         self.asked: list[str] = []
 
-    async def call(self, _method: str, path: str, **_: Any) -> Answer:
+    async def call(self, method: str, path: str, **_: Any) -> Answer:
         kind = path.rsplit("/", 1)[1]
         if kind != "json":
             self.asked.append(kind)

@@ -30,7 +30,7 @@ def runtime(
     made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     made._engine = engine(before)
     patch.setattr(module, "probe", AsyncMock(return_value=engine(after)))
-    made._rest.call = AsyncMock(return_value=REFUSED)  # type: ignore[method-assign] # the engine is not there
+    patch.setattr(made._rest, "call", AsyncMock(return_value=REFUSED))  # the engine is not there
     return made
 
 
