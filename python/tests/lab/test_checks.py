@@ -29,6 +29,7 @@ def test_body(deployed: Deployment, name: str, capsys: pytest.CaptureFixture[str
     def show(line: str) -> None:
         with capsys.disabled():
             sys.stdout.write(f"\n{line}\n")
+            sys.stdout.flush()
 
     script.run(CHECKOUT, name, deployed.nodes, tell=print, show=show)
     assert deployed.host.execute("systemctl is-system-running")[1].strip() == "running"
