@@ -42,7 +42,7 @@ class OnCall:
         self.kept: dict[str, str] = {}  # of the host's configuration, what the test has changed
         exports = [c for c in guide.commands() if c.startswith("export ")]
         self._shell = "; ".join([*exports, ""])
-        space: dict[str, Any] = dict(deployed.nodes)
+        space: dict[str, Any] = {**deployed.nodes, "start_all": lambda: None}
         exec((CHECKOUT / "checks/common/prelude.py").read_text(), space)
         self.api = SimpleNamespace(**space)
         self._secrets = [

@@ -86,7 +86,7 @@ def write(host: object, settings: str) -> None:
     )
 
 
-REPAIR = """
+REPAIR = """set +e
 systemctl stop squatter holder
 systemctl kill --signal=CONT podman-socket-flashpods.service
 for tree in /var/lib/flashpods/artifacts /var/log/flashpods /var/backups/flashpods; do

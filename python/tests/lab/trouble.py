@@ -29,6 +29,7 @@ class Trouble:
     steps: tuple[Step, ...]
     exit_code: int = 1
     held: str = "completed"  # how a job ends that ran before
+    prepare: Act = lambda _: None  # what the host has before that job; no part of the trouble
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,8 @@ def live_through(oncall: OnCall, trouble: Trouble) -> Outcome:
     oncall.log, oncall.printed = [], ""
     oncall.section = section = guide.section(trouble.section)
     assert trouble.sees in section.symptom, (trouble.sees, section.symptom)
+    oncall.api.ready()  # ends what a trouble before, which failed, has left
+    trouble.prepare(oncall)
     held = oncall.hold()
     trouble.make(oncall)
     trouble.seen(oncall)
