@@ -151,11 +151,10 @@ def fails_each_round(oncall: OnCall) -> None:
 
 
 def remove_obstacle(oncall: OnCall) -> None:
-    """Unmount what the journal's line names."""
-    path = next(w for w in oncall.printed.replace("'", " ").split() if f"{ARTIFACTS}/" in w)
-    mounts = oncall.run("findmnt --raw --noheadings --output TARGET").splitlines()
-    (target,) = (m for m in mounts if m.startswith(f"{ARTIFACTS}/"))
-    assert target.startswith(path.strip('",:')) or path.strip('",:').startswith(target)
+    """Unmount what the look at the mounts has shown."""
+    assert "Device or resource busy" in oncall.printed
+    lines = oncall.printed.splitlines()
+    (target,) = {line.split()[0] for line in lines if line.startswith(f"{ARTIFACTS}/")}
     oncall.run(f"umount {shlex.quote(target)}")
 
 
@@ -258,7 +257,7 @@ TROUBLES: Final = (
         seen=fails_each_round,
         code="cleanup_failing",
         says="each round of cleanup fails on something; the last good one",
-        steps=(look(), as_said("the journal names the item", remove_obstacle), do()),
+        steps=(look(), as_said("unmount it", remove_obstacle), do()),
     ),
     Trouble(
         name="no backup for three days",

@@ -30,6 +30,7 @@ ADMIN, DRILL = "system/test_admin.py", "system/test_restore_drill.py"
 ELSEWHERE: Final = {
     "flashpods-admin validate": "identity/test_validate.py",
     "flashpods-admin validate --only api-blocked --only rsync-blocked": "lab/test_troubles.py",
+    "findmnt --raw | grep JOB": "lab/test_troubles.py",
     "flashpods-admin fail-stuck JOB": f"{ADMIN}::test_fail_stuck_when_the_api_does_not",
     "flashpods-admin restore latest": f"{DRILL}::test_a_lost_database_comes_back_under_load",
     "flashpods-admin restore db-20261126.db": (

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flashpods.admin.doctor import identity, listeners, network, storage
+from flashpods.admin.doctor import identity, jobs, listeners, network, services, storage
 from flashpods.admin.doctor.examine import CHECKS, examine
 from flashpods.admin.doctor.finding import Check, Finding, Look, Severity
 from flashpods.admin.doctor.services import degraded
@@ -240,6 +240,29 @@ def test_a_credential_that_no_unit_declares(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ units, ports, rounds
+
+
+def test_a_podman_that_does_not_run_and_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "podman.sock"
+    seen = look(tmp_path, podman={"socket": str(path)})
+    assert "there is no socket" in services.podman(seen)[0].cause
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        assert services.podman(seen)[0].cause == "it does not run"
+        server.listen()
+        monkeypatch.setattr(services, "PODMAN_SECONDS", 0.5)
+        assert services.podman(seen)[0].cause == "it hangs"
+
+
+def test_containers_of_a_podman_that_fails_are_not_waited_for(tmp_path: Path) -> None:
+    failing = {"podman": {"status": "failing", "message": "no answer within 2 s"}}
+    health = Health(healthy=False, version="1", checks=failing)
+    seen = replace(look(tmp_path), health=health)
+    assert seen.podman_fails
+    assert jobs.orphans(seen) == []
+    assert not look(tmp_path).podman_fails
 
 
 # systemctl show --property=Id,LoadState,ActiveState,SubState, of systemd 257

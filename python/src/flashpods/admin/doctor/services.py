@@ -125,7 +125,8 @@ def podman(look: Look) -> list[Finding]:
                 code="podman_silent",
                 severity=Severity.CRITICAL,
                 symptom="no job starts or ends; Podman does not answer on its socket",
-                cause=_socket_state(path) or "it hangs, or does not run",
+                cause=_socket_state(path)
+                or ("it does not run" if "refused" in e.message else "it hangs"),
                 evidence=(e.message,),
                 remedy=(f"journalctl -u {PODMAN} -n 50", f"systemctl restart {PODMAN}"),
                 anchor="podman-does-not-answer",
