@@ -15,7 +15,7 @@ ROOT = "FLASHPODS_LAB_ROOT"
 PRODUCT = "FLASHPODS_LAB_PRODUCT"
 BOUNDARY = "--boundary"
 NO_PRODUCT = "not deployed and not long"
-SECONDS = 1500
+SECONDS = 2400
 
 
 def run(machine: Machine, state: Path, arguments: list[str]) -> int:
