@@ -95,7 +95,10 @@ def run(checkout: Path) -> int:
         "ruff check": [
             *(tools / "ruff", "check", "--quiet", "--output-format=concise", *PLACES_OF_PYTHON)
         ],
-        "mypy": [tools / "mypy", "--no-error-summary"],
+        "mypy": [
+            *(Path(sys.executable), "-m", "flashpods_dev.typecheck"),
+            *(python, checkout / ".dev" / "mypy"),
+        ],
         "import rules": [tools / "lint-imports", "--no-logo"],
     }
     if linter := shutil.which("shellcheck"):

@@ -41,7 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for."""
-    keep, out = [], []
+    keep: list[pytest.Item] = []
+    out: list[pytest.Item] = []
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here) and item.get_closest_marker("timeout") is None:
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Keep each attack's row, also of one that did not get as far as counting."""
-    report: pytest.TestReport = yield  # type: ignore[assignment,misc] # pluggy's wrapper protocol
+    report: pytest.TestReport = yield  # type: ignore[assignment] # pluggy's wrapper protocol
     mark = item.get_closest_marker("attack")
     if mark is not None:
         row = item.stash.setdefault(KEY, Score(*mark.args))

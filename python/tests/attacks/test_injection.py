@@ -128,6 +128,8 @@ async def test_refused(host: Connected, score: Score) -> None:
     worker = {"type": "worker", "command": "true", "cpus": 1, "memory_gb": 1}
     agent = {"type": "agent", "task": "x", "git_branch": "main"}
     numbers = [0, -1, 1.5, 2**63, 10**400, "1", True, [], {}, "1\0"]
+    commands: tuple[object, ...] = ("", " ", "a\0b", 1, None, [], "x" * 10_001)
+    types: tuple[object, ...] = ("Worker", "root", "worker\n", None, 1, [], {})
     tries: list[tuple[dict[str, Any], set[int]]] = []
     tries += [({**worker, "image": v}, {400}) for v in IMAGES]
     tries += [({**worker, "files_id": v}, {400, 404}) for v in IDS]
@@ -139,9 +141,7 @@ async def test_refused(host: Connected, score: Score) -> None:
         for v in numbers
         if v not in (2**63, 10**400)
     ]  # over the maximum is clamped
-    tries += [
-        ({**worker, "command": v}, {400}) for v in ("", " ", "a\0b", 1, None, [], "x" * 10_001)
-    ]
+    tries += [({**worker, "command": v}, {400}) for v in commands]
     tries += [
         ({**worker, k: "x"}, {400})
         for k in (
@@ -162,9 +162,7 @@ async def test_refused(host: Connected, score: Score) -> None:
             "command\0",
         )
     ]
-    tries += [
-        ({**worker, "type": v}, {400}) for v in ("Worker", "root", "worker\n", None, 1, [], {})
-    ]
+    tries += [({**worker, "type": v}, {400}) for v in types]
     before = (await host.client.get("/jobs", params={"limit": 1})).json()["total"]
     for body, statuses in tries:
         with score.attempt():

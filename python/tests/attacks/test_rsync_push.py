@@ -73,7 +73,7 @@ print(peak, files)
 
     async def __aexit__(self, *_: object) -> None:
         async with asyncio.timeout(60):
-            out, _ = await self._process.communicate(b"")
+            out = (await self._process.communicate(b""))[0]
         self.bytes, self.files = map(int, out.split())
 
 

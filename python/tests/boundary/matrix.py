@@ -11,7 +11,7 @@ rules, and which counter must take each packet with them:
     P  private networks              internet           job_to_private
     I  the internet                  internet           reached, with rules as well
     .  the container itself, or no way out of it: nobody answers, nothing is counted, ever
-    ~  pasta of 2023 answers or does not: nobody answers with rules, nothing else is compared
+    ~  pasta answers or does not, by its version: nobody answers with rules, nothing else compared
 
 The ports of the API and of rsync are job_to_service in all of them but the last.
 """
@@ -55,7 +55,7 @@ MATRIX: Final = {
     "fd77::1":        "H   H   H     H   H     H   H",
     HOST4:            "H   H   H     H   .     .   .",  # pasta's container has them itself
     HOST6:            "H   H   H     H   .     .   .",
-    "198.51.100.11":  "H   H   H     H   H     H   H",
+    "198.51.100.11":  "H   H   H     H   ~     ~   ~",  # pasta of 2024 gives it to the container
     "10.88.0.1":      "H   H   H     H   H     H   H",
     "127.0.0.1":      "H   H   .     .   .     .   H",
     "127.0.0.53":     "H   H   .     .   .     .   .",

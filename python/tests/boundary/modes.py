@@ -13,7 +13,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from netlab import HERE, SECONDS, WEB4, WEB6, Lab, Prober, Process, as_user
+from netlab import HERE, WEB4, WEB6, Lab, Prober, as_user
+
+from flashpods_dev.netns import SECONDS, Process
 
 PROBE = [sys.executable, str(HERE / "probe.py")]
 # Without duplicate address detection, as Podman does: addresses are usable at once.

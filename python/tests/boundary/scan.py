@@ -90,7 +90,7 @@ def resolved(address: str) -> tuple[int, tuple[Any, ...]]:
 def to_itself(client: socket.socket) -> bool:
     """Whether a socket met itself: RFC 9293, section 3.5, when its own port is the one it tries."""
     try:
-        return client.getsockname() == client.getpeername()
+        return bool(client.getsockname() == client.getpeername())
     except OSError:  # opened, and gone
         return False
 

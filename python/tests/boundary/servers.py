@@ -13,6 +13,7 @@ import contextlib
 import json
 import socket
 import sys
+from functools import partial
 from ipaddress import IPv4Address
 from typing import cast
 
@@ -70,7 +71,7 @@ async def main() -> None:
     for name, protocol in (("udp", Says), ("dns", Names)):
         for address, port in plan.get(name, []):
             at = (address, port)
-            kept.append(await loop.create_datagram_endpoint(lambda p=protocol: p(text), at))
+            kept.append(await loop.create_datagram_endpoint(partial(protocol, text), at))
     print("ready", flush=True)
     await asyncio.Event().wait()
 

@@ -14,8 +14,7 @@ import modes
 import pytest
 from netlab import PORTS, Lab, as_user, ruleset
 
-from flashpods_dev.machine import UID
-from flashpods_dev.netns import StackError
+from flashpods_dev.machine import UID, StackError
 
 RELOADS = 40
 STREAM = """

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ async def copying(rig: Rig) -> None:
         await rig.ask("POST", f"/uploads/{upload_id}/copy")
 
 
-STIMULI: dict[str, Callable[[Rig], Awaitable[None]]] = {
+STIMULI: dict[str, Callable[[Rig], Coroutine[Any, Any, None]]] = {
     "cancel": cancelling,
     "early": ending_early,
     "tidy.after_delete": ending_early,

@@ -237,8 +237,13 @@ def test_a_blocked_loop_sends_no_beat(tmp_path: Path) -> None:
         sock.bind(str(path))
         sock.settimeout(60)
         env = {**os.environ, "NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "100000"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen([sys.executable, "-c", code], env=env, text=True, **pipes) as child:
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child:
             assert child.stdin is not None
             assert child.stdout is not None
             assert sock.recv(4096) == b"WATCHDOG=1"

@@ -49,7 +49,7 @@ def whole() -> dict[str, object]:
     """Go the whole way once."""
     svid = fetch()
     if "jwt" not in svid:
-        return svid
+        return {**svid}
     head = svid["jwt"].split(".")[0]
     kid = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"]
     return {"id": svid["id"], "kid": kid, **exchange(svid["jwt"])}
@@ -59,7 +59,7 @@ def late() -> dict[str, object]:
     """Exchange a token once it has expired."""
     svid = fetch()
     if "jwt" not in svid:
-        return svid
+        return {**svid}
     payload = svid["jwt"].split(".")[1]
     expires = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
     time.sleep(max(0, expires + 1 - time.time()))

@@ -118,7 +118,9 @@ async def test_health_names_what_is_gone(stack: MiniStack) -> None:
         async def look(wanted: str) -> dict[str, Any]:
             end = time.monotonic() + rig.slack(10)
             while True:
-                checks: dict[str, Any] = (await host.client.get("/health")).json()["checks"]
+                checks: dict[str, dict[str, Any]] = (await host.client.get("/health")).json()[
+                    "checks"
+                ]
                 if checks["identity"]["status"] == wanted:
                     return checks["identity"]
                 assert time.monotonic() < end, checks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -23,7 +24,7 @@ LINE = 64 * 1024
 
 
 @pytest.fixture
-async def rig(tmp_path: Path):  # type: ignore[no-untyped-def] # a fixture that yields a Rig
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     rig = make_rig(tmp_path)
     store = FileLogStore(tmp_path / "logs", tmp_path / "capture", log_bytes=50 * MB)
     rig.logs = store  # type: ignore[assignment] # the real store

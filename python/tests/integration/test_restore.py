@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backup_rig import NOW, settings_in, submit
 
-from flashpods.adapters.sqlite import migrations, swap
+from flashpods.adapters.sqlite import copies, migrations, swap
 from flashpods.adapters.sqlite.copies import CopyError
 from flashpods.adapters.sqlite.migrations import SchemaError, migrate
 from flashpods.adapters.sqlite.store import SqliteStore
@@ -188,10 +189,9 @@ def die_at(number: int, act: Callable[[], object]) -> bool:
         return step
 
     try:
-        swap.sync = counted(swap.sync)
-        os.link = counted(os.link)
-        for name in STEPS[2:]:
-            setattr(Path, name, counted(getattr(Path, name)))
+        steps = [(swap, "sync"), (os, "link"), *((Path, name) for name in STEPS[2:])]
+        for owner, name in steps:
+            setattr(owner, name, counted(getattr(owner, name)))
         act()
         os._exit(0)
     finally:
@@ -236,7 +236,7 @@ def test_killed_at_any_step_the_old_is_whole_and_the_new_gets_in(tmp_path: Path)
         database_with_wal(path, 1)
         assert (root / "f.db-wal").stat().st_size > 0
         plain_database(new, 2)
-        through = die_at(number, lambda p=path, n=new, r=root: swap.swap(p, n, r / "aside1"))
+        through = die_at(number, partial(swap.swap, path, new, root / "aside1"))
         if through:
             break
         reached = number
@@ -300,7 +300,7 @@ async def test_an_upgrade_without_room_for_the_copy_does_not_happen(
     def full(*_: object, **__: object) -> None:
         raise CopyError("the disk is full; free space on it", "disk_full")
 
-    monkeypatch.setattr(migrations.copies, "copy", full)
+    monkeypatch.setattr(copies, "copy", full)
     with pytest.raises(SchemaError, match="the disk is full; free space"):
         migrate(path)
     with closing(sqlite3.connect(path)) as connection:

@@ -61,7 +61,7 @@ def agent(tmp_path: Path) -> Iterator[tuple[Agent, str]]:
     path = tmp_path / "agent.sock"
     agent = Agent()
     server = grpc.server(ThreadPoolExecutor(2))
-    workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(agent, server)
+    workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(agent, server)  # type: ignore[no-untyped-call] # generated code
     server.add_insecure_port(f"unix:{path}")
     server.start()
     yield agent, f"unix://{path}"

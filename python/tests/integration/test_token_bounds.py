@@ -127,7 +127,7 @@ async def test_a_flood_does_not_hold_up_another_job() -> None:
 
         calm = await connect(rig, other)  # its connection is known as the other job's
         floods = [asyncio.create_task(flood()) for _ in range(10)]
-        times = []
+        times: list[float] = []
         token = rig.token()
         while len(times) < 10 or asked <= 20:
             began = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ from token_rig import (
 
 from flashpods.token.connection import Connection
 
-Logged = list[dict[str, Any]]
+Logged = list[MutableMapping[str, Any]]
 JOB = "0123456789abcdef"
 OTHER_JOB = "fedcba9876543210"
 
@@ -47,7 +47,7 @@ def logged() -> Iterator[Logged]:
         yield lines
 
 
-def audits(logged: Logged) -> list[dict[str, Any]]:
+def audits(logged: Logged) -> Logged:
     return [line for line in logged if line["event"] == "token exchange"]
 
 

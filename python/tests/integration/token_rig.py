@@ -47,16 +47,21 @@ HOST = "/system.slice/ssh.service"
 class Key:
     """A signing key of a trust domain."""
 
-    def __init__(self, kid: str, private: Any = None) -> None:
+    def __init__(
+        self, kid: str, private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None = None
+    ) -> None:
         self.kid = kid
         self.private = private or ec.generate_private_key(ec.SECP256R1())
         self.algorithm = "RS256" if isinstance(self.private, rsa.RSAPrivateKey) else "ES256"
 
     @property
     def jwk(self) -> dict[str, Any]:
-        kind = RSAAlgorithm if self.algorithm == "RS256" else ECAlgorithm
+        if isinstance(self.private, rsa.RSAPrivateKey):
+            public = RSAAlgorithm.to_jwk(self.private.public_key())
+        else:
+            public = ECAlgorithm.to_jwk(self.private.public_key())
         return {
-            **json.loads(kind.to_jwk(self.private.public_key())),
+            **json.loads(public),
             "kid": self.kid,
             "use": "jwt-svid",
         }
@@ -110,7 +115,7 @@ class FakeAgent(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         self._path.unlink(missing_ok=True)
         self._end = None
         self._server = grpc.server(ThreadPoolExecutor(8))
-        workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)
+        workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)  # type: ignore[no-untyped-call] # generated code
         self._server.add_insecure_port(f"unix:{self._path}")
         self._server.start()
 

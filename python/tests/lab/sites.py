@@ -224,7 +224,8 @@ class Site:
     @contextmanager
     def counted(self) -> Iterator[dict[str, int]]:
         """Give a dictionary that holds, after the block, what each counter grew by, if it did."""
-        before, grown = self.counters(), {}
+        before = self.counters()
+        grown: dict[str, int] = {}
         yield grown
         after = self.counters()
         grown |= {name: n - before[name] for name, n in after.items() if n > before[name]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -99,7 +100,8 @@ def shut(host: LabMachine, port: int) -> None:
     host.succeed(f"nft delete rule {TABLE} laptop handle {number}")
 
 
-BREAKS = {
+# check → what breaks it, and what mends it
+BREAKS: dict[str, tuple[Callable[[LabMachine], object], Callable[[LabMachine], object]]] = {
     "svid-worker": (lambda h: break_svid(h, "worker"), lambda h: mend_svid(h, "worker")),
     "svid-agent": (lambda h: break_svid(h, "agent"), lambda h: mend_svid(h, "agent")),
     "token-exchange-agent": (

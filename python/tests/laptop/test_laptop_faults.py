@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,12 @@ async def test_download_through_restarts_and_cuts(
     job, digest = await blob(laptop)
     proxy.bytes_per_second = 20_000_000
     downloading = await laptop.start("download", job, "blob", "--to", "got/")
+
+    def came(share: float) -> bool:
+        return proxy.to_laptop > share * MEGABYTES * 1e6
+
     for share in (0.2, 0.5, 0.8):
-        await support.true_soon(
-            lambda s=share: proxy.to_laptop > s * MEGABYTES * 1e6, "some came", seconds=120
-        )
+        await support.true_soon(partial(came, share), "some came", seconds=120)
         assert not (tmp_path / "got/blob").exists()
         if share == 0.5:
             await restart(stack)

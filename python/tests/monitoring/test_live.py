@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -87,16 +88,22 @@ def ended(client: httpx.Client, job_id: str) -> str:
             return str(job["status"])
 
 
+def has_samples(prometheus: Prometheus, query: str) -> bool:
+    return bool(prometheus.get("/query", query=query)["result"])
+
+
 def test_nothing_is_wrong_with_a_stack_that_is_well(
     prometheus: Prometheus, client: httpx.Client
 ) -> None:
     assert ended(client, submit(client, "true")) == "completed"
     for component in ("database", "podman", "spire_agent", "token_service"):
         query = f'flashpods_component_up{{component="{component}"}} == 1'
-        eventually(lambda q=query: bool(prometheus.get("/query", query=q)["result"]), query)
-    quiet = ("FlashpodsAPIDown", "FlashpodsSpireAgentUnhealthy", "FlashpodsTokenServiceUnhealthy")
-    quiet += ("FlashpodsComponentDown", "FlashpodsHighFailureRate", "FlashpodsBackupStale")
-    quiet += ("FlashpodsCertificateExpiring", "FlashpodsCleanupStale", "FlashpodsRunningJobsHigh")
+        eventually(partial(has_samples, prometheus, query), query)
+    quiet = (
+        *("FlashpodsAPIDown", "FlashpodsSpireAgentUnhealthy", "FlashpodsTokenServiceUnhealthy"),
+        *("FlashpodsComponentDown", "FlashpodsHighFailureRate", "FlashpodsBackupStale"),
+        *("FlashpodsCertificateExpiring", "FlashpodsCleanupStale", "FlashpodsRunningJobsHigh"),
+    )
     for alert in quiet:
         prometheus.until(alert)  # before its first scrape an API seems to be down
     # SPIRE's authority lives 24 hours here.
@@ -225,9 +232,7 @@ def test_every_expression_of_the_dashboard_has_data(
     eventually(all_known, "every metric of the dashboard exists")
     for name, expr in expressions().items():
         query = expr.replace("$__rate_interval", "1h")  # a rate needs two samples
-        eventually(
-            lambda q=query: bool(prometheus.get("/query", query=q)["result"]), f"{name}: {query}"
-        )
+        eventually(partial(has_samples, prometheus, query), f"{name}: {query}")
 
 
 def test_series_and_scrapes_stay_small(prometheus: Prometheus) -> None:

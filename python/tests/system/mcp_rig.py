@@ -60,7 +60,8 @@ async def connected(
             await leave.wait()
 
     holding = asyncio.create_task(hold())
-    await asyncio.wait({holding, there}, return_when=asyncio.FIRST_COMPLETED)
+    either: set[asyncio.Future[Any]] = {holding, there}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     try:
         if holding.done():
             await holding

@@ -43,7 +43,7 @@ async def found(running: RunningApi, over: Mapping[str, Any] | None = None) -> d
     write_for_user(path, dump(merge(running.stack.settings, over or {})))
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "flashpods.admin.main", "doctor", "--settings", path, "--json"],
+        [sys.executable, "-m", "flashpods.admin.main", "doctor", "--settings", str(path), "--json"],
         capture_output=True,
         text=True,
         timeout=120,

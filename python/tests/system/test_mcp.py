@@ -102,7 +102,7 @@ async def test_the_whole_way_of_a_worker(agent: Client, tree: Path, tmp_path: Pa
     report = await agent.read_resource(f"flashpods://jobs/{job_id}/artifacts/report.txt")
     assert report.contents[0].text == "hi\n"  # type: ignore[union-attr] # likewise
     rows = await agent.read_resource(f"flashpods://jobs/{job_id}/artifacts")
-    assert json.loads(rows.contents[0].text)[0]["name"] == "d"  # type: ignore[union-attr]
+    assert json.loads(rows.contents[0].text)[0]["name"] == "d"  # type: ignore[union-attr] # likewise
     uris = {str(row.uri) for row in (await agent.list_resources()).resources}
     assert {f"flashpods://jobs/{job_id}/log", f"flashpods://jobs/{job_id}/artifacts"} <= uris
     for wrong in (f"{NOBODY}/log", f"{job_id}/artifacts/none", f"{job_id}/artifacts/d"):
@@ -117,7 +117,7 @@ async def test_a_binary_artifact_is_a_blob(agent: Client) -> None:
     spawned = await call(agent, "spawn_worker", command=r"printf '\377\000' > /artifacts/b", cpus=1)
     await finished(agent, spawned["job_id"])
     read = await agent.read_resource(f"flashpods://jobs/{spawned['job_id']}/artifacts/b")
-    assert base64.b64decode(read.contents[0].blob) == b"\xff\0"  # type: ignore[union-attr]
+    assert base64.b64decode(read.contents[0].blob) == b"\xff\0"  # type: ignore[union-attr] # it is bytes
 
 
 async def test_a_sub_agent_gets_its_git_directory(agent: Client, tree: Path) -> None:
@@ -152,9 +152,8 @@ async def test_failures_are_told_so_that_a_model_can_act(
         ("kill_job", {}),
     ):
         for job_id in (NOBODY, "../../etc/passwd", "x"):
-            answer = await agent.call_tool(name, {"job_id": job_id, **arguments})
-            refused(answer, "job_not_found")
-    for arguments, code, words in (
+            refused(await agent.call_tool(name, {"job_id": job_id, **arguments}), "job_not_found")
+    for given, code, words in (
         ({"command": "true", "cpus": 0}, "invalid_arguments", "cpus"),
         ({"command": "", "cpus": 1}, "invalid_arguments", "command"),
         ({}, "invalid_arguments", "command"),
@@ -165,7 +164,7 @@ async def test_failures_are_told_so_that_a_model_can_act(
         ({"command": "true", "files": {"local_path": str(tmp_path)}}, "invalid_local_path", "home"),
         ({"command": "true", "files": {"path": "."}}, "invalid_arguments", "local_path"),
     ):
-        answer = refused(await agent.call_tool("spawn_worker", arguments), code)
+        answer = refused(await agent.call_tool("spawn_worker", given), code)
         assert words in answer["message"] or words == "home", answer
     refused(await agent.call_tool("spawn_sub_agent", {"task": "x"}), "invalid_arguments")
     odd_branch = {"task": "x", "git_branch": "-x"}
@@ -206,8 +205,8 @@ async def test_what_the_laptop_lacks_is_told(env: dict[str, str], tmp_path: Path
     async with connected(quiet, tmp_path) as agent:
         (tmp_path / "p").mkdir()
         files = {"local_path": str(tmp_path / "p")}
-        answer = await agent.call_tool("spawn_worker", {"command": "true", "files": files})
-        assert "install it" in refused(answer, "rsync_missing")["message"]
+        result = await agent.call_tool("spawn_worker", {"command": "true", "files": files})
+        assert "install it" in refused(result, "rsync_missing")["message"]
 
 
 async def test_a_token_that_comes_later_needs_no_restart(
@@ -318,7 +317,7 @@ async def test_nothing_but_the_protocol_on_stdout(env: dict[str, str], tmp_path:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    init = {"protocolVersion": "2025-11-25", "capabilities": {}}
+    init: dict[str, object] = {"protocolVersion": "2025-11-25", "capabilities": {}}
     init["clientInfo"] = {"name": "t", "version": "1"}
     lines: list[Any] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": init},
@@ -331,7 +330,7 @@ async def test_nothing_but_the_protocol_on_stdout(env: dict[str, str], tmp_path:
     try:
         process.stdin.write(b"this is no JSON\n")
         process.stdin.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-        got = {}
+        got: dict[int | None, Any] = {}
         async with asyncio.timeout(30):
             while not {1, 2, 3} <= set(got):
                 message = json.loads(await process.stdout.readline())

@@ -155,7 +155,7 @@ def anchors_of_doctor() -> set[str]:
             elif isinstance(node, ast.Assign | ast.AnnAssign) and _named(node) & ANCHORS:
                 value = node.value
                 values = list(getattr(value, "values", None) or getattr(value, "elts", [value]))
-            found |= {v.value for v in values if isinstance(v, ast.Constant)}
+            found |= {str(v.value) for v in values if isinstance(v, ast.Constant)}
     assert len(found) > 10
     return found
 

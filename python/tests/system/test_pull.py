@@ -21,8 +21,9 @@ import support
 
 from flashpods_dev.layout import free_port
 from flashpods_dev.machine import IMAGE, UID, Machine
+from flashpods_dev.probe import answers
 from flashpods_dev.service import Service
-from flashpods_dev.stack import MiniStack, answers
+from flashpods_dev.stack import MiniStack
 
 IDLE_SECONDS = 4.0  # podman.pull_idle_seconds, where the registry stalls
 STALLS_AFTER = 100_000  # bytes
@@ -190,13 +191,16 @@ async def stalling(registry: Registry) -> AsyncIterator[asyncio.Event]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, forth = await asyncio.open_connection("127.0.0.1", registry.port)
-        asking = asyncio.create_task(pass_on(reader, forth))
-        try:
+
+        async def answer() -> None:
             await pass_on(back, writer, STALLS_AFTER)
             stalled.set()
-            await asking  # until the client has had enough
+
+        answering = asyncio.create_task(answer())
+        try:
+            await pass_on(reader, forth)  # until the client has had enough
         finally:
-            asking.cancel()
+            answering.cancel()
             forth.close()
             writer.close()
 

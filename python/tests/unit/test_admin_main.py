@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flashpods.admin.command import AdminError, Terminated, execute
+from flashpods.admin.command import AdminError, Command, Terminated, execute
 from flashpods.admin.main import COMMANDS, app
 
 
@@ -20,12 +20,11 @@ def test_help_names_every_command_with_an_example() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_a_command_teaches_by_example_and_speaks_json(command: object) -> None:
-    name, examples = command.name, command.examples  # type: ignore[attr-defined]
-    said = CliRunner().invoke(app, [name, "--help"])
+def test_a_command_teaches_by_example_and_speaks_json(command: Command) -> None:
+    said = CliRunner().invoke(app, [command.name, "--help"])
     assert said.exit_code == 0
     assert "--json" in said.output
-    assert all(example in said.output for example in examples)
+    assert all(example in said.output for example in command.examples)
 
 
 def test_without_a_command_it_explains_itself() -> None:

@@ -55,8 +55,7 @@ def test_the_chosen_job_stays_chosen_while_it_is_listed() -> None:
     assert picture.chosen == "b"
     picture.choose(-99)
     assert picture.chosen == "c"
-    seen(picture=picture)
-    assert picture.chosen is None
+    assert seen(picture=picture).chosen is None
     picture.choose(1)
 
 

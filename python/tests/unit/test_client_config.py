@@ -156,10 +156,10 @@ def test_where_the_file_is(tmp_path: Path) -> None:
 class Keyring(KeyringBackend):
     """A keyring in memory."""
 
-    priority = 1.0  # type: ignore[assignment] # a property of the base
+    priority = 1.0
 
     def __init__(self, kept: dict[tuple[str, str], str], *, locked: bool = False) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # keyring has no types for it
         self.kept = kept
         self.locked = locked
 

@@ -272,7 +272,8 @@ async def test_how_far_the_clocks_are_apart() -> None:
 
     config = ClientConfig(token="t")
     async with FlashpodsClient(config, transport=httpx.MockTransport(handler)) as client:
-        assert client.clock_skew is None
+        before = client.clock_skew
+        assert before is None
         await client.health()
         assert client.clock_skew is not None
         assert abs(client.clock_skew + 7200) < 60

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from errno import EINVAL, ENOPROTOOPT
 from pathlib import Path
+from typing import overload
 
 import pytest
 
@@ -49,6 +50,10 @@ class OldKernel:
     def __init__(self, real: socket.socket, *, errno: int = ENOPROTOOPT) -> None:
         self._real, self._errno = real, errno
 
+    @overload
+    def getsockopt(self, level: int, name: int, /) -> int: ...
+    @overload
+    def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
     def getsockopt(self, level: int, name: int, size: int = 0, /) -> int | bytes:
         if name == SO_PEERPIDFD:
             raise OSError(self._errno, os.strerror(self._errno))
@@ -66,6 +71,10 @@ def test_an_older_kernel(tmp_path: Path, pair: tuple[socket.socket, socket.socke
 
 def test_a_peer_of_another_pid_namespace(pair: tuple[socket.socket, socket.socket]) -> None:
     class Hidden(OldKernel):
+        @overload
+        def getsockopt(self, level: int, name: int, /) -> int: ...
+        @overload
+        def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
         def getsockopt(self, level: int, name: int, size: int = 0, /) -> int | bytes:
             if name == SO_PEERPIDFD:
                 return os.open("/dev/null", os.O_RDONLY)

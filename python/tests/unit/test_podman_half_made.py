@@ -74,11 +74,11 @@ class HalfMade:
         return Answer(201, b'{"Id": "new"}')
 
 
-def runtime(engine: HalfMade, root: Path) -> PodmanRuntime:
-    settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
+def runtime(engine: HalfMade, root: Path, monkeypatch: pytest.MonkeyPatch) -> PodmanRuntime:
+    settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
     made._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(made._rest, "call", engine.call)  # the engine is not there
     return made
 
 
@@ -88,16 +88,18 @@ async def test_it_is_removed_and_the_next_call_makes_it_anew(
 ) -> None:
     monkeypatch.setattr(module, "NOTICE_SECONDS", 0.1)
     engine = HalfMade(what=what)
-    podman = runtime(engine, tmp_path)
+    podman = runtime(engine, tmp_path, monkeypatch)
     with pytest.raises(Unavailable, match="half made"):
         await podman.create(SPEC)
     assert "remove" in engine.calls
     assert await podman.create(SPEC) == "new"
 
 
-async def test_one_without_its_storage_is_seen_and_can_be_removed(tmp_path: Path) -> None:
+async def test_one_without_its_storage_is_seen_and_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = HalfMade(what="in the database")
-    podman = runtime(engine, tmp_path)
+    podman = runtime(engine, tmp_path, monkeypatch)
     for name in ("job_0", "old"):
         found = await podman.inspect(name)
         assert found is not None
@@ -110,7 +112,9 @@ async def test_one_without_its_storage_is_seen_and_can_be_removed(tmp_path: Path
     assert await podman.inspect("job_0") is None
 
 
-async def test_a_create_that_nobody_waits_for_is_not_disturbed(tmp_path: Path) -> None:
+async def test_a_create_that_nobody_waits_for_is_not_disturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its name is in the storage before the container can be inspected."""
     engine = HalfMade(what="in storage")
     call = engine.call
@@ -121,13 +125,15 @@ async def test_a_create_that_nobody_waits_for_is_not_disturbed(tmp_path: Path) -
             engine.state |= {"Status": "initialized", "Pid": 7}
         return await call(method, path, **more)
 
-    engine.call = busy  # type: ignore[method-assign] # as if Podman had been busy with it
-    assert await runtime(engine, tmp_path).create(SPEC) == "old"
+    monkeypatch.setattr(engine, "call", busy)  # as if Podman had been busy with it
+    assert await runtime(engine, tmp_path, monkeypatch).create(SPEC) == "old"
     assert "remove" not in engine.calls
 
 
 @pytest.mark.parametrize("sign", ["a start", "a process"])
-async def test_one_that_may_have_run_stays(tmp_path: Path, sign: str) -> None:
+async def test_one_that_may_have_run_stays(
+    tmp_path: Path, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = HalfMade("2026-01-01T00:00:00Z" if sign == "a start" else NEVER)
     if sign == "a process":
         (tmp_path / "ctrs/job_0/libpod-old").mkdir(parents=True)
@@ -135,11 +141,13 @@ async def test_one_that_may_have_run_stays(tmp_path: Path, sign: str) -> None:
         (tmp_path / "7").mkdir()
         (tmp_path / "7/comm").write_text("sh\n")
     with pytest.raises(ContainerError, match="already exists"):
-        await runtime(engine, tmp_path).create(SPEC)
+        await runtime(engine, tmp_path, monkeypatch).create(SPEC)
     assert "remove" not in engine.calls
 
 
-async def test_one_that_an_earlier_call_completed_meanwhile_is_taken(tmp_path: Path) -> None:
+async def test_one_that_an_earlier_call_completed_meanwhile_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = HalfMade()
     call = engine.call
 
@@ -149,6 +157,26 @@ async def test_one_that_an_earlier_call_completed_meanwhile_is_taken(tmp_path: P
             engine.state |= {"Status": "initialized", "Pid": 7}
         return answer
 
-    engine.call = slow  # type: ignore[method-assign] # as if Podman had been busy with it
-    assert await runtime(engine, tmp_path).create(SPEC) == "old"
+    monkeypatch.setattr(engine, "call", slow)  # as if Podman had been busy with it
+    assert await runtime(engine, tmp_path, monkeypatch).create(SPEC) == "old"
     assert "remove" not in engine.calls
+
+
+async def test_one_that_can_not_be_shown_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an inspection would tell how the first ended, and its storage is damaged."""
+    lost = {**LISTED, "Id": "lost", "Names": ["job_1"], "State": "exited", "ExitCode": -1}
+
+    async def call(_method: str, path: str, **_: Any) -> Answer:
+        if path == "/containers/json":
+            return Answer(200, json.dumps([lost, LISTED]).encode())
+        return Answer(500, b'{"message": "layer not known"}')
+
+    podman = runtime(HalfMade(), tmp_path, monkeypatch)
+    monkeypatch.setattr(podman._rest, "call", call)  # the engine is not there
+    found = await podman.containers()
+    assert [(c.id, c.status, c.exit_code) for c in found] == [
+        ("lost", "exited", None),
+        ("old", "created", None),
+    ]

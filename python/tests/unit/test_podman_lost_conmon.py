@@ -29,15 +29,15 @@ RUNNING = {
 }
 
 
-def runtime(root: Path, populated: int) -> PodmanRuntime:
+def runtime(root: Path, populated: int, monkeypatch: pytest.MonkeyPatch) -> PodmanRuntime:
     async def call(_method: str, _path: str, **_: Any) -> Answer:
         return Answer(200, json.dumps(RUNNING).encode())
 
     (root / "ctrs/job_0").mkdir(parents=True)
     (root / "ctrs/job_0/cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
-    settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
+    settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
-    made._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(made._rest, "call", call)  # the engine is not there
     return made
 
 
@@ -46,7 +46,7 @@ async def test_an_empty_cgroup_ends_the_wait(
 ) -> None:
     monkeypatch.setattr(deaths, "STATUS_LOST_AFTER", 0.05)
     async with asyncio.timeout(30):
-        state = await runtime(tmp_path, 0).wait("0123")
+        state = await runtime(tmp_path, 0, monkeypatch).wait("0123")
     assert state is not None
     assert state.exited
     assert state.exit_code is None
@@ -56,4 +56,4 @@ async def test_one_with_a_process_does_not(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(deaths, "STATUS_LOST_AFTER", 0.05)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await runtime(tmp_path, 1).wait("0123")
+            await runtime(tmp_path, 1, monkeypatch).wait("0123")

@@ -50,7 +50,7 @@ def container(root: Path, pid: int) -> None:
 
 
 async def test_it_is_asked_once_the_process_is_dead(
-    tmp_path: Path, process: subprocess.Popen[bytes]
+    tmp_path: Path, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 
@@ -61,7 +61,7 @@ async def test_it_is_asked_once_the_process_is_dead(
     settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
     runtime = PodmanRuntime(settings, cgroups=tmp_path, proc=tmp_path)
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
-    runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     container(tmp_path, process.pid)
     assert await runtime.create(SPEC) == "0123"
     await runtime.start("0123")

@@ -287,15 +287,16 @@ async def test_after_a_failed_sync_all_is_written_anew_before_anything_is_acknow
     faulty.fail_at = "COMMIT"
     with pytest.raises(Unavailable):
         await writer.run(put(2), durable=True)
-    assert writer.doubtful
+    doubts = [writer.doubtful]
     faulty.fail_at = "PRAGMA wal_checkpoint(TRUNCATE)"
     with pytest.raises(Unavailable):
         await writer.run(put(3))
-    assert writer.doubtful
+    doubts.append(writer.doubtful)
     faulty.fail_at = None
     faulty.seen.clear()
     await writer.run(put(4))
-    assert not writer.doubtful
+    doubts.append(writer.doubtful)
+    assert doubts == [True, True, False]
     assert faulty.seen.index("PRAGMA wal_checkpoint(TRUNCATE)") < faulty.seen.index(
         "BEGIN IMMEDIATE"
     )

@@ -50,7 +50,8 @@ class Stack:
     @property
     def cgroup(self) -> Path:
         """The delegated subtree of the stack."""
-        return CGROUPS / self.settings["podman"]["cgroup_parent"].strip("/").removesuffix("/ctrs")
+        parent = str(self.settings["podman"]["cgroup_parent"])
+        return CGROUPS / parent.strip("/").removesuffix("/ctrs")
 
     def submit(self, command: str) -> str:
         """POST a worker of 1 CPU and 1 GB; return its id."""

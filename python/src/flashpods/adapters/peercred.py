@@ -13,7 +13,7 @@ import socket
 import struct
 from errno import ENOPROTOOPT
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, overload
 
 from flashpods.adapters.podman.cgroups import PROC, cgroup_of
 
@@ -24,6 +24,10 @@ _UCRED: Final = struct.Struct("3i")
 class Socket(Protocol):
     """What is needed of a socket: asyncio's and uvloop's both give something like one."""
 
+    @overload
+    def getsockopt(self, level: int, name: int, /) -> int: ...
+    @overload
+    def getsockopt(self, level: int, name: int, size: int, /) -> bytes: ...
     def getsockopt(self, level: int, name: int, size: int = ..., /) -> int | bytes:
         """As ``socket.socket``'s."""
         ...
@@ -43,7 +47,6 @@ class SocketPeer:
             OSError: it has gone already.
         """
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        assert isinstance(raw, bytes)
         self.pid, self.uid, _ = _UCRED.unpack(raw)
         self._proc = proc
         self._pidfd = _pidfd(sock, self.pid)
@@ -75,10 +78,8 @@ def _pidfd(sock: Socket, pid: int) -> int:
     dead peer's pid to be given to another process.
     """
     try:
-        descriptor = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
     except OSError as e:
         if e.errno != ENOPROTOOPT:
             raise
         return os.pidfd_open(pid)
-    assert isinstance(descriptor, int)
-    return descriptor
