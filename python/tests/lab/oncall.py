@@ -143,7 +143,7 @@ class OnCall:
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Ask ``/health`` from the laptop; 0 without an answer."""
-        words = f"-s --max-time 5 -w '\\n%{{http_code}}' {self.api.API}/health"
+        words = f"-s --max-time 20 -w '\\n%{{http_code}}' {self.api.API}/health"
         code, said = self.laptop.execute(f"curl {words} || true")
         body, _, status = said.strip().rpartition("\n")
         if code or status == "000" or not body:
