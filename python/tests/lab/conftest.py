@@ -12,6 +12,7 @@ import pytest
 
 # The boundary's servers, probes and verdicts are those of the quick tests.
 sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
+sys.path.append(str(Path(__file__).parents[1] / "system"))  # the guide's parser
 
 from deployment import Deployment
 from sites import Site

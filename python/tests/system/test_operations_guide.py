@@ -30,6 +30,8 @@ ADMIN, DRILL = "system/test_admin.py", "system/test_restore_drill.py"
 # What can't be run beside the module's stack, by the test that runs it.
 ELSEWHERE: Final = {
     "flashpods-admin validate": "identity/test_validate.py",
+    "flashpods-admin validate --only api-blocked --only rsync-blocked": "lab/test_troubles.py",
+    "findmnt --raw | grep JOB": "lab/test_troubles.py",
     "flashpods-admin fail-stuck JOB": f"{ADMIN}::test_fail_stuck_when_the_api_does_not",
     "flashpods-admin restore latest": f"{DRILL}::test_a_lost_database_comes_back_under_load",
     "flashpods-admin restore db-20261126.db": (
@@ -53,6 +55,7 @@ ELSEWHERE: Final = {
         "unit/test_admin_laptop.py::test_the_snippet_is_what_wireguard_reads"
     ),
     "wg show wg0": "unit/test_doctor_rules.py::test_no_interface_and_no_rules",
+    "nft list ruleset": "lab/test_troubles.py",
     "nft list table inet flashpods": "boundary/test_boundary_rules.py",
 }
 

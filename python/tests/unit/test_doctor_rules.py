@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flashpods.admin.doctor import identity, network
+from flashpods.admin.doctor import identity, jobs, listeners, network, services, storage
 from flashpods.admin.doctor.examine import CHECKS, examine
 from flashpods.admin.doctor.finding import Check, Finding, Look, Severity
 from flashpods.admin.doctor.services import degraded
 from flashpods.admin.live import Health
+from flashpods.admin.units import Units, read_credential, read_states
 from flashpods.config import Settings
 
 NOW = 1_764_120_000
@@ -179,6 +182,158 @@ def test_an_agent_that_could_be_fooled(tmp_path: Path) -> None:
     assert "use_new_container_locator must be false" in causes
     assert "spire_agent_podman" in codes(found)  # its engine's socket is not there
     assert "spire_agent_silent" not in codes(found)
+
+
+class Handing(Units):
+    """Hands the token service this file as its credential."""
+
+    def __init__(self, source: Path | None) -> None:
+        self._source = source
+
+    def credential(self, unit: str, name: str) -> Path | None:
+        assert (unit, name) == ("flashpods-token-service.service", "secrets.json")
+        return self._source
+
+
+def of_a_host(tmp_path: Path, source: Path | None) -> list[Finding]:
+    """Ask about secrets that systemd hands over, as on a host that the modules made."""
+    sections = with_identity(tmp_path)
+    sections["tokens"]["secrets_file"] = "/run/credentials/flashpods-token-service/secrets.json"
+    (tmp_path / "token.sock").unlink(missing_ok=True)
+    with answering(tmp_path / "token.sock", b"HTTP/1.1 200 OK\r\n\r\n{}"):
+        seen = look(tmp_path, **sections)
+        return identity.tokens(replace(seen, units=Handing(source)))
+
+
+def test_the_source_of_a_credential_is_judged(tmp_path: Path) -> None:
+    file = tmp_path / "secrets.json"
+    if os.geteuid() != 0:  # only root may see the source
+        assert of_a_host(tmp_path, file) == []
+        return
+    (lost,) = of_a_host(tmp_path, file)
+    assert (lost.code, lost.severity) == ("secrets_unusable", Severity.CRITICAL)
+    assert "No such file" in lost.cause
+    assert lost.remedy[1] == f"install -m 0600 COPY {file} (from where you keep it)"
+
+
+def test_a_credential_whose_source_is_open_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "secrets.json"
+    secrets_file(file, 0o640)
+    link = tmp_path / "link"  # as sops-nix and agenix have it
+    link.symlink_to(file)
+    if os.geteuid() != 0:
+        assert of_a_host(tmp_path, link) == []
+        return
+    (found,) = of_a_host(tmp_path, link)
+    assert (found.code, found.severity) == ("secrets_exposed", Severity.WARNING)
+    assert f"chmod 0600 {file}" in found.remedy
+    file.chmod(0o600)
+    assert of_a_host(tmp_path, link) == []
+    file.write_text('{"github_token": gh-real-secret}')
+    (garbled,) = of_a_host(tmp_path, link)
+    assert (garbled.code, "is not JSON" in garbled.cause) == ("secrets_unusable", True)
+    assert "gh-real-secret" not in str(garbled)
+
+
+def test_a_credential_that_no_unit_declares(tmp_path: Path) -> None:
+    assert of_a_host(tmp_path, None) == []
+
+
+# ------------------------------------------------------------------ units, ports, rounds
+
+
+def test_a_podman_that_does_not_run_and_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "podman.sock"
+    seen = look(tmp_path, podman={"socket": str(path)})
+    assert "there is no socket" in services.podman(seen)[0].cause
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(path))
+        assert services.podman(seen)[0].cause == "it does not run"
+        server.listen()
+        monkeypatch.setattr(services, "PODMAN_SECONDS", 0.5)
+        assert services.podman(seen)[0].cause == "it hangs"
+
+
+def test_containers_of_a_podman_that_fails_are_not_waited_for(tmp_path: Path) -> None:
+    failing = {"podman": {"status": "failing", "message": "no answer within 2 s"}}
+    health = Health(healthy=False, version="1", checks=failing)
+    seen = replace(look(tmp_path), health=health)
+    assert seen.podman_fails
+    assert jobs.orphans(seen) == []
+    assert not look(tmp_path).podman_fails
+
+
+# systemctl show --property=Id,LoadState,ActiveState,SubState, of systemd 257
+SHOWN = """\
+Id=flashpods-api.service
+LoadState=loaded
+ActiveState=active
+SubState=running
+
+Id=flashpods-token-service.service
+LoadState=loaded
+ActiveState=activating
+SubState=auto-restart
+
+Id=flashpods-rsyncd.service
+LoadState=not-found
+ActiveState=inactive
+SubState=dead
+"""
+
+
+def test_a_unit_that_ends_again_and_again_is_not_starting() -> None:
+    assert read_states(SHOWN) == {
+        "flashpods-api.service": "active",
+        "flashpods-token-service.service": "auto-restart",
+        "flashpods-rsyncd.service": "absent",
+    }
+
+
+def test_the_source_of_a_credential() -> None:
+    text = "[Service]\nLoadCredential=api-token:/etc/flashpods/api-token\n"
+    assert read_credential(text, "api-token") == Path("/etc/flashpods/api-token")
+    assert read_credential(text, "secrets.json") is None
+    assert read_credential("LoadCredential=secrets.json:relative", "secrets.json") is None
+
+
+def test_who_has_a_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (found,) = listeners.of_port(port)
+        assert found.pid == os.getpid()
+        assert "python" in found.command
+        with socket.create_connection(("127.0.0.1", port)):  # who is connected does not have it
+            assert [h.pid for h in listeners.of_port(port)] == [os.getpid()]
+    assert listeners.of_port(port) == []
+
+
+@pytest.mark.parametrize(
+    ("ran", "good", "code"),
+    [
+        (5, 5, None),
+        (5, 200, None),  # a round or two that failed is no trouble yet
+        (5, 400, "cleanup_failing"),
+        (5, None, "cleanup_failing"),
+        (700, 700, "cleanup_stale"),
+    ],
+)
+def test_the_word_that_cleanup_leaves(
+    tmp_path: Path, ran: float, good: float | None, code: str | None
+) -> None:
+    seen = look(tmp_path, paths={"database": str(tmp_path / "flashpods.db")})
+    now = seen.now.timestamp()
+    word = {"done": {}, "failed": 7, "last_run_at": now - ran, "duration_seconds": 0.1}
+    word["last_success_at"] = None if good is None else now - good
+    (tmp_path / "cleanup.json").write_text(json.dumps(word))
+    assert codes(storage.rounds(seen)) == ([code] if code else [])
+
+
+def test_without_a_word_of_cleanup_there_is_nothing_to_say(tmp_path: Path) -> None:
+    seen = look(tmp_path, paths={"database": str(tmp_path / "flashpods.db")})
+    assert storage.rounds(seen) == []
 
 
 # ------------------------------------------------------------------ the run

@@ -19,10 +19,45 @@ TOKENS: Final = "flashpods-token-service.service"
 SPIRE_SERVER: Final = "spire-server.service"
 SPIRE_AGENT: Final = "spire-agent.service"
 UNITS: Final = (API, CLEANUP, PODMAN, TOKENS, SPIRE_SERVER, SPIRE_AGENT)
+# Whose end is a trouble too, and easily overlooked.
+OTHERS: Final = (
+    "flashpods-rsyncd.service",
+    "flashpods-firewall.service",
+    "flashpods-spire-register.service",
+    "flashpods-token-service.socket",
+    "podman-socket-flashpods.socket",
+    "wireguard-wg0.service",
+)
+BACKUP_TIMER: Final = "flashpods-backup.timer"
+RESTARTING: Final = "auto-restart"  # it ended, and systemd waits to start it again
 
 BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)
 LOOK_SECONDS: Final = 10.0
 ACT_SECONDS: Final = 120.0
+
+
+def read_states(shown: str) -> dict[str, str]:
+    """Return unit → state from what ``systemctl show`` says of several."""
+    found: dict[str, str] = {}
+    for block in shown.split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        state = values.get("ActiveState", "")
+        if values.get("LoadState") == "not-found":
+            state = "absent"
+        elif values.get("SubState", "").startswith(RESTARTING):  # -queued since systemd 254
+            state = RESTARTING
+        found[values.get("Id", "")] = state
+    return found
+
+
+def read_credential(text: str, name: str) -> Path | None:
+    """Return the source of a credential from what ``systemctl cat`` prints; None: not there."""
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        found, _, source = value.strip().partition(":")
+        if key.strip() == "LoadCredential" and found == name and source.startswith("/"):
+            return Path(source)
+    return None
 
 
 class Units:
@@ -34,20 +69,25 @@ class Units:
         return cls() if BOOTED.is_dir() and shutil.which("systemctl") else None
 
     def states(self, *names: str) -> dict[str, str]:
-        """Return unit → ``active``, ``inactive``, ``failed``, …; ``absent`` for one not there.
+        """Return unit → ``active``, ``inactive``, ``failed``, …, and two of our own.
+
+        ``auto-restart``: it ended, and systemd waits to start it again. ``absent``: no such unit.
 
         Raises:
             AdminError: ``systemd_failed``.
         """
-        found: dict[str, str] = {}
-        shown = self._call(
-            "show", "--property=Id,LoadState,ActiveState", "--", *names, seconds=LOOK_SECONDS
-        )
-        for block in shown.split("\n\n"):
-            values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            absent = values.get("LoadState") == "not-found"
-            found[values.get("Id", "")] = "absent" if absent else values.get("ActiveState", "")
+        properties = "--property=Id,LoadState,ActiveState,SubState"
+        found = read_states(self._call("show", properties, "--", *names, seconds=LOOK_SECONDS))
         return {name: found.get(name, "absent") for name in names}
+
+    def credential(self, unit: str, name: str) -> Path | None:
+        """Return the file that systemd gives to a unit as this credential; None: there is none.
+
+        Raises:
+            AdminError: ``systemd_failed``.
+        """
+        # "show" calls it unprintable.
+        return read_credential(self._call("cat", "--", unit, seconds=LOOK_SECONDS), name)
 
     def stop(self, *names: str) -> None:
         """Stop units and return when they are stopped.

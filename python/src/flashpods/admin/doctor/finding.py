@@ -51,6 +51,13 @@ class Look:
     health: Health | None  # None: the API does not answer
     units: Units | None  # None: no systemd here
 
+    @property
+    def podman_fails(self) -> bool:
+        """Whether the API says so."""
+        if self.health is None:
+            return False
+        return bool(self.health.checks.get("podman", {}).get("status") == "failing")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:

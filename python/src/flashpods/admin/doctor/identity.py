@@ -10,7 +10,6 @@ from typing import Final
 
 from flashpods.admin.doctor.finding import Finding, Look, Severity
 from flashpods.admin.units import SPIRE_AGENT, SPIRE_SERVER, TOKENS
-from flashpods.config import Settings
 from flashpods.config_base import ConfigError
 from flashpods.config_identity import AGENT_SOCKET
 from flashpods.spire import agent_config
@@ -111,7 +110,7 @@ def tokens(look: Look) -> list[Finding]:
     settings = look.settings
     if not settings.identity.enabled:
         return []
-    found = _secrets(settings)
+    found = _secrets(look)
     restart = (f"journalctl -u {TOKENS} -n 50", f"systemctl restart {TOKENS}")
     said, fault = _ask(settings.identity.token_socket)
     if fault:
@@ -124,20 +123,51 @@ def tokens(look: Look) -> list[Finding]:
     return found
 
 
-def _secrets(settings: Settings) -> list[Finding]:
+def _secrets(look: Look) -> list[Finding]:
     """Judge the secrets file by the service's own reader, which never shows what is in it."""
-    file = settings.tokens.secrets_file
-    if file.is_relative_to(CREDENTIALS):
-        return []  # systemd's copy for the service alone, which fails loudly if it is wrong
+    file = look.settings.tokens.secrets_file
+    handed = file.is_relative_to(CREDENTIALS)  # systemd's copy, for the service alone
+    if handed:
+        source = look.units.credential(TOKENS, file.name) if look.units else None
+        if source is None or os.geteuid() != 0:
+            return []
+        file = Path(os.path.realpath(source))  # systemd follows links, such as those of sops-nix
+    restart = f"systemctl restart {TOKENS}"
     try:
         secrets.read(file)
     except ConfigError as e:
         if os.geteuid() != 0 and "Permission denied" in str(e):
             return []
-        fix = (f"ls -l {file}", f"chmod 0600 {file}", f"systemctl restart {TOKENS}")
+        if handed and _exposed(file):  # the copy's mode is systemd's, so the service goes on
+            return [
+                Finding(
+                    code="secrets_exposed",
+                    severity=Severity.WARNING,
+                    symptom="others than root can read the secrets",
+                    cause=str(e),
+                    remedy=(f"chown root: {file}", f"chmod 0600 {file}", restart),
+                    anchor=_TOKENS,
+                )
+            ]
+        fix = (f"ls -l {file}", *_mend(file), restart)
         symptom = "the token service does not start, or keeps its old secrets"
         return [_critical("secrets_unusable", symptom, str(e), fix, _TOKENS)]
     return []
+
+
+def _mend(file: Path) -> tuple[str, ...]:
+    if _exposed(file):
+        return (f"chown root: {file}", f"chmod 0600 {file}")
+    return (f"install -m 0600 COPY {file} (from where you keep it)",)
+
+
+def _exposed(file: Path) -> bool:
+    """Whether it is there, and another user than root owns it or is let in."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return found.st_uid != 0 or bool(found.st_mode & 0o077)
 
 
 def _connects(path: Path) -> str | None:

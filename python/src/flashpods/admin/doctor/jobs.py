@@ -75,7 +75,7 @@ def _stuck(look: Look, rows: _Rows) -> list[Finding]:
             "the API, which starts jobs and ends those that hang, does not run",
             ("systemctl restart flashpods-api",),
         )
-    elif look.health.checks.get("podman", {}).get("status") == "failing":
+    elif look.podman_fails:
         cause, first = "Podman does not answer", ("systemctl restart podman-socket-flashpods",)
     elif len(pulling) == len(stuck):
         images = sorted({job.image for job in pulling})[:SHOWN]
@@ -152,6 +152,8 @@ def _named(found: list[Job]) -> tuple[str, ...]:
 
 def orphans(look: Look) -> list[Finding]:
     """Find containers that no active row explains."""
+    if look.podman_fails:
+        return []  # and half a minute is not waited in vain
     try:
         containers = asyncio.run(_containers(look.settings))
     except (FlashpodsError, TimeoutError):

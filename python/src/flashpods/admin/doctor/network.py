@@ -114,9 +114,10 @@ def firewall(look: Look) -> list[Finding]:
             remedy=(
                 "flashpods-admin drain",
                 "systemctl restart flashpods-firewall",
-                "nft list ruleset",
+                "flashpods-admin validate",
+                "flashpods-admin resume",
             ),
-            anchor=_WIREGUARD,
+            anchor="the-boundarys-rules-are-not-loaded",
         )
     ]
 

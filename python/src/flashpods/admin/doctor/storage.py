@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +12,20 @@ from flashpods.adapters.sqlite import copies, damage, swap
 from flashpods.adapters.sqlite.migrations import STEPS, way_back
 from flashpods.admin.backups import status
 from flashpods.admin.backups.make import wal_of
+from flashpods.admin.doctor import listeners
 from flashpods.admin.doctor.finding import Finding, Look, Severity
 from flashpods.admin.opened import with_store
+from flashpods.admin.units import BACKUP_TIMER
+from flashpods.telemetry.status import cleanup_file, read_cleanup
 
 WRITE_SECONDS: Final = 2.0
 WAL_BYTES: Final = 256 * 1024**2
 HOLES_BYTES: Final = 64 * 1024**2
 BACKUP_AGE: Final = timedelta(hours=26)  # a day, and two hours for the run and its delay
 BEHIND: Final = timedelta(minutes=15)
+# Rounds of cleanup, a minute each by default; and seconds, for rounds that are shorter.
+STALE_ROUNDS, STALE_SECONDS = 10, 60.0
+FAILING_ROUNDS, FAILING_SECONDS = 5, 30.0
 _BROKEN = "database-issues"
 
 
@@ -74,19 +80,11 @@ def _locked(path: Path) -> list[Finding]:
             severity=Severity.CRITICAL,
             symptom="requests that write answer 503: the database is locked",
             cause=f"{who} holds the write lock for more than {WRITE_SECONDS:g} s: "
-            f"{_command(holder)}",
+            f"{listeners.command(holder) if holder else 'it is not to be seen from here'}",
             remedy=(f"kill {holder or 'PID'}",),
             anchor=_BROKEN,
         )
     ]
-
-
-def _command(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return "it is not to be seen from here"
-    return b" ".join(words[:3]).decode(errors="replace")[:120]
 
 
 def _swollen(path: Path) -> list[Finding]:
@@ -145,7 +143,7 @@ def disks(look: Look) -> list[Finding]:
                 symptom=f"{path} is {percent:.1f} % full"
                 + ("; new jobs answer 507" if critical else ""),
                 cause="what jobs leave is kept for its time, or something else fills the disk",
-                remedy=(*remedy, f"du -xh --max-depth=2 {path} | sort -h | tail"),
+                remedy=(*remedy, f"du -axh {path} | sort -h | tail"),
                 anchor="disks-fill-up",
             )
         )
@@ -156,14 +154,22 @@ def backups(look: Look) -> list[Finding]:
     """See whether there is a recent copy."""
     directory = look.settings.backup.directory
     last = status.read(directory)
+    timer = look.units.states(BACKUP_TIMER)[BACKUP_TIMER] if look.units else "absent"
+    off = f"{BACKUP_TIMER} is {timer}" if timer not in {"active", "absent"} else ""
     if last is None:
-        symptom, cause = f"there never was a backup in {directory}", "the timer is not on"
+        symptom = f"there never was a backup in {directory}"
+        waits = "its first night has not come yet" if timer == "active" else "the timer is not on"
+        cause = off or waits
     elif not last.ok:
         symptom, cause = "the last backup failed", f"{last.error}: {last.message}"
     elif last.last_success is None or look.now - last.last_success > BACKUP_AGE:
-        symptom, cause = f"the last backup is of {last.last_success_at}", "the timer does not run"
+        symptom = f"the last backup is of {last.last_success_at}"
+        cause = off or "the timer does not run"
+    elif off:
+        symptom, cause = "there will be no backup tonight", off
     else:
         return []
+    on = (f"systemctl start {BACKUP_TIMER}",) if off else ()
     return [
         Finding(
             code="backup_stale",
@@ -171,8 +177,9 @@ def backups(look: Look) -> list[Finding]:
             symptom=symptom,
             cause=cause,
             remedy=(
+                *on,
                 "flashpods-admin backup",
-                "systemctl list-timers flashpods-backup.timer",
+                f"systemctl list-timers {BACKUP_TIMER}",
                 "journalctl -u flashpods-backup -n 50",
             ),
             anchor="backup",
@@ -181,26 +188,55 @@ def backups(look: Look) -> list[Finding]:
 
 
 def cleanup(look: Look) -> list[Finding]:
-    """See whether what is over its time has gone."""
+    """See whether what is over its time has gone, and whether the rounds end well."""
     settings = look.settings
+    found = rounds(look)
     keep = min(settings.output.log_retention_seconds, settings.cleanup.job_retention_seconds)
     before = look.now - timedelta(seconds=keep) - BEHIND
     late = with_store(settings, lambda store: store.ended(before=before, limit=100))
-    if not late:
-        return []
-    more = "at least " if len(late) == 100 else ""
-    return [
-        Finding(
-            code="cleanup_behind",
-            severity=Severity.WARNING,
-            symptom=f"{more}{len(late)} jobs should have been cleaned by now",
-            cause="flashpods-cleanup does not run, or fails on them",
-            evidence=tuple(f"{job.id} ended {job.completed_at}" for job in late[:8]),
-            remedy=(
-                "flashpods-admin gc",
-                "journalctl -u flashpods-cleanup -n 50",
-                "systemctl restart flashpods-cleanup",
-            ),
-            anchor="cleanup-falls-behind",
+    if late:
+        more = "at least " if len(late) == 100 else ""
+        evidence = tuple(f"{job.id} ended {job.completed_at}" for job in late[:8])
+        found.append(
+            _behind(
+                "cleanup_behind",
+                f"{more}{len(late)} jobs should have been cleaned by now",
+                "flashpods-cleanup does not run, or fails on them",
+                evidence,
+            )
         )
-    ]
+    return found
+
+
+def rounds(look: Look) -> list[Finding]:
+    """Judge by the word that cleanup leaves after each round."""
+    last = read_cleanup(cleanup_file(look.settings))
+    if last is None:
+        return []
+    every = look.settings.cleanup.every_seconds
+    silent = look.now.timestamp() - last.last_run_at
+    if silent > max(STALE_ROUNDS * every, STALE_SECONDS):
+        symptom = f"the last round of cleanup was {silent:.0f} s ago"
+        return [_behind("cleanup_stale", symptom, "flashpods-cleanup does not run, or hangs")]
+    good = last.last_success_at
+    if last.last_run_at - (good or 0) > max(FAILING_ROUNDS * every, FAILING_SECONDS):
+        when = "never" if good is None else f"{datetime.fromtimestamp(good, UTC):%H:%M:%S} UTC"
+        symptom = f"each round of cleanup fails on something; the last good one: {when}"
+        return [_behind("cleanup_failing", symptom, "the journal names the item and the reason")]
+    return []
+
+
+def _behind(code: str, symptom: str, cause: str, evidence: tuple[str, ...] = ()) -> Finding:
+    return Finding(
+        code=code,
+        severity=Severity.WARNING,
+        symptom=symptom,
+        cause=cause,
+        evidence=evidence,
+        remedy=(
+            "flashpods-admin gc",
+            "journalctl -u flashpods-cleanup -n 50",
+            "systemctl restart flashpods-cleanup",
+        ),
+        anchor="cleanup-falls-behind",
+    )
