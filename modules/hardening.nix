@@ -1,6 +1,57 @@
 # Sandboxing, systemd.exec(5): a service begins with all of it, and takes back what it needs with the
-# reason beside it. Plain attribute sets for serviceConfig.
+# reason beside it. Plain attribute sets for serviceConfig, and what our services have in common.
 rec {
+  # daemon SANDBOX UNIT: a service that is always there. What the unit says itself comes last.
+  daemon =
+    sandbox: unit:
+    {
+      wantedBy = [ "multi-user.target" ];
+      startLimitIntervalSec = 0;
+    }
+    // unit
+    // {
+      serviceConfig = sandbox // restart // unit.serviceConfig;
+    };
+
+  as = user: {
+    User = user;
+    Group = user;
+  };
+
+  # A peer, or a listener, on this host's loopback.
+  loopback = {
+    RestrictAddressFamilies = families;
+    IPAddressAllow = "localhost";
+  };
+
+  families = [
+    "AF_UNIX"
+    "AF_INET"
+    "AF_INET6"
+  ];
+
+  # Whose work is the jobs' files: `paths` are those of the settings.
+  forJobs =
+    paths:
+    userNamespaces
+    // as "flashpods"
+    // {
+      TimeoutStopSec = "30s";
+      ReadWritePaths = [
+        (dirOf paths.database)
+        paths.artifacts
+        paths.capture
+        paths.logs
+      ];
+      BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
+      # It ends what a dead container left in its cgroup: no ProtectControlGroups. It sees that jobs
+      # live, and what they hold open, in /proc: no ProtectProc.
+      InaccessiblePaths = [
+        "-/var/lib/spire"
+        "-/run/spire/server"
+      ];
+    };
+
   # Whatever needs no user namespace.
   strict = filesystem // {
     NoNewPrivileges = true;

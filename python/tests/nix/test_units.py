@@ -18,8 +18,8 @@ WITH_USER_NAMESPACES = {
     "flashpods-cleanup.service": 6.3,
     "podman-socket-flashpods.service": 9.2,
 }
-# Root, for the reasons that their modules name: rsync with capabilities, the agent without.
-AS_ROOT = {"flashpods-rsyncd.service": 2.6, "spire-agent.service": 1.6}
+# Root with capabilities, for the reasons that its module names.
+AS_ROOT = {"flashpods-rsyncd.service": 2.6}
 # unit → what must be up before it
 AFTER = {
     "spire-server.service": {"network.target"},

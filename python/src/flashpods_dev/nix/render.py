@@ -14,7 +14,7 @@ from flashpods_dev.nix import manifest, mapping
 from flashpods_dev.nix.evaluate import Evaluator, Report
 
 OURS: Final = re.compile(r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire")
-ETC: Final = re.compile(r"(flashpods|spire)/|containers/registries\.conf")
+ETC: Final = re.compile(r"(flashpods[/-]|spire/)|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
 # Units whose shell lines NixOS makes into scripts.
 MACHINES: Final = {
