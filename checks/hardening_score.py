@@ -7,8 +7,8 @@ MOST = {
     "spire-server.service": 1.5,
     "spire-agent.service": 1.5,
     "flashpods-rsyncd.service": 2.6,
-    "flashpods-api.service": 7.0,
-    "flashpods-cleanup.service": 7.0,
+    "flashpods-api.service": 3.3,
+    "flashpods-cleanup.service": 2.6,
 }
 LOOSE = ("flashpods-api.service", "flashpods-cleanup.service", "podman-socket-flashpods.service")
 

@@ -48,6 +48,13 @@ in
     ) psks
     ++ [
       {
+        assertion = lib.versionAtLeast lib.trivial.release "25.05";
+        message = ''
+          services.flashpods needs NixOS 25.05, this is ${lib.trivial.release}: before systemd 257 its units could
+          map no user ids. Take a newer nixpkgs as the flake's input.
+        '';
+      }
+      {
         assertion = wg.laptops != { };
         message = ''
           services.flashpods.wireguard.laptops is empty: nobody could use this host. Give the laptop's public key:

@@ -25,6 +25,7 @@ in
         ExecStart = "${cfg.package}/bin/flashpods-cleanup --config ${cfg.settingsFile}";
         Nice = 5;
         PrivateNetwork = true; # Podman's socket is a path
+        RestrictAddressFamilies = [ "AF_UNIX" ];
       };
     };
   };

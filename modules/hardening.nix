@@ -53,27 +53,17 @@ rec {
     };
 
   # Whatever needs no user namespace.
-  strict = filesystem // {
+  strict = common // {
     NoNewPrivileges = true;
     CapabilityBoundingSet = "";
-    LockPersonality = true;
-    MemoryDenyWriteExecute = true;
-    PrivateDevices = true;
     PrivateMounts = true;
     ProcSubset = "pid";
-    ProtectClock = true;
     ProtectControlGroups = true;
-    ProtectHostname = true;
-    ProtectKernelLogs = true;
-    ProtectKernelModules = true;
-    ProtectKernelTunables = true;
     ProtectProc = "invisible";
     RemoveIPC = true;
     RestrictAddressFamilies = [ "AF_UNIX" ];
     RestrictNamespaces = true;
-    RestrictRealtime = true;
     RestrictSUIDSGID = true;
-    SystemCallArchitectures = "native";
     SystemCallFilter = [
       "@system-service"
       "~@privileged @resources"
@@ -81,10 +71,11 @@ rec {
     IPAddressDeny = "any";
   };
 
-  # For services that start newuidmap(1), a setuid program: no NoNewPrivileges. For a User= systemd before
-  # 257 sets that by itself with every option that is a system call filter (PrivateDevices, Protect…,
-  # Restrict…, LockPersonality, MemoryDenyWriteExecute), so none of them is here.
-  userNamespaces = filesystem // {
+  # For services that start newuidmap(1), a setuid program: no NoNewPrivileges. Before systemd 257 the
+  # filters below set that by themselves for a User= (docs/decisions/0012). No RestrictSUIDSGID, which
+  # takes openat2(2) away: artifacts are resolved by it. No RemoveIPC: Podman, of the same user, has its
+  # locks in /dev/shm.
+  userNamespaces = common // {
     # newuidmap and newgidmap are root's by their setuid bit. The kernel lets them write the map of
     # somebody else's process and namespace with these (user_namespaces(7), map_write()).
     CapabilityBoundingSet = [
@@ -93,7 +84,22 @@ rec {
       "CAP_DAC_OVERRIDE"
       "CAP_SYS_ADMIN"
     ];
-    DevicePolicy = "closed";
+    RestrictAddressFamilies = families;
+    RestrictNamespaces = "user";
+    SystemCallFilter = [ "@system-service" ];
+  };
+
+  common = filesystem // {
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    PrivateDevices = true;
+    ProtectClock = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    RestrictRealtime = true;
+    SystemCallArchitectures = "native";
   };
 
   filesystem = {

@@ -14,8 +14,8 @@ UNITS = CHECKOUT / "lab" / "rendered" / "host" / "etc" / "systemd" / "system"
 MOST = 1.5
 # Services that start newuidmap, or containers: what they can't have is in modules/hardening.nix.
 WITH_USER_NAMESPACES = {
-    "flashpods-api.service": 6.6,
-    "flashpods-cleanup.service": 6.3,
+    "flashpods-api.service": 3.3,
+    "flashpods-cleanup.service": 2.6,
     "podman-socket-flashpods.service": 9.2,
 }
 # Root with capabilities, for the reasons that its module names.

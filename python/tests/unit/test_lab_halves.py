@@ -1,4 +1,4 @@
-"""The lab's tests run as two pytests at once: what each gets, and what comes of either's failure."""
+"""The lab's tests run as two pytests at once: what each gets, and how either's failure is told."""
 
 from __future__ import annotations
 
