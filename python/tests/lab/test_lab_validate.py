@@ -72,7 +72,6 @@ def break_svid(host: LabMachine, kind: str) -> None:
     shown = json.loads(host.succeed(f"spire-server entry show {socket} -output json"))
     (entry,) = (e for e in shown["entries"] if e["spiffe_id"]["path"] == f"/{kind}")
     host.succeed(f"spire-server entry delete {socket} -entryID {entry['id']}")
-    host.wait_until_fails(f"flashpods-admin validate --only svid-{kind}", timeout=90)
 
 
 def mend_svid(host: LabMachine, kind: str) -> None:
@@ -152,6 +151,8 @@ def test_what_is_broken_fails_and_nothing_else(deployed: Deployment, name: str) 
     do(host)
     try:
         said = validate(host)
+        if name in BLOCKED and said[name]["passed"]:  # the agent had not yet heard of it
+            said = validate(host)
     finally:
         undo(host)
     found = {kind: {n: c["said"] for n, c in said.items() if c["status"] == kind} for kind in KINDS}
@@ -194,6 +195,8 @@ def test_a_silent_laptop(deployed: Deployment) -> None:
     finally:
         host.succeed(f"wg set wg0 peer {other} remove")
         host.succeed("systemctl start wireguard-wg0-peer-mine")
+        # By itself it would look for a new session in 15 s; the scripts wait for that.
+        deployed.laptop.succeed("systemctl restart wg-quick-wg0")
         deployed.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1", timeout=90)
 
 
