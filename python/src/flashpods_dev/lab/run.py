@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flashpods_dev.lab import base, halves, product
+from flashpods_dev.lab import base, parts, product
 from flashpods_dev.machine import Machine
 
 STATE = "FLASHPODS_LAB_STATE"
@@ -35,8 +35,8 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
         ["mount", "-t", "tmpfs", "-o", "size=6g", "flashpods-lab", str(state)], check=True
     )
     try:
-        if PRODUCT in variables and halves.whole(arguments):
-            return halves.run(machine.checkout / "python", arguments, variables, STATE, SECONDS)
+        if PRODUCT in variables and parts.whole(arguments):
+            return parts.run(machine.checkout / "python", arguments, variables, STATE, SECONDS)
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *where, *arguments],
             cwd=machine.checkout / "python",
