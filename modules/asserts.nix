@@ -9,6 +9,7 @@ let
   wg = cfg.wireguard;
   inherit (cfg.settings) paths;
   listed = lib.concatStringsSep ", ";
+  systemd = lib.getVersion config.systemd.package;
 
   inStore = path: lib.hasPrefix builtins.storeDir path;
   secret = option: path: {
@@ -48,10 +49,10 @@ in
     ) psks
     ++ [
       {
-        assertion = lib.versionAtLeast lib.trivial.release "25.05";
+        assertion = lib.versionAtLeast systemd "257";
         message = ''
-          services.flashpods needs NixOS 25.05, this is ${lib.trivial.release}: before systemd 257 its units could
-          map no user ids. Take a newer nixpkgs as the flake's input.
+          systemd.package is systemd ${systemd}: before 257 the API could map no user ids. Take NixOS 25.05 or
+          later as the flake's input nixpkgs.
         '';
       }
       {
