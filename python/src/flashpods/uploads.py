@@ -217,7 +217,7 @@ class Uploads:
 
     def _copyable(self, upload: Upload) -> Upload:
         """Return an upload that is finalized and no job's, or raise what it is instead."""
-        if upload.state is UploadState.EXPIRED:
+        if upload.overdue(self._clock.now()):
             raise Gone(
                 f"upload {upload.id} has expired; push the files again under a new id",
                 code="upload_expired",

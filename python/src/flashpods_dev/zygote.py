@@ -80,6 +80,9 @@ class Zygote:
     def close(self) -> None:
         """End it; its children are others' to end."""
         self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
         self._process.wait(10)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,10 +27,11 @@ class Disk:
 def used_mb(host: Connected) -> float:
     inodes: dict[int, int] = {}
     for root in (host.settings.paths.logs, host.settings.paths.capture):
-        for path in root.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                info = path.lstat()
-                inodes[info.st_ino] = info.st_size
+        for place, _, names in os.walk(root):  # it passes over what goes meanwhile
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    info = os.lstat(f"{place}/{name}")
+                    inodes[info.st_ino] = info.st_size
     return sum(inodes.values()) / MB
 
 

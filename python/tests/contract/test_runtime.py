@@ -184,6 +184,16 @@ async def test_start_is_a_no_op_on_running_and_exited(engine: Engine) -> None:
     assert await engine.runtime.inspect(container_id) == first
 
 
+async def test_what_another_process_may_be_making_is_awaited(engine: Engine) -> None:
+    spec = engine.spec("runs")
+    async with asyncio.timeout(BOUND):
+        assert await engine.runtime.awaited(spec.name) is None
+        container_id = await engine.runtime.create(spec)
+        found = await engine.runtime.awaited(spec.name)
+    assert found is not None
+    assert found.id == container_id
+
+
 async def test_start_of_an_absent_one_is_refused(engine: Engine) -> None:
     with pytest.raises(ContainerError, match="no container"):
         await engine.runtime.start("f" * 64)

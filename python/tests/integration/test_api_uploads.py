@@ -115,6 +115,9 @@ async def test_what_can_not_be_copied(rig: Rig) -> None:
         assert (await client.delete(f"/uploads/{gone}")).status_code == 204
         refused(await client.post(f"/uploads/{gone}/copy"), 410, "upload_expired")
         assert await rig.store.uploads("finalized") == [await rig.store.get_upload(taken)]
+        late = await finalized(rig, client)
+        rig.clock.advance(3600)  # no reaper has come by
+        refused(await client.post(f"/uploads/{late}/copy"), 410, "upload_expired")
 
 
 async def test_a_job_that_takes_the_source_meanwhile_leaves_no_copy(

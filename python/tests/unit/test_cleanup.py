@@ -1,7 +1,7 @@
 """The cleanup sweeps what crashes leave, touches nothing else, and outlives any failure."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
+from flashpods.jobs import cleanup
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.cleanup import Cleaner, Retention
 from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome, Step
@@ -206,3 +207,42 @@ async def test_what_has_not_ended_is_not_cleaned(world: World) -> None:
     assert not await world.cleaner.finish("0" * 16)
     found = await world.store.known([job.id])
     assert found[job.id].status.value == "pending"
+
+
+async def test_jobs_without_a_log_keep_the_quota_from_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ended before they had one."""
+    monkeypatch.setattr(cleanup, "BATCH", 2)
+    for _ in range(3):
+        await world.ended()
+    world.clock.advance(1)
+    older, newer = await world.ended(), await world.ended()
+    for job in (older, newer):
+        await world.logs.write(job.id, "x" * 100_000, at=world.clock.now())
+        await world.logs.drain(job.id)
+        world.clock.advance(1)
+    world.cleaner._keep = replace(world.cleaner._keep, logs_total_bytes=150_000)
+    assert (await world.cleaner.run_once()).done == {"trim_logs": 1}
+    assert [job_id for job_id, _ in await world.logs.stored()] == [newer.id]
+
+
+async def test_a_round_at_work_is_broken_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree may take minutes to delete; the next process goes on with it."""
+    left = tree(world.root / "work" / JOB)
+    at_work = asyncio.Event()
+
+    async def endless(_job: str) -> None:
+        at_work.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.workspaces, "discard", endless)
+        stop = asyncio.Event()
+        task = asyncio.create_task(world.cleaner.run(stop))
+        await at_work.wait()
+        stop.set()
+        async with asyncio.timeout(30):
+            await task
+    assert left.exists()
+    assert (await world.cleaner.run_once()).done == {"sweep_job_files": 1}

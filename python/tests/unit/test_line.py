@@ -32,8 +32,8 @@ from flashpods.jobs.model import (
     container_name,
 )
 from flashpods.jobs.states import JobStatus, Trigger
-from flashpods.jobs.supervisor import Recovery, Supervisor
-from flashpods.ports import ContainerSpec, DiskUse, Limits, RecoveryAction
+from flashpods.jobs.supervisor import LATE_LOOK, Recovery, Supervisor
+from flashpods.ports import ContainerSpec, ContainerState, DiskUse, Limits, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
@@ -491,26 +491,29 @@ async def starting(world: World, *, status: str | None) -> Job:
     if status is not None:
         await world.workspaces.claim(None, job.id)
         await world.artifacts.prepare(job.id)
-        spec = ContainerSpec(
-            job_id=job.id,
-            job_type="worker",
-            name=job.container_name,
-            image=IMAGE,
-            argv=("true",),
-            env={},
-            workdir="/work",
-            mounts=(),
-            limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
-            backstop_seconds=100,
-            log_path=world.logs.capture_path(job.id),
-            enforce_limits=True,
-        )
-        container_id = await world.runtime.create(spec)
+        container_id = await world.runtime.create(spec_of(world, job))
         if status != "initialized":
             await world.runtime.start(container_id)
         if status == "exited":
             world.runtime.exit(job.container_name, 0)
     return job
+
+
+def spec_of(world: World, job: Job) -> ContainerSpec:
+    return ContainerSpec(
+        job_id=job.id,
+        job_type="worker",
+        name=job.container_name,
+        image=IMAGE,
+        argv=("true",),
+        env={},
+        workdir="/work",
+        mounts=(),
+        limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
+        backstop_seconds=100,
+        log_path=world.logs.capture_path(job.id),
+        enforce_limits=True,
+    )
 
 
 async def test_recovery_none_starting(world: World) -> None:
@@ -732,6 +735,155 @@ async def test_recovery_waits_with_backoff_for_the_engine(world: World) -> None:
     assert world.runtime.removed == []
 
 
+async def test_one_container_that_is_not_to_be_seen_keeps_no_other_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await world.running() for _ in range(3)]
+    await world.crash()
+    inspect = world.runtime.inspect
+
+    async def fails(name_or_id: str) -> ContainerState | None:
+        if name_or_id == jobs[1].container_name:
+            raise Unavailable("its layer is not known")
+        return await inspect(name_or_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.runtime, "inspect", fails)
+        with pytest.raises(Unavailable, match="layer"):  # so that it is tried again soon
+            await world.recovery.run_once()
+        assert [world.supervisor.has(job.id) for job in jobs] == [True, False, True]
+    assert world.runtime.removed == []
+    await world.recovery.run_once()
+    assert world.supervisor.has(jobs[1].id)
+
+
+async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World) -> None:
+    """An engine that stood still may make it though its job ended long ago."""
+    job = await starting(world, status=None)
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    await world.runtime.create(spec_of(world, job))
+    world.clock.advance(LATE_LOOK)
+    await world.runtime.until(job.container_name, None)
+    task.cancel()
+
+
+async def test_nothing_is_launched_before_the_first_recovery(world: World) -> None:
+    """A create of the process before may be under way, and two at once may kill the engine."""
+    world.runtime.set_up(False)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()  # it tries again after a while
+    jobs = [await world.accept() for _ in range(2)]
+    for job in jobs:
+        world.supervisor.begin(job)
+    await world.supervisor.cancel(jobs[1].id)  # needs no engine: nothing was asked of it
+    assert (await world.until(jobs[1], JobStatus.CANCELLED)).started_at is None
+    assert (await row_of(world, jobs[0])).status is JobStatus.PENDING
+    world.runtime.set_up(True)
+    world.clock.advance(2)
+    await world.until(jobs[0], JobStatus.RUNNING)
+    assert world.runtime.created == [jobs[0].container_name]
+    task.cancel()
+
+
+async def test_a_job_that_never_ran_leaves_nothing_though_its_removal_came_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await starting(world, status="initialized")
+    await world.artifacts.prepare(job.id)
+    await world.store.request_cancel(job.id, at=world.clock.now())
+    remove, calls = world.runtime.remove, 0
+
+    async def second_fails(name_or_id: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Unavailable("it did not answer in time")
+        await remove(name_or_id)
+
+    monkeypatch.setattr(world.runtime, "remove", second_fails)
+    await recovered(world)
+    await world.supervisor.idle()
+    assert world.supervisor.broke.is_set()
+    await recovered(world)
+    assert await world.artifacts.staged() == []
+    assert await world.workspaces.claimed() == []
+
+
+def full_disk(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Have the database's disk take nothing but ends."""
+
+    async def refuse(*_: object) -> Job:
+        raise InsufficientStorage("the disk of the database is full")
+
+    patch.setattr(world.store, "note", refuse)
+
+
+async def test_a_stop_goes_on_to_sigkill_though_nothing_can_be_noted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.runtime.default = Script(ignores_sigterm=True)
+    job = await world.running()
+    full_disk(world, monkeypatch)
+    await world.supervisor.cancel(job.id)
+    await world.clock.until_sleeping(2)  # beside the grace period the job's own deadline
+    world.clock.advance(10)
+    await world.runtime.until(job.container_name, None)
+    assert (await world.until(job, JobStatus.CANCELLED)).exit_code == 137
+
+
+async def test_a_log_that_cannot_be_followed_keeps_nobody_from_ending_the_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    follow = world.logs.follow
+
+    async def refuse(job_id: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise OSError(28, "No space left on device")
+        await follow(job_id)
+
+    monkeypatch.setattr(world.logs, "follow", refuse)
+    job = await world.running()
+    for _ in range(2):
+        await world.clock.until_sleeping(2)  # the job's deadline, and the next try
+        world.clock.advance(2)
+    async with asyncio.timeout(30):
+        while calls < 3:
+            await world.changes.wait(job.id, 0.01)
+    calls = 0
+    other = await world.running()
+    await world.supervisor.cancel(other.id)
+    assert (await world.until(other, JobStatus.CANCELLED)).exit_code == 143
+    await world.supervisor.cancel(job.id)
+    await world.ended(job)
+
+
+async def test_a_leftover_that_stays_keeps_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that can't be deleted is the cleanup's; recovery has other things to do."""
+    jobs = [await starting(world, status="running") for _ in range(2)]
+    for job in jobs:
+        step = Step(why="test", at=world.clock.now())
+        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    stays = min(job.id for job in jobs)
+    discard = world.workspaces.discard
+
+    async def fails(job_id: str) -> None:
+        if job_id == stays:
+            raise PermissionError(13, "Permission denied")
+        await discard(job_id)
+
+    monkeypatch.setattr(world.workspaces, "discard", fails)
+    await recovered(world)
+    assert await world.workspaces.claimed() == [stays]
+
+
 async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -752,6 +904,17 @@ async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
     await world.recovery.run_once()
     await world.supervisor.idle()
     assert (await row_of(world, job)).status is JobStatus.COMPLETED
+
+
+async def test_a_line_that_is_cancelled_by_mistake_is_begun_again(world: World) -> None:
+    job = await world.running()
+    (task,) = (t for t in asyncio.all_tasks() if t.get_name() == f"job {job.id}")
+    task.cancel()
+    await asyncio.wait_for(world.supervisor.broke.wait(), 5)
+    await world.recovery.run_once()
+    assert world.supervisor.has(job.id)
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
 
 
 # ------------------------------------------------------------------ disk
@@ -780,6 +943,17 @@ async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) 
     assert world.runtime.signals(neighbour.container_name) == []
     world.runtime.exit(neighbour.container_name, 0)
     assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_a_job_that_filled_the_databases_disk_is_killed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    full_disk(world, monkeypatch)
+    await over_its_budget(world, job)
+    await world.runtime.until(job.container_name, None)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
 async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
+from flashpods.adapters.podman import turns
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
@@ -50,13 +56,75 @@ async def test_creates_take_turns_and_the_rest_does_not() -> None:
         at_once[kind] -= 1
         return Answer(201, b'{"Id": "0123"}')
 
-    runtime = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
     async with asyncio.timeout(30):
         assert await asyncio.gather(*map(runtime.create, specs)) == ["0123"] * 2
     assert most == {"create": 1, "init": 2}
+
+
+async def test_processes_take_turns(tmp_path: Path) -> None:
+    """As ``flashpods-admin validate`` does with the API; here are two runtimes for them."""
+    under_way = most = 0
+
+    async def call(_method: str, path: str, **_: Any) -> Answer:
+        nonlocal under_way, most
+        if path.endswith("/create"):
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.02)
+            under_way -= 1
+        return Answer(201, b'{"Id": "0123"}')
+
+    runtimes = [PodmanRuntime(Podman(socket=tmp_path / "podman.sock")) for _ in range(2)]
+    for runtime in runtimes:
+        runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+        runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(runtime.create(SPEC) for _ in range(3) for runtime in runtimes))
+    assert most == 1
+
+
+async def test_a_process_that_dies_in_its_turn_holds_up_no_other(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, sys, time\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\ntime.sleep(600)"
+    )
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert await other.stdout.readline() == b"locked\n"
+    runtime = PodmanRuntime(Podman(socket=tmp_path / "podman.sock", call_seconds=0.05))
+    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    made = Answer(201, b'{"Id": "0123"}')
+    runtime._rest.call = AsyncMock(return_value=made)  # type: ignore[method-assign] # likewise
+    with pytest.raises(Unavailable, match=r"within 0\.05 s"):
+        await runtime.create(SPEC)
+    other.kill()
+    await other.wait()
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(Unavailable):
+                assert await runtime.create(SPEC) == "0123"
+                break
+    await runtime.close()
+
+
+async def test_a_process_that_is_stopped_in_its_turn_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "OTHERS_SECONDS", 0.05)
+    holder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        async with asyncio.timeout(30), turns._locked(tmp_path / "podman.sock"):
+            pass
+    finally:
+        os.close(holder)
 
 
 async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
@@ -70,7 +138,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn() -> None:
             made.append(more["body"]["name"])
         return Answer(201, b'{"Id": "0123"}')
 
-    runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(3)]
@@ -91,7 +159,7 @@ async def test_a_create_that_fails_ends_its_turn() -> None:
             raise Unavailable("Podman does not answer")
         return Answer(201, b'{"Id": "0123"}')
 
-    runtime = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     with pytest.raises(Unavailable, match="does not answer"):
@@ -110,7 +178,7 @@ async def test_what_is_under_way_is_broken_off_at_the_end() -> None:
             broken_off.set()
         raise AssertionError
 
-    runtime = PodmanRuntime(Podman(socket=Path("/nowhere"), call_seconds=0.05))
+    runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
     runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     runtime._rest.call = call  # type: ignore[method-assign] # the engine is not there
     with pytest.raises(Unavailable):

@@ -75,7 +75,7 @@ class HalfMade:
 
 
 def runtime(engine: HalfMade, root: Path) -> PodmanRuntime:
-    settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
+    settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
     made._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there
@@ -152,3 +152,21 @@ async def test_one_that_an_earlier_call_completed_meanwhile_is_taken(tmp_path: P
     engine.call = slow  # type: ignore[method-assign] # as if Podman had been busy with it
     assert await runtime(engine, tmp_path).create(SPEC) == "old"
     assert "remove" not in engine.calls
+
+
+async def test_one_that_can_not_be_shown_hides_no_other(tmp_path: Path) -> None:
+    """Only an inspection would tell how the first ended, and its storage is damaged."""
+    lost = {**LISTED, "Id": "lost", "Names": ["job_1"], "State": "exited", "ExitCode": -1}
+
+    async def call(_method: str, path: str, **_: Any) -> Answer:
+        if path == "/containers/json":
+            return Answer(200, json.dumps([lost, LISTED]).encode())
+        return Answer(500, b'{"message": "layer not known"}')
+
+    podman = runtime(HalfMade(), tmp_path)
+    podman._rest.call = call  # type: ignore[method-assign] # the engine is not there
+    found = await podman.containers()
+    assert [(c.id, c.status, c.exit_code) for c in found] == [
+        ("lost", "exited", None),
+        ("old", "created", None),
+    ]

@@ -35,7 +35,7 @@ def runtime(root: Path, populated: int) -> PodmanRuntime:
 
     (root / "ctrs/job_0").mkdir(parents=True)
     (root / "ctrs/job_0/cgroup.events").write_text(f"populated {populated}\nfrozen 0\n")
-    settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
+    settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
     made._rest.call = call  # type: ignore[method-assign] # the engine is not there
     return made

@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from flashpods.adapters.podman import runtime as module
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
@@ -22,12 +23,14 @@ REFUSED = Answer(
 )
 
 
-def runtime(before: frozenset[str], after: frozenset[str]) -> PodmanRuntime:
+def runtime(
+    patch: pytest.MonkeyPatch, before: frozenset[str], after: frozenset[str]
+) -> PodmanRuntime:
     """Return a runtime whose engine refuses each container, and has these controllers."""
-    made = PodmanRuntime(Podman(socket=Path("/nowhere")))
+    made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
     made._engine = engine(before)
-    made._library.probe = AsyncMock(return_value=engine(after))  # type: ignore[method-assign] # the engine is not there
-    made._rest.call = AsyncMock(return_value=REFUSED)  # type: ignore[method-assign] # likewise
+    patch.setattr(module, "probe", AsyncMock(return_value=engine(after)))
+    made._rest.call = AsyncMock(return_value=REFUSED)  # type: ignore[method-assign] # the engine is not there
     return made
 
 
@@ -35,8 +38,10 @@ def engine(controllers: frozenset[str]) -> Engine:
     return Engine(version="5.4.2", uid=1, gid=1, controllers=controllers)
 
 
-async def test_the_first_refusal_is_worth_another_try_the_next_is_final() -> None:
-    lost = runtime(ALL, NONE)
+async def test_the_first_refusal_is_worth_another_try_the_next_is_final(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = runtime(monkeypatch, ALL, NONE)
     assert lost.limits_enforceable()
     with pytest.raises(Unavailable, match="lost the controllers"):
         await lost._initialise("0123")
@@ -45,8 +50,10 @@ async def test_the_first_refusal_is_worth_another_try_the_next_is_final() -> Non
         await lost._initialise("0123")
 
 
-async def test_a_refusal_with_all_controllers_there_is_final() -> None:
-    kept = runtime(ALL, ALL)
+async def test_a_refusal_with_all_controllers_there_is_final(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = runtime(monkeypatch, ALL, ALL)
     with pytest.raises(ContainerError, match=r"memory\.max"):
         await kept._initialise("0123")
     assert kept.limits_enforceable()

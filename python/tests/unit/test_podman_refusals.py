@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer
-from flashpods.adapters.podman.runtime import _refusal
 from flashpods.errors import Unavailable
 from flashpods.ports import ContainerError
 
@@ -22,6 +22,6 @@ from flashpods.ports import ContainerError
 def test_a_cause_that_passes_is_told_from_one_that_stays(
     message: str, kind: type[Exception]
 ) -> None:
-    found = _refusal(Answer(500, b'{"message": "%b"}' % message.encode()), "cannot initialise x")
+    found = refusal(Answer(500, b'{"message": "%b"}' % message.encode()), "cannot initialise x")
     assert type(found) is kind
     assert message in str(found)

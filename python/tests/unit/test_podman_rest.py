@@ -256,6 +256,30 @@ async def test_a_pull_that_nobody_wants_any_more_is_given_up(
     assert under_way.cancelled()
 
 
+async def test_who_comes_while_a_pull_is_given_up_begins_anew(
+    server: Server, client: RestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that joined it would be cancelled with it, its job forgotten until the next minute."""
+    registry = Registry(server, {"stream": "Trying"})
+    images = Images(client, idle_seconds=5)
+
+    async def absent(_image: str) -> bool:
+        return False
+
+    monkeypatch.setattr(images, "present", absent)
+    first = asyncio.create_task(pull(images))
+    async with asyncio.timeout(30):
+        while not registry.pulls:
+            server.came.clear()
+            await server.came.wait()
+        first.cancel()
+        second = asyncio.create_task(pull(images))  # its turn is next
+        registry.release.set()
+        assert await second == ["Trying"]
+    assert first.cancelled()
+    assert registry.pulls == 2
+
+
 async def test_a_silent_pull_fails(server: Server, client: RestClient) -> None:
     Registry(server, {"stream": "Trying"})
     with pytest.raises(ImageError, match="no progress") as caught:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.adapters.podman.library import engine_from, excess
+from flashpods.adapters.podman.engine import engine_from
+from flashpods.adapters.podman.library import excess
 from flashpods.adapters.podman.spec import Engine, create_request
 from flashpods.config import SECCOMP_PROFILE, Podman
 from flashpods.errors import Unavailable

@@ -126,16 +126,24 @@ class Cleaner:
         self._told = told
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Clean every ``every`` seconds until ``stop`` is set."""
+        """Clean every ``every`` seconds until ``stop`` is set; a round at work is broken off.
+
+        What it was at, the next one finds, as after a crash.
+        """
+        stopped = asyncio.create_task(stop.wait())
         while not stop.is_set():
-            report = await self.run_once()
+            once = asyncio.create_task(self.run_once())
+            await asyncio.wait({once, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not once.done():
+                once.cancel()
+                await asyncio.gather(once, return_exceptions=True)
+                log.info("cleanup_broken_off")
+                break
+            report = once.result()
             if report.done or report.failed:
                 log.info("cleaned", done=report.done, failed=report.failed)
-            try:
-                async with asyncio.timeout(self._every):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+            await asyncio.wait({stopped}, timeout=self._every)
+        stopped.cancel()
 
     async def run_once(self, *, dry: bool = False) -> Report:
         """Do one round and say what it did; nothing raises.
@@ -294,12 +302,13 @@ class Cleaner:
         over = sum(sizes.values()) - self._keep.logs_total_bytes
         if over <= 0:
             return
-        for job in await self._store.ended(before=now, limit=BATCH, kept="log"):
+        known = await self._store.known(sorted(sizes))
+        over_with = [job for job in known.values() if job.status in CLEANABLE]
+        for job in sorted(over_with, key=lambda job: (job.completed_at or now, job.seq)):
             if over <= 0:
                 return
-            if job.id in sizes:
-                over -= sizes[job.id]
-                yield job.id, self._drop_log(job, now)
+            over -= sizes[job.id]
+            yield job.id, self._drop_log(job, now)
 
     async def _drop_log(self, job: Job, now: datetime) -> None:
         await self._store.note(job.id, Note(log_deleted_at=now))

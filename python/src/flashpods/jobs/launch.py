@@ -49,7 +49,7 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Sem
     """
     slot = Slot(slots)
     try:
-        await _unless(cancel, slot.take())
+        await unless(cancel, slot.take())
         if cancel.is_set():
             raise CancelRequested
         if job.status is JobStatus.PENDING:
@@ -107,8 +107,8 @@ async def _persist(line: Line, job: Job, cancel: asyncio.Event, slot: Slot) -> J
         except OSError as e:
             full = e.errno in {errno.ENOSPC, errno.EDQUOT}
             raise JobFailed("insufficient_storage" if full else "launch_failed", str(e)) from e
-        await _unless(cancel, line.clock.sleep(backoff))
-        await _unless(cancel, slot.take())  # a pull that broke off had given it up
+        await unless(cancel, line.clock.sleep(backoff))
+        await unless(cancel, slot.take())  # a pull that broke off had given it up
         backoff = min(backoff * 2, MOST_BACKOFF)
 
 
@@ -144,10 +144,9 @@ async def _contain(
         if cancel.is_set():
             raise CancelRequested
         failpoints.hit("launch.before_start")
-        if enforce:
-            await line.runtime.start(container_id)
-        else:
-            await asyncio.gather(line.runtime.start(container_id), line.warn(job, [LOOSE]))
+        if not enforce:
+            await line.warn(job, [LOOSE])  # not beside the start: were it to fail, that would go on
+        await line.runtime.start(container_id)
     except ContainerError as e:
         raise JobFailed("container_create_failed", str(e)) from e
     failpoints.hit("launch.after_start")
@@ -166,16 +165,16 @@ async def _have_image(line: Line, job: Job, cancel: asyncio.Event, slot: Slot) -
         await line.logs.write(job.id, text, at=line.clock.now())
 
     try:
-        await _unless(cancel, line.runtime.ensure_image(job.image, progress))
+        await unless(cancel, line.runtime.ensure_image(job.image, progress))
     except ImageError as e:
         await line.logs.write(job.id, f"[flashpods] {e}", at=line.clock.now())
         raise JobFailed(e.code, str(e)) from e
     if pulling:
-        await _unless(cancel, slot.take())
+        await unless(cancel, slot.take())
         await line.show(job, Phase.CREATING)
 
 
-async def _unless(cancel: asyncio.Event, work: Coroutine[object, object, None]) -> None:
+async def unless(cancel: asyncio.Event, work: Coroutine[object, object, object]) -> None:
     """Await ``work``, but give it up when ``cancel`` is set.
 
     Raises:

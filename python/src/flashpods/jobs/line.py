@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from flashpods.errors import StaleState, Unavailable
+from flashpods.errors import InsufficientStorage, StaleState, Unavailable
 from flashpods.jobs.disk import DiskWatch
 from flashpods.jobs.model import Artifact, Job, Note, Outcome, Phase, Step
 from flashpods.jobs.states import Trigger
@@ -130,10 +130,10 @@ class Line:
         return moved
 
     async def show(self, job: Job, phase: Phase) -> None:
-        """Show a phase; it is only for the eye, so a store that does not answer is let be."""
+        """Show a phase; it is only for the eye, so a store that can't take it is let be."""
         try:
             self.observer.entered(await self.store.note(job.id, Note(phase=phase)))
-        except Unavailable as e:
+        except (Unavailable, InsufficientStorage) as e:
             log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)
 

@@ -214,6 +214,12 @@ class Upload:
     file_count: int | None
     job_id: str | None  # the job that has claimed it
 
+    def overdue(self, at: datetime) -> bool:
+        """Whether its time is over, whether or not the reaper has come by."""
+        return self.state is UploadState.EXPIRED or (
+            self.expires_at is not None and self.expires_at <= at and self.job_id is None
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalTree:

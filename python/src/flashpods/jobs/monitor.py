@@ -6,14 +6,18 @@ import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+
 from flashpods import failpoints
-from flashpods.errors import Unavailable
+from flashpods.errors import InsufficientStorage, Unavailable
 from flashpods.jobs.agent import agent_error
 from flashpods.jobs.disk import Excess
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Job, JobType, Outcome, Phase
 from flashpods.jobs.states import Trigger
 from flashpods.ports import ContainerState
+
+log = structlog.get_logger(__name__)
 
 TIMEOUT_ERROR = "Job exceeded timeout limit"
 KILLED = 137  # 128 + SIGKILL, the shell's convention
@@ -123,7 +127,7 @@ async def monitor(
                 stopped_for = Trigger.CANCEL
             elif over.done():
                 excess = over.result()
-                await line.warn(job, [excess.warning])
+                await _note(line, job, excess)
             else:
                 stopped_for = Trigger.TIME_OUT
             await stop(line, job, container_id, ended, at_once=excess is not None)
@@ -134,6 +138,14 @@ async def monitor(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _note(line: Line, job: Job, excess: Excess) -> None:
+    """Keep why the job is about to be killed, if there is room for that: it may be what it took."""
+    try:
+        await line.warn(job, [excess.warning])
+    except (Unavailable, InsufficientStorage) as e:
+        log.warning("reason_not_kept", job_id=job.id, reason=e.message)
 
 
 async def stop(

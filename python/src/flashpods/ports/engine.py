@@ -131,6 +131,14 @@ class ContainerRuntime(Protocol):
         """Return what the engine knows; None if there is no such container."""
         ...
 
+    async def awaited(self, name: str) -> ContainerState | None:
+        """As :meth:`inspect`, of a container that a process before this one may have asked for.
+
+        An engine that stood still does what it was asked when it goes on, though nobody waits for
+        it any more: so it gets a moment before there is said to be none.
+        """
+        ...
+
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; None if it vanished.
 

@@ -222,6 +222,10 @@ class MemoryRuntime:
         found = self._find(name_or_id)
         return found.state if found else None
 
+    async def awaited(self, name: str) -> ContainerState | None:
+        """Return what is known; this engine does nothing late."""
+        return await self.inspect(name)
+
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once it is dead or gone; an engine that is away is waited for."""
         while True:

@@ -149,7 +149,7 @@ def _at_once(fd: int, lines: int, marker: bytes, most: int) -> LogTail | None:
     rest = block.replace(b"\n", b" ", lines)
     if (at := rest.find(b"\n")) < 0:
         return None
-    start = _after(block, rest.count(b"\n", at))
+    start = _after(block, _few_newlines(rest[at:]))
     if count - start > most:
         return None
     output = str(memoryview(block)[start:], "utf-8", "replace")
@@ -211,7 +211,12 @@ def _newlines(data: bytearray, about: int) -> int:
     """Count the newlines; fast if they are a few more than ``about``."""
     rest = data.replace(b"\n", b" ", about)
     at = rest.find(b"\n")
-    return data.count(b"\n") if at < 0 else about + rest.count(b"\n", at)
+    return data.count(b"\n") if at < 0 else about + _few_newlines(rest[at:])
+
+
+def _few_newlines(data: bytearray) -> int:
+    """Count the newlines; by what is left without them, for the same reason."""
+    return len(data) - len(data.replace(b"\n", b""))
 
 
 def _after(data: bytes | bytearray, number: int) -> int:

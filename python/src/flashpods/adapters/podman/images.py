@@ -149,6 +149,7 @@ class Images:
         finally:
             pull.waiters -= 1
             if not pull.waiters:
+                self._forget_pull(image, pull)  # who comes before it has ended begins anew
                 pull.task.cancel()  # nobody wants it any more; a no-op when it is done
 
     async def close(self) -> None:
@@ -158,9 +159,12 @@ class Images:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _over(self, image: str, pull: _Pull) -> None:
+    def _forget_pull(self, image: str, pull: _Pull) -> None:
         if self._pulls.get(image) is pull:
             del self._pulls[image]
+
+    def _over(self, image: str, pull: _Pull) -> None:
+        self._forget_pull(image, pull)
         pull.wake()
         if pull.task and not pull.task.cancelled():
             pull.task.exception()  # taken, though its waiters may all have gone

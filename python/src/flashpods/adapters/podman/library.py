@@ -1,4 +1,8 @@
-"""podman-py, for what is off a job's path: it is synchronous, so it runs in threads of its own."""
+"""podman-py, for what is off a job's path: it is synchronous, so it runs in threads of its own.
+
+It is imported when it is first used, in those threads: the API never uses it, and would start a
+sixth later for it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import podman
-from podman.errors import APIError, PodmanError
-from requests.exceptions import RequestException
-
-from flashpods.adapters.podman.cgroups import controllers_below
 from flashpods.adapters.podman.rest import one_line
-from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
 
@@ -25,20 +23,12 @@ T = TypeVar("T")
 
 
 class Library:
-    """Asks the engine about itself through podman-py."""
+    """Tends the engine's images through podman-py."""
 
     def __init__(self, settings: Podman) -> None:
-        """Open nothing yet; :meth:`probe` makes a client a call, because clients are not shared."""
+        """Open nothing yet; each call makes a client of its own, because they are not shared."""
         self._settings = settings
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="podman-py")
-
-    async def probe(self) -> Engine:
-        """Return the engine's version, user and controllers; 20 to 400 ms here.
-
-        Raises:
-            Unavailable: it does not answer within ``call_seconds``.
-        """
-        return engine_from(await self._run(lambda client: client.info()), self._settings)
 
     async def trim_images(self, budget_bytes: int) -> int:
         """Remove the oldest unused images beyond the budget; return how many went.
@@ -63,22 +53,28 @@ class Library:
         seconds = self._settings.call_seconds
 
         def act() -> T:
+            import podman  # noqa: PLC0415 - late: see the module
+            from podman.errors import PodmanError  # noqa: PLC0415
+
             client: Any = podman.PodmanClient(
                 base_url=f"http+unix://{self._settings.socket}", timeout=seconds
             )
-            with client:
-                return work(client)
+            try:
+                with client:
+                    return work(client)
+            except (PodmanError, OSError) as e:
+                raise Unavailable(f"Podman does not answer podman-py: {one_line(e)}") from e
 
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, act)
         except TimeoutError:
             raise Unavailable(f"Podman did not answer podman-py within {seconds:g} s") from None
-        except (PodmanError, RequestException, OSError) as e:
-            raise Unavailable(f"Podman does not answer podman-py: {one_line(e)}") from e
 
 
 def _remove_image(client: Any, *, image_id: str) -> int:
+    from podman.errors import APIError  # noqa: PLC0415 - late: see the module
+
     try:
         client.images.remove(image_id)
     except APIError:
@@ -107,30 +103,3 @@ def excess(images: list[dict[str, Any]], budget_bytes: int) -> list[str]:
             total -= image["Size"]
             chosen.append(image["Id"])
     return chosen
-
-
-def engine_from(info: dict[str, Any], settings: Podman) -> Engine:
-    """Read ``GET /libpod/info``.
-
-    Container id 0 of a rootless engine is the user it runs as. The controllers are what the
-    service's own cgroup has; those of the configured parent are added, because a service in a
-    subgroup sees its own none before the first container.
-
-    Raises:
-        Unavailable: what answers is not a rootless Podman as we know it.
-    """
-    try:
-        host = info["host"]
-        maps = host["idMappings"]
-        uid = next(m["host_id"] for m in maps["uidmap"] if m["container_id"] == 0)
-        gid = next(m["host_id"] for m in maps["gidmap"] if m["container_id"] == 0)
-        controllers = frozenset(host.get("cgroupControllers") or ())
-        version = str(info["version"]["Version"])
-    except (KeyError, TypeError, StopIteration):
-        raise Unavailable(
-            "Podman's info has no id mappings: the service must run rootless, as a user with a "
-            "range in /etc/subuid"
-        ) from None
-    if settings.cgroup_parent:
-        controllers |= controllers_below(settings.cgroup_parent)
-    return Engine(version=version, uid=uid, gid=gid, controllers=controllers)

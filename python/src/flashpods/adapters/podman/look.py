@@ -7,6 +7,7 @@ be inspected ("container not known"), but it is listed and keeps its name, until
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Final
 
@@ -43,8 +44,18 @@ async def containers(rest: RestClient) -> list[ContainerState]:
     Raises:
         Unavailable: the engine does not answer, or not to this.
     """
-    states = [from_list(item) or await inspect(rest, item["Id"]) for item in await _listed(rest)]
-    return [state for state in states if state is not None]
+    looks = [_look(rest, item) for item in await _listed(rest)]
+    return [state for state in await asyncio.gather(*looks) if state is not None]
+
+
+async def _look(rest: RestClient, item: dict[str, Any]) -> ContainerState | None:
+    """Read an item of the list; one that the engine can't show hides no other."""
+    if (state := from_list(item)) is not None:
+        return state
+    try:
+        return await inspect(rest, item["Id"])
+    except Unavailable:
+        return from_list(item, bare=True)
 
 
 async def _listed(rest: RestClient) -> list[dict[str, Any]]:

@@ -28,6 +28,11 @@ Seen = Callable[[str, str, int | None, float], None]
 
 SAFE = frozenset({"GET", "DELETE"})
 
+# An engine that stood still does all that it was asked meanwhile when it goes on. How long it kept
+# us waiting tells how long that may take: not much longer where it is only slow.
+RESTLESS_SECONDS = 2.0  # at most
+SLOW_SECONDS = 1.0  # it may have stood still; our first call may have met the end of that anyway
+
 
 def one_line(text: object) -> str:
     """Cut a message of the engine to one line of :data:`MESSAGE_CHARS` characters."""
@@ -160,6 +165,23 @@ class RestClient:
         self._waits = asyncio.Semaphore(waits)
         self._closed = False
         self._seen = seen
+        self._asked: float | None = None  # when we first asked since the last answer
+        self._heard = False  # whether it ever answered
+        self._calm_at = 0.0
+
+    def restless(self) -> float:
+        """Return how many seconds longer calls that nobody waits for may be under way."""
+        return max(0.0, self._calm_at - time.monotonic())
+
+    def _answered(self) -> None:
+        """Take in that the engine is there, and since when it had not said so."""
+        if self._asked is None:
+            return  # it has answered another call meanwhile
+        now = time.monotonic()
+        waited, self._asked = now - self._asked, None
+        if not self._heard or waited > SLOW_SECONDS:
+            self._calm_at = now + min(2 * waited, RESTLESS_SECONDS)
+        self._heard = True
 
     async def call(
         self,
@@ -187,8 +209,10 @@ class RestClient:
         Raises:
             Unavailable: nobody answers there, or not in time.
         """
-        began = time.perf_counter()
+        began = time.monotonic()
         status: int | None = None
+        if not long:
+            self._asked = self._asked or began
         try:
             answer = await self._call(
                 method,
@@ -198,12 +222,13 @@ class RestClient:
                 slots=self._waits if long else self._calls,
             )
             status = answer.status
+            self._answered()
         except asyncio.CancelledError:
             long = True  # the caller's doing says nothing of the engine
             raise
         finally:
             if not long:
-                self._seen(method, path, status, time.perf_counter() - began)
+                self._seen(method, path, status, time.monotonic() - began)
         return answer
 
     async def _call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
@@ -24,9 +25,11 @@ from flashpods.adapters.podman.cgroups import (
     waits_for_start,
 )
 from flashpods.adapters.podman.deaths import DeathWatch
+from flashpods.adapters.podman.engine import probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import containers, inspect
+from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
 from flashpods.adapters.podman.turns import Turns
@@ -43,20 +46,6 @@ EASE_SECONDS: Final = 60.0  # what is not done by then is done by the next try
 FRESH: Final = 256  # containers remembered between create, start and wait
 WAITS: Final = 256
 """Long calls at once; only containers whose process is not to be seen need one."""
-
-# Podman answers 500 to causes that pass as well; these say that it was busy, not that it refused.
-_PASSING: Final = (
-    "database is locked",
-    "resource temporarily unavailable",
-    "too many open files",
-    "context deadline exceeded",
-    "context canceled",
-    "connection refused",
-    "shutting down",
-    "image not known",  # it was trimmed since it was looked for: have it again
-    "no such image",
-    "create keyring",  # a user has 200 keys unless kernel.keys.maxkeys says more, keyrings(7)
-)
 
 
 class PodmanRuntime:
@@ -99,7 +88,7 @@ class PodmanRuntime:
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
         # containers/storage issue 2030.
-        self._creates = Turns[Answer](settings.call_seconds)
+        self._creates = Turns[Answer](settings.call_seconds, settings.socket)
         self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._fresh: dict[str, str] = {}  # id → name of what we initialised and nobody started
         self._started: dict[str, str] = {}  # the same of what we started and nobody waits for
@@ -157,7 +146,7 @@ class PodmanRuntime:
             if taken and (await self._delete(spec.name)).ok:
                 # A service killed within "create" left the name in its storage, no container.
                 raise Unavailable(f"{spec.name} was left half made; it is made anew")
-            raise _refusal(answer, f"cannot create {spec.name}")
+            raise refusal(answer, f"cannot create {spec.name}")
         if found.job_id != spec.job_id or found.name != spec.name:
             raise ContainerError(
                 f"the name {spec.name} belongs to a container of another job: {found.id[:12]}"
@@ -232,14 +221,25 @@ class PodmanRuntime:
                 _remember(self._started, container_id, name)
                 return
         async with self._starting.setdefault(container_id, asyncio.Lock()):
-            state = await self.inspect(container_id)
+            state = await self._when_calm(container_id, _over)
             if state is None:
                 raise ContainerError(f"there is no container {container_id[:12]} to start")
-            if state.running or state.exited or await self._has_run(state):
+            if _over(state) or await self._has_run(state):
                 return
             answer = await self._rest.call("POST", f"/containers/{container_id}/start")
             if not answer.ok:
-                raise _refusal(answer, f"cannot start {state.name}")
+                raise refusal(answer, f"cannot start {state.name}")
+
+    async def _when_calm(
+        self, name_or_id: str, told: Callable[[ContainerState | None], bool]
+    ) -> ContainerState | None:
+        """Inspect it, again while calls that nobody waits for may be under way, until it tells."""
+        while True:
+            left = self._rest.restless()
+            state = await self.inspect(name_or_id)
+            if told(state) or not left:
+                return state
+            await asyncio.sleep(min(left, NOTICE_LOOK))
 
     async def _has_run(self, state: ContainerState) -> bool:
         """Whether the command of an "initialized" container executes, or has executed, already."""
@@ -257,6 +257,10 @@ class PodmanRuntime:
     async def inspect(self, name_or_id: str) -> ContainerState | None:
         """Return what the engine knows; see the port."""
         return await inspect(self._rest, name_or_id)
+
+    async def awaited(self, name: str) -> ContainerState | None:
+        """Inspect it, again while the engine may be making it; see the port."""
+        return await self._when_calm(name, lambda state: state is not None)
 
     async def wait(self, container_id: str) -> ContainerState | None:
         """Return once the container is dead and its output is written; see the port."""
@@ -340,10 +344,10 @@ class PodmanRuntime:
         answer = await self._rest.call("POST", f"/containers/{container_id}/init")
         if answer.ok:
             return
-        refusal = _refusal(answer, f"cannot initialise {container_id[:12]}")
-        if isinstance(refusal, ContainerError) and await self._lost_controllers():
-            raise Unavailable(f"the host has lost the controllers of our limits: {refusal}")
-        raise refusal
+        refused = refusal(answer, f"cannot initialise {container_id[:12]}")
+        if isinstance(refused, ContainerError) and await self._lost_controllers():
+            raise Unavailable(f"the host has lost the controllers of our limits: {refused}")
+        raise refused
 
     async def _lost_controllers(self) -> bool:
         """Whether the engine could enforce limits when it was last asked, and no longer can.
@@ -352,7 +356,7 @@ class PodmanRuntime:
         """
         if self._engine is None or not self._engine.enforces:
             return False
-        self._engine = await self._library.probe()
+        self._engine = await probe(self._rest, self._settings)
         return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
@@ -366,19 +370,16 @@ class PodmanRuntime:
         if self._engine is None:
             async with self._probing:
                 if self._engine is None:
-                    self._engine = await self._library.probe()
+                    self._engine = await probe(self._rest, self._settings)
         return self._engine
+
+
+def _over(state: ContainerState | None) -> bool:
+    """Whether a start can come to nothing any more."""
+    return state is None or state.running or state.exited
 
 
 def _remember(names: dict[str, str], container_id: str, name: str) -> None:
     names[container_id] = name
     if len(names) > FRESH:
         names.pop(next(iter(names)))
-
-
-def _refusal(answer: Answer, what: str) -> Unavailable | ContainerError:
-    """Tell a cause that passes from one that stays."""
-    message = f"{what}: {answer.message}"
-    if any(mark in message.lower() for mark in _PASSING):
-        return Unavailable(message)
-    return ContainerError(message)

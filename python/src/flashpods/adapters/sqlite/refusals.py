@@ -82,13 +82,6 @@ def finalizing(upload: Upload, at: datetime) -> bool:
     return began is not None and at - began < timedelta(seconds=FINALIZE_SECONDS)
 
 
-def overdue(upload: Upload, at: datetime) -> bool:
-    """Whether its time is over, whether or not the reaper has come by."""
-    return upload.state is UploadState.EXPIRED or (
-        upload.expires_at is not None and upload.expires_at <= at and upload.job_id is None
-    )
-
-
 def check_claim(upload: Upload | None, upload_id: str, at: datetime) -> None:
     """Refuse an upload that a new job may not take.
 
@@ -96,7 +89,7 @@ def check_claim(upload: Upload | None, upload_id: str, at: datetime) -> None:
         NotFound: ``upload_not_found``, also when expired.
         Conflict: ``upload_not_finalized``, ``upload_already_consumed``.
     """
-    if upload is None or overdue(upload, at):
+    if upload is None or upload.overdue(at):
         raise upload_not_found(upload_id)
     if upload.state is UploadState.UPLOADING:
         raise Conflict(
@@ -126,12 +119,12 @@ def check_finalize(upload: Upload | None, upload_id: str, at: datetime, *, live:
             f"upload {upload_id} was used by job {upload.job_id}; push the files again",
             code="upload_already_consumed",
         )
-    if upload.state is UploadState.FINALIZED and not overdue(upload, at):
+    if upload.state is UploadState.FINALIZED and not upload.overdue(at):
         raise Conflict(
             f"upload {upload_id} is finalized already; post the job",
             code="upload_already_finalized",
         )
-    if overdue(upload, at) and upload.finalizing_at is None:
+    if upload.overdue(at) and upload.finalizing_at is None:
         raise expired(upload_id)
     if live:
         raise Conflict(
