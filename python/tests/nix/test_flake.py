@@ -72,6 +72,7 @@ def test_the_example_is_a_system(evaluator: Evaluator) -> None:
     assert str(outputs(evaluator, system)).endswith(".drv")
 
 
+@pytest.mark.timeout(1200)  # some 25 evaluations
 def test_every_check_evaluates_with_its_nodes_and_script(evaluator: Evaluator) -> None:
     names = outputs(evaluator, f"builtins.attrNames self.checks.{SYSTEM}")
     assert isinstance(names, list)
