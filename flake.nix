@@ -80,12 +80,10 @@
           inherit pkgs self;
           packages = ours pkgs;
         }
-        // lib.optionalAttrs (builtins.pathExists ./checks/default.nix) (
-          import ./checks {
-            inherit pkgs;
-            module = self.nixosModules.default;
-          }
-        )
+        // import ./checks {
+          inherit pkgs;
+          module = self.nixosModules.default;
+        }
       );
 
       formatter = forAll (pkgs: pkgs.nixfmt-tree);

@@ -38,8 +38,9 @@ with subtest("a job reaches the internet, and names resolve by the host's resolv
 
 with subtest("the internet reaches nothing of the host but WireGuard"):
     before = counter("input_other")
-    for port in PORTS:
-        internet.fail(f"timeout 1 bash -c '</dev/tcp/198.51.100.10/{port}'")
+    knock = "timeout 1 bash -c '</dev/tcp/198.51.100.10/{0}' 2>/dev/null && echo open {0}"
+    said = internet.succeed("".join(f"({knock.format(port)}) & " for port in PORTS) + "wait")
+    assert said == "", said
     assert counter("input_other") >= before + len(PORTS)
 
 with subtest("root on the host is served, as health checks are"):
@@ -57,3 +58,19 @@ with subtest("reloading the rules opens nothing in between"):
     assert ended(job)["status"] == "completed"
     lines = output(job)
     assert "OPEN" not in lines and int(lines[-1].split()[1]) > 0, lines
+
+with subtest(
+    "who begins flows without end gets a share of the host's table, and nobody else is refused"
+):
+    before = counter("job_over_rate")
+    host.succeed(
+        "setpriv --reuid=flashpods --regid=flashpods --clear-groups bash -c "
+        "'for p in $(seq 10000 29999); do echo >/dev/udp/203.0.113.80/$p; done' 2>/dev/null || true"
+    )
+    assert counter("job_over_rate") > before
+    held, most = host.succeed(
+        "cd /proc/sys/net/netfilter; cat nf_conntrack_count nf_conntrack_max"
+    ).split()
+    assert int(held) < int(most) / 2, (held, most)
+    host.succeed("curl -sf -o /dev/null --max-time 10 http://10.0.0.1:8080/health")
+    get("/capacity")

@@ -35,7 +35,7 @@ in
         rsync_port = toString p.rsync_port;
         user = toString p.user;
         subordinates = "${toString first}-${toString (first + count - 1)}";
-        private_verdict = if p.allow_private then "accept" else "goto refuse";
+        private_verdict = if p.allow_private then "goto share" else "goto refuse";
         laptop_rules = block (
           map (a: ''iifname "${p.interface}" ${family a} saddr ${a} goto laptop'') p.laptops
         );
@@ -47,7 +47,7 @@ in
         resolver_rules = block (
           lib.concatMap (
             a:
-            map (protocol: "${family a} daddr ${a} ${protocol} dport 53 accept") [
+            map (protocol: "${family a} daddr ${a} ${protocol} dport 53 goto names") [
               "udp"
               "tcp"
             ]
@@ -56,7 +56,20 @@ in
         network_rules = block (
           map (n: "${family n} daddr ${n} counter name job_to_wireguard goto refuse") p.networks
         );
-        allowed_rules = block (map (n: "${family n} daddr ${n} accept") p.allowed);
+        allowed_rules = block (map (n: "${family n} daddr ${n} goto share") p.allowed);
+        new_flows = toString p.new_flows;
+        burst = toString (4 * p.new_flows);
+        name_bytes = toString (80 * p.new_flows);
+        name_burst = toString (4 * 80 * p.new_flows);
+        flow_rules =
+          let
+            each = (p.max_flows + 15) / 16;
+            bits = list: "0x${lib.fixedWidthString 2 "0" (lib.toLower (lib.toHexString (2 * list)))}";
+            rule =
+              list:
+              "th sport & 0x1e == ${bits list} ct count over ${toString each} counter name job_over_flows goto refuse";
+          in
+          block (map rule (lib.range 0 15));
       };
     in
     builtins.replaceStrings (map (name: "@${name}@") (lib.attrNames words)) (lib.attrValues words) (

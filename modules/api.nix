@@ -16,9 +16,8 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    systemd.services.flashpods-api = {
+    systemd.services.flashpods-api = hardening.daemon (hardening.forJobs paths) {
       description = "Flashpods API";
-      wantedBy = [ "multi-user.target" ];
       wants = [
         "podman-socket-flashpods.service"
         "wireguard-${cfg.wireguard.interface}.service"
@@ -32,7 +31,6 @@ in
       ]
       ++ identity;
       requires = [ "flashpods-firewall.service" ]; # never without the boundary
-      startLimitIntervalSec = 0;
       # A switch stops what has changed, activates, and starts it: laptops would be without for that long.
       stopIfChanged = false;
       # newuidmap and newgidmap; unshare.
@@ -40,35 +38,16 @@ in
         "/run/wrappers"
         pkgs.util-linux
       ];
-      serviceConfig =
-        hardening.userNamespaces
-        // hardening.restart
-        // {
-          Type = "notify";
-          ExecStart = "${cfg.package}/bin/flashpods-api --config ${cfg.settingsFile}";
-          User = "flashpods";
-          Group = "flashpods";
-          LoadCredential = "api-token:${cfg.apiTokenFile}";
-          WatchdogSec = "60s";
-          TimeoutStopSec = "30s";
-          OOMScoreAdjust = -500;
-          LimitNOFILE = 65536;
-          ReadWritePaths = [
-            (dirOf paths.database)
-            paths.artifacts
-            paths.capture
-            paths.logs
-          ];
-          IPAddressDeny = "any";
-          IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
-          BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
-          # It ends what a dead container left in its cgroup: no ProtectControlGroups. It sees that
-          # jobs live, and what they hold open, in /proc: no ProtectProc.
-          InaccessiblePaths = [
-            "-/var/lib/spire"
-            "-/run/spire/server"
-          ];
-        };
+      serviceConfig = {
+        Type = "notify";
+        ExecStart = "${cfg.package}/bin/flashpods-api --config ${cfg.settingsFile}";
+        LoadCredential = "api-token:${cfg.apiTokenFile}";
+        WatchdogSec = "60s";
+        OOMScoreAdjust = -500;
+        LimitNOFILE = 65536;
+        IPAddressDeny = "any";
+        IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
+      };
     };
   };
 }

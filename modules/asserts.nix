@@ -9,6 +9,7 @@ let
   wg = cfg.wireguard;
   inherit (cfg.settings) paths;
   listed = lib.concatStringsSep ", ";
+  systemd = lib.getVersion config.systemd.package;
 
   inStore = path: lib.hasPrefix builtins.storeDir path;
   secret = option: path: {
@@ -47,6 +48,13 @@ in
       name: laptop: secret "wireguard.laptops.${name}.presharedKeyFile" laptop.presharedKeyFile
     ) psks
     ++ [
+      {
+        assertion = lib.versionAtLeast systemd "257";
+        message = ''
+          systemd.package is systemd ${systemd}: before 257 the API could map no user ids. Take NixOS 25.05 or
+          later as the flake's input nixpkgs.
+        '';
+      }
       {
         assertion = wg.laptops != { };
         message = ''

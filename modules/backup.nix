@@ -11,10 +11,7 @@ let
   inherit (cfg.settings) paths;
   inherit (cfg.settings.backup) directory;
   hardening = import ./hardening.nix;
-
-  key =
-    type: default: description:
-    mkOption { inherit type default description; };
+  inherit (import ./declare.nix { inherit lib; }) key outsideOrNone;
 in
 {
   options.services.flashpods = {
@@ -33,19 +30,10 @@ in
           example = "sftp:backup@example.org:/srv/flashpods";
           description = "Where the copies go.";
         };
-        passwordFile = mkOption {
-          type = types.nullOr types.path;
-          apply = path: if path == null then null else toString path;
-          default = null;
+        passwordFile = outsideOrNone "File with the repository's password, readable by root alone." // {
           example = "/run/secrets/restic";
-          description = "File with the repository's password, readable by root alone.";
         };
-        environmentFile = mkOption {
-          type = types.nullOr types.path;
-          apply = path: if path == null then null else toString path;
-          default = null;
-          description = "File with the variables that the repository's kind needs, such as `AWS_ACCESS_KEY_ID`.";
-        };
+        environmentFile = outsideOrNone "File with the variables that the repository's kind needs, such as `AWS_ACCESS_KEY_ID`.";
         pruneOpts = mkOption {
           type = types.listOf types.str;
           default = [
@@ -86,11 +74,9 @@ in
     systemd.services.flashpods-backup = {
       description = "Flashpods' backup of its database";
       onSuccess = lib.optional backup.restic.enable "restic-backups-flashpods.service";
-      serviceConfig = hardening.strict // {
+      serviceConfig = hardening.strict // hardening.as "flashpods" // {
         Type = "oneshot";
         ExecStart = "${cfg.package}/bin/flashpods-admin backup --settings ${cfg.settingsFile}";
-        User = "flashpods";
-        Group = "flashpods";
         TimeoutStartSec = "2h";
         Nice = 10;
         IOSchedulingClass = "idle";

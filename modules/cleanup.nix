@@ -7,46 +7,26 @@
 }:
 let
   cfg = config.services.flashpods;
-  inherit (cfg.settings) paths;
   hardening = import ./hardening.nix;
 in
 {
   config = lib.mkIf cfg.enable {
-    systemd.services.flashpods-cleanup = {
+    systemd.services.flashpods-cleanup = hardening.daemon (hardening.forJobs cfg.settings.paths) {
       description = "Flashpods' cleanup";
-      wantedBy = [ "multi-user.target" ];
       wants = [ "podman-socket-flashpods.service" ];
       after = [ "podman-socket-flashpods.service" ];
-      startLimitIntervalSec = 0;
       # newuidmap and newgidmap; unshare.
       path = [
         "/run/wrappers"
         pkgs.util-linux
       ];
-      serviceConfig =
-        hardening.userNamespaces
-        // hardening.restart
-        // {
-          Type = "exec";
-          ExecStart = "${cfg.package}/bin/flashpods-cleanup --config ${cfg.settingsFile}";
-          User = "flashpods";
-          Group = "flashpods";
-          TimeoutStopSec = "30s";
-          Nice = 5;
-          ReadWritePaths = [
-            (dirOf paths.database)
-            paths.artifacts
-            paths.capture
-            paths.logs
-          ];
-          BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
-          PrivateNetwork = true; # Podman's socket is a path
-          # As the API it ends what dead containers left, by cgroup and /proc.
-          InaccessiblePaths = [
-            "-/var/lib/spire"
-            "-/run/spire/server"
-          ];
-        };
+      serviceConfig = {
+        Type = "exec";
+        ExecStart = "${cfg.package}/bin/flashpods-cleanup --config ${cfg.settingsFile}";
+        Nice = 5;
+        PrivateNetwork = true; # Podman's socket is a path
+        RestrictAddressFamilies = [ "AF_UNIX" ];
+      };
     };
   };
 }

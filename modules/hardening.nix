@@ -1,28 +1,69 @@
 # Sandboxing, systemd.exec(5): a service begins with all of it, and takes back what it needs with the
-# reason beside it. Plain attribute sets for serviceConfig.
+# reason beside it. Plain attribute sets for serviceConfig, and what our services have in common.
 rec {
+  # daemon SANDBOX UNIT: a service that is always there. What the unit says itself comes last.
+  daemon =
+    sandbox: unit:
+    {
+      wantedBy = [ "multi-user.target" ];
+      startLimitIntervalSec = 0;
+    }
+    // unit
+    // {
+      serviceConfig = sandbox // restart // unit.serviceConfig;
+    };
+
+  as = user: {
+    User = user;
+    Group = user;
+  };
+
+  # A peer, or a listener, on this host's loopback.
+  loopback = {
+    RestrictAddressFamilies = families;
+    IPAddressAllow = "localhost";
+  };
+
+  families = [
+    "AF_UNIX"
+    "AF_INET"
+    "AF_INET6"
+  ];
+
+  # Whose work is the jobs' files: `paths` are those of the settings.
+  forJobs =
+    paths:
+    userNamespaces
+    // as "flashpods"
+    // {
+      TimeoutStopSec = "30s";
+      ReadWritePaths = [
+        (dirOf paths.database)
+        paths.artifacts
+        paths.capture
+        paths.logs
+      ];
+      BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
+      # It ends what a dead container left in its cgroup: no ProtectControlGroups. It sees that jobs
+      # live, and what they hold open, in /proc: no ProtectProc.
+      InaccessiblePaths = [
+        "-/var/lib/spire"
+        "-/run/spire/server"
+      ];
+    };
+
   # Whatever needs no user namespace.
-  strict = filesystem // {
+  strict = common // {
     NoNewPrivileges = true;
     CapabilityBoundingSet = "";
-    LockPersonality = true;
-    MemoryDenyWriteExecute = true;
-    PrivateDevices = true;
     PrivateMounts = true;
     ProcSubset = "pid";
-    ProtectClock = true;
     ProtectControlGroups = true;
-    ProtectHostname = true;
-    ProtectKernelLogs = true;
-    ProtectKernelModules = true;
-    ProtectKernelTunables = true;
     ProtectProc = "invisible";
     RemoveIPC = true;
     RestrictAddressFamilies = [ "AF_UNIX" ];
     RestrictNamespaces = true;
-    RestrictRealtime = true;
     RestrictSUIDSGID = true;
-    SystemCallArchitectures = "native";
     SystemCallFilter = [
       "@system-service"
       "~@privileged @resources"
@@ -30,10 +71,11 @@ rec {
     IPAddressDeny = "any";
   };
 
-  # For services that start newuidmap(1), a setuid program: no NoNewPrivileges. For a User= systemd before
-  # 257 sets that by itself with every option that is a system call filter (PrivateDevices, Protect…,
-  # Restrict…, LockPersonality, MemoryDenyWriteExecute), so none of them is here.
-  userNamespaces = filesystem // {
+  # For services that start newuidmap(1), a setuid program: no NoNewPrivileges. Before systemd 257 the
+  # filters below set that by themselves for a User= (docs/decisions/0012). No RestrictSUIDSGID, which
+  # takes openat2(2) away: artifacts are resolved by it. No RemoveIPC: Podman, of the same user, has its
+  # locks in /dev/shm.
+  userNamespaces = common // {
     # newuidmap and newgidmap are root's by their setuid bit. The kernel lets them write the map of
     # somebody else's process and namespace with these (user_namespaces(7), map_write()).
     CapabilityBoundingSet = [
@@ -42,7 +84,22 @@ rec {
       "CAP_DAC_OVERRIDE"
       "CAP_SYS_ADMIN"
     ];
-    DevicePolicy = "closed";
+    RestrictAddressFamilies = families;
+    RestrictNamespaces = "user";
+    SystemCallFilter = [ "@system-service" ];
+  };
+
+  common = filesystem // {
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    PrivateDevices = true;
+    ProtectClock = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    RestrictRealtime = true;
+    SystemCallArchitectures = "native";
   };
 
   filesystem = {

@@ -6,18 +6,13 @@
 }:
 let
   inherit (lib) mkOption types;
+  inherit (import ./declare.nix { inherit lib; }) outside;
 
   packages = import ../pkgs { inherit pkgs; };
 
-  # A string in the end, so that Nix does not copy the file into the store, which everybody can read.
   secretFile =
     default: description:
-    mkOption {
-      type = types.path;
-      apply = toString;
-      inherit default description;
-      example = "/run/secrets/${baseNameOf default}";
-    };
+    outside default description // { example = "/run/secrets/${baseNameOf default}"; };
 in
 {
   options.services.flashpods = {

@@ -80,10 +80,11 @@ in
         };
       };
 
-      services.podman-socket-flashpods = {
+      # No filter of system calls or address families: jobs would inherit it, and have a profile of their
+      # own. No PrivateTmp: their workspaces are in /tmp.
+      services.podman-socket-flashpods = hardening.daemon (hardening.as "flashpods") {
         description = "Rootless Podman for Flashpods";
         documentation = [ "man:podman-system-service(1)" ];
-        wantedBy = [ "multi-user.target" ];
         requires = [ "podman-socket-flashpods.socket" ];
         wants = [ "user@${toString cfg.uid}.service" ];
         after = [
@@ -91,7 +92,6 @@ in
           "user@${toString cfg.uid}.service"
           "network.target"
         ];
-        startLimitIntervalSec = 0;
         # A switch would stop the socket with it, and whatever requires that: SPIRE's agent, the token service.
         stopIfChanged = false;
         # newuidmap and newgidmap are setuid wrappers there.
@@ -108,13 +108,9 @@ in
           CONTAINERS_CONF_OVERRIDE = containersConf;
           CONTAINERS_STORAGE_CONF = storageConf;
         };
-        # No filter of system calls or address families: jobs would inherit it, and have a profile of
-        # their own. No PrivateTmp: their workspaces are in /tmp.
-        serviceConfig = hardening.restart // {
+        serviceConfig = {
           Type = "exec";
           ExecStart = "${lib.getExe cfg.podman.package} system service --time=0";
-          User = "flashpods";
-          Group = "flashpods";
           # Containers are in this unit's cgroup. Podman itself sits in a group of its own below it, or
           # the kernel would silently not apply the jobs' limits (cgroup-v2: no internal processes).
           Delegate = "cpu cpuset io memory pids";

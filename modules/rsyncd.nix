@@ -98,12 +98,11 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    environment.etc."flashpods/rsyncd.conf".source = configuration;
+    environment.etc."flashpods-rsyncd.conf".source = configuration;
 
-    systemd.services.flashpods-rsyncd = {
+    systemd.services.flashpods-rsyncd = hardening.daemon hardening.strict {
       description = "rsync daemon for Flashpods' uploads";
       documentation = [ "man:rsyncd.conf(5)" ];
-      wantedBy = [ "multi-user.target" ];
       requires = [ "flashpods-firewall.service" ]; # it knows no passwords: never without the boundary
       wants = [ "wireguard-${cfg.wireguard.interface}.service" ];
       after = [
@@ -112,40 +111,40 @@ in
         "flashpods-firewall.service"
         "wireguard-${cfg.wireguard.interface}.service"
       ];
-      startLimitIntervalSec = 0;
-      serviceConfig =
-        hardening.strict
-        // hardening.restart
-        // {
-          Type = "exec";
-          ExecStart = "${lib.getExe cfg.rsync.package} --daemon --no-detach --config=${configuration}";
-          RuntimeDirectory = "flashpods-rsyncd";
-          TimeoutStopSec = "10s";
-          # Root, because rsync must chroot and the hook measures a tree that is nobody's.
-          CapabilityBoundingSet = [
-            "CAP_NET_BIND_SERVICE" # 873
-            "CAP_SYS_CHROOT"
-            "CAP_SETUID" # to the transfers' user; the hook: to flashpods
-            "CAP_SETGID"
-            "CAP_DAC_READ_SEARCH" # the hook measures what others own
-            "CAP_KILL" # the hook ends a transfer over its quota
-          ];
-          RestrictAddressFamilies = [
-            "AF_UNIX"
-            "AF_INET"
-            "AF_INET6"
-          ];
-          IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
-          SystemCallFilter = hardening.strict.SystemCallFilter ++ [
-            "chroot"
-            "@setuid"
-          ];
-          # The hook finds out which processes write to a tree.
-          ProtectProc = "default";
-          ProcSubset = "all";
-          ReadWritePaths = [ (dirOf paths.database) ];
-          BindPaths = [ paths.transfers ];
-        };
+      serviceConfig = {
+        Type = "exec";
+        ExecStart = "${lib.getExe cfg.rsync.package} --daemon --no-detach --config=${configuration}";
+        RuntimeDirectory = "flashpods-rsyncd";
+        TimeoutStopSec = "10s";
+        # Root, because rsync must chroot and the hook measures a tree that is nobody's.
+        CapabilityBoundingSet = [
+          "CAP_NET_BIND_SERVICE" # 873
+          "CAP_SYS_CHROOT"
+          "CAP_SETUID" # to the transfers' user; the hook: to flashpods
+          "CAP_SETGID"
+          "CAP_DAC_READ_SEARCH" # the hook measures what others own
+          "CAP_KILL" # the hook ends a transfer over its quota
+        ];
+        RestrictAddressFamilies = hardening.families;
+        IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
+        SystemCallFilter = hardening.strict.SystemCallFilter ++ [
+          "chroot"
+          "@setuid"
+        ];
+        # The hook finds out which processes write to a tree.
+        ProtectProc = "default";
+        ReadWritePaths = [ (dirOf paths.database) ];
+        BindPaths = [ paths.transfers ];
+        # It may read what anybody owns, but there is nothing for it where secrets are.
+        InaccessiblePaths = [
+          "-/etc/flashpods"
+          "-/etc/wireguard"
+          "-/run/agenix.d"
+          "-/run/secrets.d"
+          "-/run/spire"
+          "-/var/lib/spire"
+        ];
+      };
     };
   };
 }

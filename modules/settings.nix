@@ -10,9 +10,7 @@ let
   cfg = config.services.flashpods;
   json = pkgs.formats.json { };
 
-  key =
-    type: default: description:
-    mkOption { inherit type default description; };
+  inherit (import ./declare.nix { inherit lib; }) key;
   GiB = 1024 * 1024 * 1024;
   percent = types.ints.between 1 100;
   bytes = types.ints.positive;

@@ -32,9 +32,8 @@ in
         };
       };
 
-      services.flashpods-token-service = {
+      services.flashpods-token-service = hardening.daemon hardening.strict {
         description = "Flashpods' token service";
-        wantedBy = [ "multi-user.target" ];
         requires = [ "flashpods-token-service.socket" ];
         wants = [
           "spire-agent.service"
@@ -45,17 +44,14 @@ in
           "spire-agent.service"
           "podman-socket-flashpods.socket"
         ];
-        startLimitIntervalSec = 0;
         # A switch would make the socket anew with it, and live jobs have the old one mounted.
         stopIfChanged = false;
         serviceConfig =
-          hardening.strict
-          // hardening.restart
+          hardening.as "flashpods-token"
+          // hardening.loopback # the metrics' listener
           // {
             Type = "notify";
             ExecStart = "${cfg.package}/bin/flashpods-token-service --config ${cfg.settingsFile}";
-            User = "flashpods-token";
-            Group = "flashpods-token";
             SupplementaryGroups = [ "flashpods" ]; # Podman's socket: whose container a caller is
             # Copied when it starts: new secrets need a restart, callers wait in the socket meanwhile.
             LoadCredential = "secrets.json:${cfg.secretsFile}";
@@ -67,13 +63,6 @@ in
             # Its callers' cgroups and threads are read in /proc.
             ProtectProc = "default";
             ProcSubset = "all";
-            # The metrics' listener on loopback.
-            RestrictAddressFamilies = [
-              "AF_UNIX"
-              "AF_INET"
-              "AF_INET6"
-            ];
-            IPAddressAllow = "localhost";
             # It raises its own limit of descriptors, and takes its core's away.
             SystemCallFilter = hardening.strict.SystemCallFilter ++ [
               "prlimit64"

@@ -11,12 +11,10 @@ let
     meta.description = description;
   };
 in
-pkgs.lib.optionalAttrs (checks ? job_life) {
+{
   demo = app "demo" "Boot a host, a laptop and an internet as virtual machines, and run a job end to end" ''
     exec ${checks.job_life.driver}/bin/nixos-test-driver "$@"
   '';
-}
-// {
   validate = app "validate" "Check a live host: run it there, as root" ''
     exec ${packages.flashpods}/bin/flashpods-admin validate "$@"
   '';

@@ -32,6 +32,8 @@ let
     metrics_port = cfg.settings.http.metrics_port;
     allow_private = fw.allowPrivateNetworks;
     allowed = fw.allowedDestinations;
+    max_flows = fw.maxFlows;
+    new_flows = fw.newFlowsPerSecond;
   };
   parametersFile = pkgs.writeText "flashpods-boundary.json" (builtins.toJSON parameters);
 in
@@ -89,6 +91,28 @@ in
       default = [ ];
       example = [ "192.168.7.0/24" ];
       description = "Private networks that jobs may reach all the same.";
+    };
+    maxFlows = mkOption {
+      type = types.ints.between 16 1048576;
+      default = 16384;
+      description = ''
+        Flows (TCP connections, UDP associations, pings) that all jobs together may have open at once;
+        a further one is refused. Each is an entry of the kernel's connection tracking table
+        (`net.netfilter.nf_conntrack_max`: 262144 on a machine with more than 4 GB, 65536 below), and
+        when that is full, nobody gets a new connection, the laptop included. Together with
+        {option}`newFlowsPerSecond` jobs can hold at most `maxFlows + 120 × newFlowsPerSecond` of it:
+        a closed connection is not counted, but in the table for two minutes yet. It is one share for
+        all jobs, because their packets all leave as one user.
+      '';
+    };
+    newFlowsPerSecond = mkOption {
+      type = types.ints.between 1 65536;
+      default = 500;
+      description = ''
+        Flows that all jobs together may begin in a second, after four seconds' worth at once; a
+        further one is refused. Name servers get as many questions, by their bytes: one on this host
+        begins a flow of its own for each.
+      '';
     };
     ruleset = mkOption {
       type = types.package;

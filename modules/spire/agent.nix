@@ -79,12 +79,24 @@ in
       # Not RuntimeDirectory: live jobs have the directory mounted, and it must outlive a restart.
       systemd.tmpfiles.settings."10-flashpods" = {
         "/run/spire".d.mode = "0755";
-        ${sockets}.d.mode = "0755";
+        ${sockets}.d = {
+          user = "spire-agent";
+          group = "spire-agent";
+          mode = "0755";
+        };
       };
 
-      systemd.services.spire-agent = {
+      # A user that nobody else is. Whose process a caller is, the kernel says to any: /proc/<pid>/cgroup
+      # is there to be read.
+      users.users.spire-agent = {
+        isSystemUser = true;
+        group = "spire-agent";
+        description = "SPIRE's agent";
+      };
+      users.groups.spire-agent = { };
+
+      systemd.services.spire-agent = hardening.daemon hardening.strict {
         description = "SPIRE agent";
-        wantedBy = [ "multi-user.target" ];
         requires = [ "podman-socket-flashpods.socket" ];
         wants = [
           "spire-server.service"
@@ -95,33 +107,25 @@ in
           "flashpods-spire-register.service"
           "podman-socket-flashpods.socket"
         ];
-        startLimitIntervalSec = 0;
         stopIfChanged = false; # jobs wait for their identity meanwhile: not for a whole switch
         restartTriggers = [ configuration ];
-        serviceConfig =
-          hardening.strict
-          // hardening.restart
-          // {
-            Type = "exec";
-            # Becomes the agent, with a new join token whenever the cached identity is of no use.
-            ExecStart = "${cfg.package}/bin/flashpods-spire-agent --config ${cfg.settingsFile}";
-            # Root, as SPIRE wants it: whose process a caller is must not be another user's to say.
-            SupplementaryGroups = [ "spire-server" ]; # the server's socket, for the join token
-            StateDirectory = "spire/agent";
-            StateDirectoryMode = "0700";
-            ReadWritePaths = [ sockets ];
-            TimeoutStopSec = "15s";
-            LimitNOFILE = 65536; # a connection for each job that waits
-            # Callers are looked up in /proc.
-            ProtectProc = "default";
-            # The server is on loopback.
-            RestrictAddressFamilies = [
-              "AF_UNIX"
-              "AF_INET"
-              "AF_INET6"
-            ];
-            IPAddressAllow = "localhost";
-            };
+        # The server is on loopback.
+        serviceConfig = hardening.as "spire-agent" // hardening.loopback // {
+          Type = "exec";
+          # Becomes the agent, with a new join token whenever the cached identity is of no use.
+          ExecStart = "${cfg.package}/bin/flashpods-spire-agent --config ${cfg.settingsFile}";
+          SupplementaryGroups = [
+            "spire-server" # the server's socket, for the join token
+            "flashpods" # Podman's: which container a caller is in
+          ];
+          StateDirectory = "spire/agent";
+          StateDirectoryMode = "0700";
+          ReadWritePaths = [ sockets ];
+          TimeoutStopSec = "15s";
+          LimitNOFILE = 65536; # a connection for each job that waits
+          # Callers are looked up in /proc.
+          ProtectProc = "default";
+        };
       };
     })
   ];

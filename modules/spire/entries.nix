@@ -48,12 +48,10 @@ in
         wants = [ "spire-server.service" ];
         after = [ "spire-server.service" ];
         startLimitIntervalSec = 0;
-        serviceConfig = hardening.strict // {
+        serviceConfig = hardening.strict // hardening.as "spire-server" // {
           Type = "oneshot";
           RemainAfterExit = true;
           ExecStart = "${cfg.package}/bin/flashpods-spire-register --config ${cfg.settingsFile}";
-          User = "spire-server";
-          Group = "spire-server";
           TimeoutStartSec = "120s";
           Restart = "on-failure";
           RestartSec = "5s";

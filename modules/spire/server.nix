@@ -94,20 +94,16 @@ in
 
       environment.etc."spire/server.json".source = configuration;
 
-      systemd.services.spire-server = {
+      systemd.services.spire-server = hardening.daemon hardening.strict {
         description = "SPIRE server";
-        wantedBy = [ "multi-user.target" ];
         after = [ "network.target" ];
-        startLimitIntervalSec = 0;
         stopIfChanged = false; # as the agent
         serviceConfig =
-          hardening.strict
-          // hardening.restart
+          hardening.as "spire-server"
+          // hardening.loopback # the agent comes over it
           // {
             Type = "exec";
             ExecStart = "${cfg.spire.server.program} run -config ${configuration}";
-            User = "spire-server";
-            Group = "spire-server";
             StateDirectory = "spire/server";
             StateDirectoryMode = "0700";
             RuntimeDirectory = "spire/server";
@@ -115,13 +111,6 @@ in
             TimeoutStopSec = "15s";
             LimitNOFILE = 8192;
             PrivateUsers = true;
-            # The agent comes over loopback.
-            RestrictAddressFamilies = [
-              "AF_UNIX"
-              "AF_INET"
-              "AF_INET6"
-            ];
-            IPAddressAllow = "localhost";
           };
       };
     })

@@ -33,6 +33,12 @@ PLACEHOLDER: Final = re.compile(r"@([a-z0-9_]+)@")
 DNS_PORTS: Final = (53, 853)
 EX_CONFIG: Final = 78  # sysexits.h
 UID_LIMIT: Final = 2**32 - 1  # the last number means: no user
+# Source ports are dealt to lists of flows by these bits; not by the last, because connect(2) takes
+# even ones first.
+PORT_BITS: Final = 0x1E
+LISTS: Final = 16
+BURST_SECONDS: Final = 4
+QUESTION_BYTES: Final = 80  # of a usual one to a name server, with its headers
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -89,6 +95,9 @@ class Boundary(BaseModel):
     resolvers: tuple[Address, ...]  # none: jobs have no names
     allow_private: bool = False
     allowed: tuple[Network, ...] = ()  # never a way to the host or to WireGuard's networks
+    # Of all jobs together: nothing in a packet says whose it is (docs/decisions/0013).
+    max_flows: int = Field(16384, ge=LISTS, le=2**20)  # at once, rounded up to a multiple of 16
+    new_flows: int = Field(500, ge=1, le=2**16)  # a second
 
     @model_validator(mode="after")
     def _consistent(self) -> Boundary:
@@ -135,7 +144,7 @@ def substitutions(boundary: Boundary) -> dict[str, str]:
         "rsync_port": str(boundary.rsync_port),
         "user": f'"{boundary.user}"' if isinstance(boundary.user, str) else str(boundary.user),
         "subordinates": f"{range_.first}-{range_.last}",
-        "private_verdict": "accept" if boundary.allow_private else "goto refuse",
+        "private_verdict": "goto share" if boundary.allow_private else "goto refuse",
         "laptop_rules": _block(
             f'iifname "{interface}" {_ip(a)} saddr {a} goto laptop' for a in boundary.laptops
         ),
@@ -144,7 +153,7 @@ def substitutions(boundary: Boundary) -> dict[str, str]:
         if boundary.ssh == "anybody"
         else "",
         "resolver_rules": _block(
-            f"{_ip(a)} daddr {a} {protocol} dport 53 accept"
+            f"{_ip(a)} daddr {a} {protocol} dport 53 goto names"
             for a in boundary.resolvers
             for protocol in ("udp", "tcp")
         ),
@@ -152,7 +161,16 @@ def substitutions(boundary: Boundary) -> dict[str, str]:
             f"{_ip(n)} daddr {n} counter name job_to_wireguard goto refuse"
             for n in boundary.networks
         ),
-        "allowed_rules": _block(f"{_ip(n)} daddr {n} accept" for n in boundary.allowed),
+        "allowed_rules": _block(f"{_ip(n)} daddr {n} goto share" for n in boundary.allowed),
+        "new_flows": str(boundary.new_flows),
+        "burst": str(boundary.new_flows * BURST_SECONDS),
+        "name_bytes": str(boundary.new_flows * QUESTION_BYTES),
+        "name_burst": str(boundary.new_flows * QUESTION_BYTES * BURST_SECONDS),
+        "flow_rules": _block(
+            f"th sport & {PORT_BITS:#04x} == {2 * list_:#04x} ct count over "
+            f"{-(-boundary.max_flows // LISTS)} counter name job_over_flows goto refuse"
+            for list_ in range(LISTS)
+        ),
     }
 
 

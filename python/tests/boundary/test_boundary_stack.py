@@ -10,7 +10,7 @@ import httpx
 import judge
 import pytest
 import served
-from netlab import HOST4, OTHERS, PORTS, WEB4
+from netlab import HOST4, OTHERS, PORTS, WEB4, ruleset
 from served import Served, probing, run, total
 
 from flashpods_dev.machine import inside
@@ -107,3 +107,36 @@ async def test_a_stolen_token_spawns_nothing(site: Served, laptop: httpx.AsyncCl
     assert all("refused" in line for line in lines), lines
     assert await total(laptop) == before + 1
     assert grown == {"job_to_service": len(hosts)}
+
+
+FLOOD = """
+import socket
+flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(60)]
+for port in range(10000, 10100):
+    for flow in flows:
+        flow.sendto(b"?", (ADDRESS, port))
+print("sent", flush=True)
+"""
+
+
+async def test_a_job_that_fills_the_table_fills_its_share(
+    site: Served, laptop: httpx.AsyncClient
+) -> None:
+    """Many flows of few sockets: no limit of descriptors stops it."""
+    lab = site.lab
+    held = "/proc/sys/net/netfilter/nf_conntrack_count"
+    lab.load(ruleset(max_flows=160, new_flows=2**16))
+    try:
+        with lab.counted() as grown:
+            status, lines = await run(
+                laptop, f"python3 -c {shlex.quote(FLOOD.replace('ADDRESS', repr(WEB4)))}"
+            )
+            assert (status, lines) == ("completed", ["sent"])
+            assert int(lab.host.run("cat", held)) < 300
+            # It is still full: the laptop, root and jobs without the network go on.
+            assert (await run(laptop, "echo hello"))[1] == ["hello"]
+            assert lab.host.probe().one(WEB4, 80) == "internet"
+        assert grown.keys() == {"job_over_flows"}
+        assert grown["job_over_flows"] > 1000
+    finally:
+        lab.load()

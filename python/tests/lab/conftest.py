@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "system"))  # the guide's parser
 from deployment import Deployment
 from sites import Site
 
+from flashpods_dev.lab import parts
 from flashpods_dev.lab.run import PRODUCT, ROOT, STATE
 from flashpods_dev.machine import inside
 
@@ -24,11 +25,15 @@ if STATE not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on our own programs."""
-    for item in items:
-        if "deployed" in getattr(item, "fixturenames", ()):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what runs on our own programs, and take this process's part of the tests."""
+    deployed = ["deployed" in getattr(item, "fixturenames", ()) for item in items]
+    for item, it in zip(items, deployed, strict=True):
+        if it:
             item.add_marker(pytest.mark.deployed)
+    ours = dict(zip(items, parts.shares(os.environ.get(parts.PART), deployed), strict=True))
+    config.hook.pytest_deselected(items=[item for item in items if not ours[item]])
+    items[:] = [item for item in items if ours[item]]
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,6 @@ def break_svid(host: LabMachine, kind: str) -> None:
     shown = json.loads(host.succeed(f"spire-server entry show {socket} -output json"))
     (entry,) = (e for e in shown["entries"] if e["spiffe_id"]["path"] == f"/{kind}")
     host.succeed(f"spire-server entry delete {socket} -entryID {entry['id']}")
-    host.wait_until_fails(f"flashpods-admin validate --only svid-{kind}", timeout=90)
 
 
 def mend_svid(host: LabMachine, kind: str) -> None:
@@ -129,6 +128,7 @@ BREAKS: dict[str, tuple[Callable[[LabMachine], object], Callable[[LabMachine], o
         lambda h: h.succeed("chmod 0660 /run/flashpods/token.sock && chmod 0750 /run/flashpods"),
     ),
 }
+KINDS = ("failed", "blocked")
 BLOCKED = {"svid-worker": {"token-exchange-worker"}, "svid-agent": {"token-exchange-agent"}}
 SAYS = {
     "svid-worker": "spire_attestation_timeout",
@@ -153,11 +153,13 @@ def test_what_is_broken_fails_and_nothing_else(deployed: Deployment, name: str) 
     do(host)
     try:
         said = validate(host)
+        if name in BLOCKED and said[name]["passed"]:  # the agent had not yet heard of it
+            said = validate(host)
     finally:
         undo(host)
-    failed = {check["name"] for check in said.values() if check["status"] == "failed"}
-    blocked = {check["name"] for check in said.values() if check["status"] == "blocked"}
-    assert (failed, blocked) == ({name}, BLOCKED.get(name, set())), said
+    found = {kind: {n: c["said"] for n, c in said.items() if c["status"] == kind} for kind in KINDS}
+    failed, blocked = (set(found[kind]) for kind in KINDS)
+    assert (failed, blocked) == ({name}, BLOCKED.get(name, set())), found
     assert SAYS[name] in said[name]["said"], said[name]
     assert said[name]["remedy"]
 
@@ -195,6 +197,8 @@ def test_a_silent_laptop(deployed: Deployment) -> None:
     finally:
         host.succeed(f"wg set wg0 peer {other} remove")
         host.succeed("systemctl start wireguard-wg0-peer-mine")
+        # By itself it would look for a new session in 15 s; the scripts wait for that.
+        deployed.laptop.succeed("systemctl restart wg-quick-wg0")
         deployed.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1", timeout=90)
 
 

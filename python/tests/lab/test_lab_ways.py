@@ -65,6 +65,8 @@ def test_rules_stand_before_the_network(site: Site) -> None:
     with site.as_user(UID) as job, site.counted() as grown:
         assert job.one("10.0.0.1", 8080) == "refused"
     assert grown == {"job_to_service": 1}
+    # By itself it would look for the host's new session in 15 s; the script reboot waits for that.
+    site.laptop.succeed("systemctl restart wg0")
     site.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1")
 
 

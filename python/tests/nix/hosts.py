@@ -74,6 +74,7 @@ VARIANTS = {
         allowedDestinations = [ "192.168.7.0/24" ];
       };
     }""",
+    "few flows": "{ services.flashpods.firewall = { maxFlows = 100; newFlowsPerSecond = 7; }; }",
     "other ports": """{
       services.flashpods = {
         settings.http.port = 8090;

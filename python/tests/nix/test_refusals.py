@@ -58,6 +58,10 @@ WRONG = {
         "services.spire.server.enable is true",
         "services.flashpods.settings.identity.enabled = false",
     ),
+    """systemd.package = pkgs.systemd // builtins.fromJSON ''{"version": "256.7"}'';""": (
+        "systemd.package is systemd 256.7",
+        "NixOS 25.05",
+    ),
     "networking.nftables = { enable = true; flushRuleset = true; };": (
         "networking.nftables.flushRuleset is true",
         "networking.nftables.tables",
@@ -71,6 +75,8 @@ UNTYPED = {
     'services.flashpods.settings.jobs.worker.cpus = "two";': "settings.jobs.worker.cpus",
     "services.flashpods.settings.disk.warn_percent = 0;": "settings.disk.warn_percent",
     'services.flashpods.firewall.ssh = "everybody";': "firewall.ssh",
+    "services.flashpods.firewall.maxFlows = 15;": "firewall.maxFlows",
+    "services.flashpods.firewall.newFlowsPerSecond = 0;": "firewall.newFlowsPerSecond",
     "services.flashpods.uid = 1000;": "services.flashpods.uid",
     "services.flashpods.laptop = { };": "services.flashpods.laptop",
 }
@@ -78,7 +84,9 @@ UNTYPED = {
 
 @pytest.mark.parametrize("line", WRONG)
 def test_one_assertion_fires(evaluator: Evaluator, tmp_path: Path, line: str) -> None:
-    text = f"{{ lib, ... }}: {{ {line.replace('= ', '= lib.mkForce (').replace(';', ');', 1)} }}"
+    text = (
+        f"{{ lib, pkgs, ... }}: {{ {line.replace('= ', '= lib.mkForce (').replace(';', ');', 1)} }}"
+    )
     if "{ enable" in line or "laptops" in line:
         text = f"{{ {line} }}"
     said = hosts.evaluate(evaluator, tmp_path, text).assertions

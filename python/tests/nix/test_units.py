@@ -14,12 +14,12 @@ UNITS = CHECKOUT / "lab" / "rendered" / "host" / "etc" / "systemd" / "system"
 MOST = 1.5
 # Services that start newuidmap, or containers: what they can't have is in modules/hardening.nix.
 WITH_USER_NAMESPACES = {
-    "flashpods-api.service": 6.6,
-    "flashpods-cleanup.service": 6.3,
+    "flashpods-api.service": 3.3,
+    "flashpods-cleanup.service": 2.6,
     "podman-socket-flashpods.service": 9.2,
 }
-# Root, for the reasons that their modules name: rsync with capabilities, the agent without.
-AS_ROOT = {"flashpods-rsyncd.service": 2.6, "spire-agent.service": 1.6}
+# Root with capabilities, for the reasons that its module names.
+AS_ROOT = {"flashpods-rsyncd.service": 2.6}
 # unit → what must be up before it
 AFTER = {
     "spire-server.service": {"network.target"},

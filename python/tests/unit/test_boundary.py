@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def test_defaults_are_the_contracts() -> None:
     assert 'iifname "wg0" ip saddr 10.0.0.2 goto laptop' in text
     assert "udp dport 51820 accept" in text
     assert "ip daddr 10.0.0.0/24 counter name job_to_wireguard goto refuse" in text
-    assert "ip daddr 127.0.0.53 udp dport 53 accept" in text
+    assert "ip daddr 127.0.0.53 udp dport 53 goto names" in text
+    assert "limit rate over 500/second burst 2000 packets" in text
+    assert text.count("ct count over 1024 counter name job_over_flows goto refuse") == 16
     assert "tcp dport 22 accept" not in text
     assert "@" not in text
 
@@ -48,9 +51,17 @@ def test_rendering_is_plain_replacement() -> None:
 def test_a_list_is_a_rule_each() -> None:
     text = substitutions(made(allowed=["192.168.7.0/24", "fd00:7::/64"]))["allowed_rules"]
     assert [line.strip() for line in text.splitlines()] == [
-        "ip daddr 192.168.7.0/24 accept",
-        "ip6 daddr fd00:7::/64 accept",
+        "ip daddr 192.168.7.0/24 goto share",
+        "ip6 daddr fd00:7::/64 goto share",
     ]
+
+
+def test_flows_are_dealt_to_lists_by_the_source_port() -> None:
+    """Every port has a list, and the lists together take what is given, rounded up."""
+    text = substitutions(made(max_flows=100))["flow_rules"]
+    found = re.findall(r"th sport & 0x1e == (0x..) ct count over (\d+)", text)
+    assert [int(bits, 16) for bits, _ in found] == sorted({port & 0x1E for port in range(64)})
+    assert {most for _, most in found} == {"7"}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +85,9 @@ def test_a_list_is_a_rule_each() -> None:
         ({"allowed": ["0.0.0.0/0"]}, "allow_private"),
         ({"allowed": ["10.0.0.0/8"]}, "which no job reaches"),
         ({"ssh": "everybody"}, "ssh"),
+        ({"max_flows": 15}, "max_flows"),
+        ({"max_flows": 2**20 + 1}, "max_flows"),
+        ({"new_flows": 0}, "new_flows"),
         ({"colour": "red"}, "colour"),
     ],
 )

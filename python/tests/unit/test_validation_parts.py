@@ -264,6 +264,18 @@ def test_who_is_let_in(address: str, port: int, interface: str, fault: str | Non
     assert found is None if fault is None else found is not None and fault in found
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [{"limit": {"rate": 5, "per": "second"}}, {"ct count": {"val": 9, "inv": True}}],
+)
+def test_a_rule_for_some_packets_settles_nothing(condition: dict[str, Any]) -> None:
+    for verdict in ({"accept": None}, {"drop": None}):
+        first = rule("input", condition, {"counter": "some"}, verdict)
+        for address, fault in (("10.0.0.2", False), ("10.0.0.3", True)):
+            found = admission_fault([first, *TABLE], interface="wg0", address=address, port=8080)
+            assert (found is not None) is fault
+
+
 def test_without_rules_nobody_is_let_in() -> None:
     found = admission_fault([], interface="wg0", address="10.0.0.2", port=8080)
     assert found == "no rule lets 10.0.0.2 on wg0 in at port 8080"

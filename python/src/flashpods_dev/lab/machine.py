@@ -60,7 +60,9 @@ class LabMachine:
         self.network = network
         self._layers = list(layers)
         self._state = state
-        self._cgroup = machine.cgroup_dir / f"lab-{name}"
+        # Machines of one name may run at once, each with its state: two systemds in one cgroup end
+        # each other's processes.
+        self._cgroup = machine.cgroup_dir / f"lab-{state.parent.name}-{state.name}"
         self._script = machine.checkout.joinpath(*SCRIPTS)
         self._outer: subprocess.Popen[bytes] | None = None
         self._pid = 0

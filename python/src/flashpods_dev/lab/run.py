@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flashpods_dev.lab import base, product
+from flashpods_dev.lab import base, parts, product
 from flashpods_dev.machine import Machine
 
 STATE = "FLASHPODS_LAB_STATE"
@@ -32,9 +32,11 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     where = [] if any(word.startswith("tests/") for word in arguments) else ["tests/lab"]
     # Overlays want their writable layer on a file system that is none.
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4g", "flashpods-lab", str(state)], check=True
+        ["mount", "-t", "tmpfs", "-o", "size=6g", "flashpods-lab", str(state)], check=True
     )
     try:
+        if PRODUCT in variables and parts.whole(arguments):
+            return parts.run(machine.checkout / "python", arguments, variables, STATE, SECONDS)
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *where, *arguments],
             cwd=machine.checkout / "python",

@@ -17,7 +17,7 @@ from flashpods_dev.nix.evaluate import Evaluator, Report
 OURS: Final = re.compile(
     r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire|prometheus\.service"
 )
-ETC: Final = re.compile(r"(flashpods|spire)/|containers/registries\.conf")
+ETC: Final = re.compile(r"(flashpods[/-]|spire/)|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
 HOST_UNITS: Final = ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine")
 # Units whose shell lines NixOS makes into scripts. "next" is HOST's next generation.

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ KILLED: Final = 137  # by SIGKILL, which nobody sends but who takes it for a lef
 BACKSTOP_SECONDS: Final = 60  # the engine ends it then, whatever became of us
 REMOVE_SECONDS: Final = 20
 MEMORY_BYTES: Final = 512 * 1024**2
-SLEEP: Final = "trap 'exit 0' TERM; sleep 45 & wait"
+SLEEP: Final = "trap 'exit 0' TERM; echo up; sleep 45 & wait"
+UP_SECONDS: Final = 10
+LOOK_SECONDS: Final = 0.02
 
 T = TypeVar("T")
 
@@ -92,6 +95,7 @@ async def inside(host: Host, kind: str, use: Callable[[Probe], Awaitable[T]]) ->
 
     async def once() -> T:
         async with _started(host, kind, SLEEP) as (container_id, log):
+            await _up(host, container_id, log)
             state = await host.runtime.inspect(container_id)
             if state is None or state.pid is None:
                 raise _Taken
@@ -104,6 +108,19 @@ async def inside(host: Host, kind: str, use: Callable[[Probe], Awaitable[T]]) ->
             return result
 
     return await _again(once)
+
+
+async def _up(host: Host, container_id: str, log: Path) -> None:
+    """Return when the container's own command runs.
+
+    Its start is done before that: the runtime's process has still to put on the seccomp filter.
+    """
+    end = time.monotonic() + UP_SECONDS
+    while not _lines(log):
+        if time.monotonic() > end:
+            await _check_running(host, container_id)
+            raise Failed(f"the check's container did nothing for {UP_SECONDS} s after its start")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _check_running(host: Host, container_id: str, cause: Exception | None = None) -> None:

@@ -20,6 +20,7 @@ from flashpods.admin.validation.process import run
 __all__ = ["CHECKS", "admission_fault", "laptops_of"]
 
 HANDSHAKE_SECONDS: Final = 180  # WireGuard's REJECT_AFTER_TIME: the session is dead by then
+NO_CONDITION: Final = frozenset({"counter", "log"})  # statements that let every packet on
 LINK: Final = "systemctl status wireguard-wg0; wg show"
 RULES: Final = "systemctl reload flashpods-firewall; services.flashpods.wireguard.laptops"
 
@@ -56,6 +57,8 @@ def _matches(rule: dict[str, Any]) -> dict[str, Any]:
             facts["end"] = f"→{(part.get('goto') or part.get('jump'))['target']}"
         elif "drop" in part or "reject" in part:
             facts["end"] = "drop"
+        elif not part.keys() & NO_CONDITION:
+            facts["other"] = True  # a limit, a count: it matches some packets only
     return facts
 
 
