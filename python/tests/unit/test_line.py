@@ -31,8 +31,9 @@ from flashpods.jobs.model import (
     UploadState,
     container_name,
 )
+from flashpods.jobs.recovery import LATE_LOOK, Recovery
 from flashpods.jobs.states import JobStatus, Trigger
-from flashpods.jobs.supervisor import LATE_LOOK, Recovery, Supervisor
+from flashpods.jobs.supervisor import Supervisor
 from flashpods.ports import ContainerSpec, ContainerState, DiskUse, Limits, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
@@ -767,6 +768,25 @@ async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World
     await world.runtime.create(spec_of(world, job))
     world.clock.advance(LATE_LOOK)
     await world.runtime.until(job.container_name, None)
+    task.cancel()
+
+
+async def test_a_container_without_a_row_has_a_minute_after_the_start(world: World) -> None:
+    """``flashpods-admin validate`` makes such, often right after the API was restarted."""
+    job = await world.accept()
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.PENDING, Trigger.FAIL, step)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    stranger = replace(spec_of(world, job), job_id="f" * 16, name=container_name("f" * 16))
+    await world.runtime.create(stranger)
+    await world.runtime.create(spec_of(world, job))  # and what the engine did late
+    world.clock.advance(LATE_LOOK)
+    await world.runtime.until(job.container_name, None)
+    await world.clock.until_sleeping()
+    assert world.runtime.removed == [job.container_name]
+    world.clock.advance(60)
+    await world.runtime.until(stranger.name, None)
     task.cancel()
 
 
