@@ -40,7 +40,7 @@ class Recovery:
 
         Raises:
             Unavailable: the engine or the store did not answer, or not to all questions; what it
-                did not answer is not decided.
+                did not answer is not decided. Whatever else a look at one container raised.
         """
         line = self._line
         # Containers first: one that appears after this look belongs to a row that has a task.
@@ -71,7 +71,7 @@ class Recovery:
             if not ours and (row is not None or strangers):
                 await self._remove_orphan(name, name)
 
-    async def _resume(self, jobs: Iterable[Job]) -> Unavailable | None:
+    async def _resume(self, jobs: Iterable[Job]) -> Exception | None:
         """Put the jobs that nobody walks back on their lines.
 
         Returns:
@@ -83,12 +83,12 @@ class Recovery:
             if not self._supervisor.has(job.id):
                 left.append(job)
         looks = [self._container_of(job) for job in left]
-        unseen: Unavailable | None = None
+        unseen: Exception | None = None
         for job, found in zip(
             left, await asyncio.gather(*looks, return_exceptions=True), strict=True
         ):
-            if isinstance(found, Unavailable):
-                log.warning("job_not_resumed", job_id=job.id, reason=found.message)
+            if isinstance(found, Exception):
+                log.warning("job_not_resumed", job_id=job.id, reason=str(found))
                 unseen = found
                 continue
             if isinstance(found, BaseException):
@@ -125,15 +125,15 @@ class Recovery:
         known = await line.store.known(sorted({*claimed, *staged}))
         for job_id in claimed:
             row = known.get(job_id)
-            if not self._supervisor.has(job_id) and (row is None or row.terminal):
-                await _leave(line.workspaces.discard(job_id), job_id)
+            over = not self._supervisor.has(job_id) and (row is None or row.terminal)
+            if over and await _gone(line.workspaces.discard(job_id), job_id):
                 line.observer.recovered("tree_discarded")
         for job_id in staged:
             row = known.get(job_id)
             if row and row.terminal and not row.started_at and not self._supervisor.has(job_id):
-                await _leave(line.artifacts.discard_staged(job_id), job_id)
+                await _gone(line.artifacts.discard_staged(job_id), job_id)
         for upload_id in await line.workspaces.finalized():
-            await _leave(discard_ended_upload(line, upload_id), upload_id)
+            await _gone(discard_ended_upload(line, upload_id), upload_id)
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""
@@ -164,6 +164,7 @@ class Recovery:
             except Exception:
                 log.exception("recovery_failed")
                 self._line.observer.recovered("deferred")
+                self._supervisor.release()  # a defect of ours must not hold up what is new
             else:
                 if now >= due:
                     due = now + self._line.policy.recovery_every
@@ -192,9 +193,11 @@ class Recovery:
             await asyncio.gather(time_again, broke, return_exceptions=True)
 
 
-async def _leave(deletion: Awaitable[None], name: str) -> None:
+async def _gone(deletion: Awaitable[None], name: str) -> bool:
     """Await a deletion; what can't be deleted is left to the cleanup, and keeps no other."""
     try:
         await deletion
     except (FlashpodsError, OSError) as e:
         log.warning("leftover_stays", name=name, reason=str(e))
+        return False
+    return True
