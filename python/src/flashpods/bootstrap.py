@@ -31,8 +31,9 @@ from flashpods.jobs.cleanup import Cleaner, Report, Retention
 from flashpods.jobs.disk import Budget, DiskWatch
 from flashpods.jobs.line import Line, Policy
 from flashpods.jobs.model import Capacity, Grant, JobType
+from flashpods.jobs.recovery import Recovery
 from flashpods.jobs.submit import Submitter
-from flashpods.jobs.supervisor import Recovery, Supervisor
+from flashpods.jobs.supervisor import Supervisor
 from flashpods.ports import Observer
 from flashpods.ports.identity import IdentityChain
 from flashpods.services import Services

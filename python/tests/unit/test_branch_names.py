@@ -1,6 +1,8 @@
 """The branch names that we accept are those that git accepts."""
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -42,9 +44,14 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_we_and_git_agree(name: str) -> None:
+def test_we_and_git_agree(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        ["git", "check-ref-format", "--branch", name], capture_output=True, timeout=30, check=False
+        ["git", "check-ref-format", "--branch", name],
+        cwd=tmp_path,  # in a repository "@{-1}" is the branch that was checked out before
+        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
+        capture_output=True,
+        timeout=30,
+        check=False,
     )
     if done.returncode == 0:
         assert _branch({"type": "agent", "git_branch": name}) == name

@@ -31,8 +31,9 @@ from flashpods.jobs.model import (
     UploadState,
     container_name,
 )
+from flashpods.jobs.recovery import LATE_LOOK, Recovery
 from flashpods.jobs.states import JobStatus, Trigger
-from flashpods.jobs.supervisor import LATE_LOOK, Recovery, Supervisor
+from flashpods.jobs.supervisor import Supervisor
 from flashpods.ports import ContainerSpec, ContainerState, DiskUse, Limits, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
@@ -735,8 +736,9 @@ async def test_recovery_waits_with_backoff_for_the_engine(world: World) -> None:
     assert world.runtime.removed == []
 
 
+@pytest.mark.parametrize("error", [Unavailable("its layer is not known"), KeyError("layer")])
 async def test_one_container_that_is_not_to_be_seen_keeps_no_other_job(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     jobs = [await world.running() for _ in range(3)]
     await world.crash()
@@ -744,12 +746,12 @@ async def test_one_container_that_is_not_to_be_seen_keeps_no_other_job(
 
     async def fails(name_or_id: str) -> ContainerState | None:
         if name_or_id == jobs[1].container_name:
-            raise Unavailable("its layer is not known")
+            raise error
         return await inspect(name_or_id)
 
     with monkeypatch.context() as patched:
         patched.setattr(world.runtime, "inspect", fails)
-        with pytest.raises(Unavailable, match="layer"):  # so that it is tried again soon
+        with pytest.raises(type(error), match="layer"):  # so that it is tried again soon
             await world.recovery.run_once()
         assert [world.supervisor.has(job.id) for job in jobs] == [True, False, True]
     assert world.runtime.removed == []
@@ -767,6 +769,38 @@ async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World
     await world.runtime.create(spec_of(world, job))
     world.clock.advance(LATE_LOOK)
     await world.runtime.until(job.container_name, None)
+    task.cancel()
+
+
+async def test_a_container_without_a_row_has_a_minute_after_the_start(world: World) -> None:
+    """``flashpods-admin validate`` makes such, often right after the API was restarted."""
+    job = await world.accept()
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, JobStatus.PENDING, Trigger.FAIL, step)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    stranger = replace(spec_of(world, job), job_id="f" * 16, name=container_name("f" * 16))
+    await world.runtime.create(stranger)
+    await world.runtime.create(spec_of(world, job))  # and what the engine did late
+    world.clock.advance(LATE_LOOK)
+    await world.runtime.until(job.container_name, None)
+    await world.clock.until_sleeping()
+    assert world.runtime.removed == [job.container_name]
+    world.clock.advance(60)
+    await world.runtime.until(stranger.name, None)
+    task.cancel()
+
+
+async def test_a_defect_of_recovery_holds_up_no_new_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> list[ContainerState]:
+        raise KeyError("Names")
+
+    monkeypatch.setattr(world.runtime, "containers", broken)
+    task = asyncio.create_task(world.recovery.run())
+    await world.clock.until_sleeping()
+    await world.running()
     task.cancel()
 
 

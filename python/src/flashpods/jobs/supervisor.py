@@ -1,19 +1,18 @@
-"""One task per active job, which walks it down its line; recovery puts a job back on it."""
+"""One task per active job, which walks it down its line."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import structlog
 
 from flashpods import failpoints
-from flashpods.errors import FlashpodsError, StaleState, Unavailable
-from flashpods.jobs.collect import conclude, discard_ended_upload
+from flashpods.errors import StaleState, Unavailable
+from flashpods.jobs.collect import conclude
 from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, launch, unless
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
-from flashpods.jobs.model import Job, Outcome, job_of
+from flashpods.jobs.model import Job, Outcome
 from flashpods.jobs.monitor import Ending, judge, monitor
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.ports import ContainerState
@@ -22,7 +21,6 @@ log = structlog.get_logger(__name__)
 
 # A stopped engine does what was asked of it when it goes on, although nobody waits any more.
 LATE_SECONDS: Final = 60.0
-LATE_LOOK: Final = 2.0
 
 
 class Supervisor:
@@ -204,164 +202,3 @@ class Supervisor:
                 return
             await self._line.clock.sleep(backoff)
             backoff = min(backoff * 2, MOST_BACKOFF)
-
-
-class Recovery:
-    """Compares rows with containers, at start and every minute; contract section 2's table."""
-
-    def __init__(self, line: Line, supervisor: Supervisor) -> None:
-        """Build it."""
-        self._line = line
-        self._supervisor = supervisor
-
-    async def run_once(self) -> None:
-        """Put every active job back on its line and remove containers that no row explains.
-
-        Raises:
-            Unavailable: the engine or the store did not answer, or not to all questions; what it
-                did not answer is not decided.
-        """
-        line = self._line
-        # Containers first: one that appears after this look belongs to a row that has a task.
-        containers = await line.runtime.containers()
-        remnants = await line.runtime.remnants()
-        active = {job.id: job for job in await line.store.active()}
-        unseen = await self._resume(active.values())
-        known = await line.store.known(sorted({c.job_id for c in containers}))
-        for container in containers:
-            row = known.get(container.job_id)
-            if row is None or container.name != row.container_name or not self._walks(row):
-                await self._remove_orphan(container.id, container.name)
-        whole = {container.name for container in containers}
-        for name in remnants:
-            job_id = job_of(name)
-            if job_id is None or name in whole or job_id in active or self._supervisor.has(job_id):
-                continue
-            await self._remove_orphan(name, name)
-        await self._discard_trees()
-        if unseen is not None:
-            raise unseen
-
-    async def _resume(self, jobs: Iterable[Job]) -> Unavailable | None:
-        """Put the jobs that nobody walks back on their lines.
-
-        Returns:
-            Why one of them could not be looked at, if so: that keeps no other from going on.
-        """
-        left = []
-        for job in jobs:
-            self._supervisor.heed(job)
-            if not self._supervisor.has(job.id):
-                left.append(job)
-        looks = [self._container_of(job) for job in left]
-        unseen: Unavailable | None = None
-        for job, found in zip(
-            left, await asyncio.gather(*looks, return_exceptions=True), strict=True
-        ):
-            if isinstance(found, Unavailable):
-                log.warning("job_not_resumed", job_id=job.id, reason=found.message)
-                unseen = found
-                continue
-            if isinstance(found, BaseException):
-                raise found
-            row = await self._line.store.get(job.id)
-            if row is None or row.status is not job.status or self._supervisor.has(job.id):
-                continue  # it was accepted a moment ago, and has gone on since we looked
-            self._supervisor.begin(row, found)
-            self._line.observer.recovered("restarted" if found is None else "resumed")
-        self._supervisor.release()
-        return unseen
-
-    def _walks(self, row: Job) -> bool:
-        return row.active or self._supervisor.has(row.id)
-
-    async def _remove_orphan(self, name_or_id: str, name: str) -> None:
-        log.warning("orphan_container", name=name)
-        try:
-            await self._line.runtime.remove(name_or_id)
-        except Unavailable as e:  # one that does not go keeps no other from going
-            log.warning("orphan_stays", name=name, reason=e.message)
-            self._line.observer.recovered("orphan_stayed")
-            self._supervisor.broke.set()
-        else:
-            self._line.observer.recovered("orphan_removed")
-
-    async def _discard_trees(self) -> None:
-        """Delete the files of jobs that ended just before a crash; their containers are gone.
-
-        What a job left that ran may be millions of files: that is the cleanup's.
-        """
-        line = self._line
-        claimed, staged = await line.workspaces.claimed(), await line.artifacts.staged()
-        known = await line.store.known(sorted({*claimed, *staged}))
-        for job_id in claimed:
-            row = known.get(job_id)
-            if not self._supervisor.has(job_id) and (row is None or row.terminal):
-                await _leave(line.workspaces.discard(job_id), job_id)
-                line.observer.recovered("tree_discarded")
-        for job_id in staged:
-            row = known.get(job_id)
-            if row and row.terminal and not row.started_at and not self._supervisor.has(job_id):
-                await _leave(line.artifacts.discard_staged(job_id), job_id)
-        for upload_id in await line.workspaces.finalized():
-            await _leave(discard_ended_upload(line, upload_id), upload_id)
-
-    async def _container_of(self, job: Job) -> ContainerState | None:
-        """Look anew: the list may be older than the row."""
-        if job.status is JobStatus.PENDING:
-            return None  # no container is made before ``starting`` is committed
-        if job.status is JobStatus.STARTING:  # the process before may have asked for it just now
-            return await self._line.runtime.awaited(job.container_name)
-        return await self._line.runtime.inspect(job.container_name)
-
-    async def run(self) -> None:
-        """Recover now and every ``recovery_every`` seconds.
-
-        Sooner while the engine is away, and when a job's line broke or left something behind.
-        """
-        self._supervisor.hold()
-        backoff = FIRST_BACKOFF
-        away = True  # what the process before asked for, and nobody waits for, may yet be done
-        while True:
-            self._supervisor.broke.clear()
-            try:
-                await self.run_once()
-            except (FlashpodsError, OSError) as e:
-                log.warning("recovery_deferred", reason=str(e))
-                self._line.observer.recovered("deferred")
-                away = True
-            except Exception:
-                log.exception("recovery_failed")
-                self._line.observer.recovered("deferred")
-            else:
-                if away:
-                    self._supervisor.expect_late()
-                    away = False
-                if await self._quiet():
-                    backoff = FIRST_BACKOFF
-                    continue
-            await self._line.clock.sleep(backoff)
-            backoff = min(backoff * 2, MOST_BACKOFF)
-
-    async def _quiet(self) -> bool:
-        """Wait until it is time again; False at once when a job's line breaks."""
-        every = self._line.policy.recovery_every
-        if asyncio.get_running_loop().time() < self._supervisor.late_until:
-            every = min(every, LATE_LOOK)
-        time_again = asyncio.create_task(self._line.clock.sleep(every))
-        broke = asyncio.create_task(self._supervisor.broke.wait())
-        try:
-            await asyncio.wait({time_again, broke}, return_when=asyncio.FIRST_COMPLETED)
-            return not broke.done()
-        finally:
-            time_again.cancel()
-            broke.cancel()
-            await asyncio.gather(time_again, broke, return_exceptions=True)
-
-
-async def _leave(deletion: Awaitable[None], name: str) -> None:
-    """Await a deletion; what can't be deleted is left to the cleanup, and keeps no other."""
-    try:
-        await deletion
-    except (FlashpodsError, OSError) as e:
-        log.warning("leftover_stays", name=name, reason=str(e))

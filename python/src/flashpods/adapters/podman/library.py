@@ -1,22 +1,23 @@
-"""podman-py, for what is off a job's path: it is synchronous, so it runs in threads of its own.
+"""podman-py, for what is off a job's path: it is synchronous, so each call has its own thread.
 
-It is imported when it is first used, in those threads: the API never uses it, and would start a
-sixth later for it.
+It is imported when it is first used, in such a thread: the API never uses it, and would need 190 ms
+more for each start. The threads are daemons: the interpreter joins all others at its end, those of
+a pool too, and a call to an engine that stands still would keep a process that is told to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from threading import Thread
+from typing import Any, Final, TypeVar, cast
 
 from flashpods.adapters.podman.rest import one_line
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
 
-THREADS: Final = 2
 LABEL_KEEP: Final = "flashpods-keep"
 
 T = TypeVar("T")
@@ -28,7 +29,6 @@ class Library:
     def __init__(self, settings: Podman) -> None:
         """Open nothing yet; each call makes a client of its own, because they are not shared."""
         self._settings = settings
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="podman-py")
 
     async def trim_images(self, budget_bytes: int) -> int:
         """Remove the oldest unused images beyond the budget; return how many went.
@@ -43,10 +43,6 @@ class Library:
         for image_id in excess(listed, budget_bytes):
             gone += await self._run(partial(_remove_image, image_id=image_id))
         return gone
-
-    def close(self) -> None:
-        """Let the threads end after what they are at; each call in them has its own timeout."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[[Any], T]) -> T:
         """Do it in a thread, with a client of its own; podman-py's default is no timeout at all."""
@@ -67,9 +63,35 @@ class Library:
 
         try:
             async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, act)
+                return await _in_daemon(act)
         except TimeoutError:
             raise Unavailable(f"Podman did not answer podman-py within {seconds:g} s") from None
+
+
+async def _in_daemon(act: Callable[[], T]) -> T:
+    """Run it in a thread that nobody waits for, neither a cancelled caller nor the interpreter."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return  # the caller has left
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = act()
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the caller's
+            error = e
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, result, error)
+
+    Thread(target=run, name="podman-py", daemon=True).start()
+    return await future
 
 
 def _remove_image(client: Any, *, image_id: str) -> int:

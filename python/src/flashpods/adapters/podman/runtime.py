@@ -98,7 +98,6 @@ class PodmanRuntime:
         await self._images.close()
         await self._creates.close()
         await self._rest.close()
-        self._library.close()
         await self._trees.close()
 
     async def ping(self) -> None:
