@@ -56,6 +56,7 @@ in
             paths.artifacts
             paths.capture
             paths.logs
+            cfg.podman.storageConf.storage.graphroot # it empties dead containers' layers
           ];
           IPAddressDeny = "any";
           IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];

@@ -38,6 +38,7 @@ in
             paths.artifacts
             paths.capture
             paths.logs
+            cfg.podman.storageConf.storage.graphroot # it empties dead containers' layers
           ];
           BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
           PrivateNetwork = true; # Podman's socket is a path

@@ -13,7 +13,7 @@ import pytest
 # The boundary's servers, probes and verdicts are those of the quick tests.
 sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
 
-from deployment import Deployment
+from deployment import Deployment, Parts
 from sites import Site
 
 from flashpods_dev.lab.run import PRODUCT, ROOT, STATE
@@ -43,4 +43,4 @@ def deployed() -> Iterator[Deployment]:
     with ExitStack() as stack:
         state = Path(os.environ[STATE])
         root, product = Path(os.environ[ROOT]), Path(os.environ[PRODUCT])
-        yield Deployment(stack, inside(), root, product, state)
+        yield Deployment(stack, Parts(inside(), root, product, state))

@@ -774,12 +774,32 @@ async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) 
     await world.runtime.until(job.container_name, None)
     row = await world.until(job, JobStatus.FAILED)
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    assert world.runtime.emptied == [job.container_name]
     (warning,) = row.warnings
     assert "the limit is 1.00 GiB" in warning
     row = await world.until(neighbour, JobStatus.RUNNING)
     assert world.runtime.signals(neighbour.container_name) == []
     world.runtime.exit(neighbour.container_name, 0)
     assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written before what it wrote is gone: not why, not its end."""
+    job = await world.running()
+    for name in ("note", "advance"):
+        write = getattr(world.store, name)
+
+        async def full(*words: Any, write: Any = write, **more: Any) -> Any:
+            if job.container_name not in world.runtime.emptied:
+                raise InsufficientStorage("the disk of the database is full")
+            return await write(*words, **more)
+
+        monkeypatch.setattr(world.store, name, full)
+    await over_its_budget(world, job)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
 async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:
@@ -792,6 +812,7 @@ async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: Wo
     await world.recovery.run_once()
     row = await world.ended(job)
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    assert world.runtime.emptied == [job.container_name]
 
 
 async def test_a_cancellation_wins_over_the_disk(world: World) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from flashpods import failpoints
-from flashpods.errors import Unavailable
+from flashpods.errors import InsufficientStorage, Unavailable
 from flashpods.jobs.agent import agent_error
 from flashpods.jobs.disk import Excess
 from flashpods.jobs.line import Line
@@ -123,7 +124,8 @@ async def monitor(
                 stopped_for = Trigger.CANCEL
             elif over.done():
                 excess = over.result()
-                await line.warn(job, [excess.warning])
+                with suppress(InsufficientStorage):  # the full disk is why it must be killed
+                    await line.warn(job, [excess.warning])
             else:
                 stopped_for = Trigger.TIME_OUT
             await stop(line, job, container_id, ended, at_once=excess is not None)
