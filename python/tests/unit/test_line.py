@@ -802,6 +802,28 @@ async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
+async def test_an_engine_without_room_to_note_a_death_gets_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+
+    async def unnoticed(_container_id: str, _signal: str) -> None:
+        """It is dead, and the engine says running."""
+
+    async def room(name: str) -> None:
+        world.runtime.exit(name, 137)
+
+    monkeypatch.setattr(world.runtime, "kill", unnoticed)
+    monkeypatch.setattr(world.runtime, "empty", room)
+    await over_its_budget(world, job)
+    async with asyncio.timeout(30):
+        while (row := await world.store.get(job.id)) is not None and row.active:
+            world.clock.advance(world.policy.grace)
+            await world.changes.wait(job.id, 0.02)
+    assert row is not None
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
 async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:
     job = await world.running()
     await world.supervisor.close()

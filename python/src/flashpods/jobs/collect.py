@@ -32,7 +32,7 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
     """
     ran = job.status is JobStatus.RUNNING
     if ending.outcome.error in {BUDGET, HOST} or Excess.noted(job.warnings):
-        await _make_room(line, job)
+        await line.make_room(job)
     if ran:
         await line.show(job, Phase.COLLECTING)
     failpoints.hit("collect.before_drain")
@@ -61,17 +61,6 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
     row = await _end(line, job, ending, collected)
     failpoints.hit("collect.after_end")
     return await tidy(line, row, keep_base=ran)
-
-
-async def _make_room(line: Line, job: Job) -> None:
-    """Free what the job filled the disk with: its end can't be written where there is no room.
-
-    Nor could the engine remove its container, which comes after that.
-    """
-    try:
-        await line.runtime.empty(job.container_name)
-    except Unavailable as e:
-        log.warning("disk_not_freed", job_id=job.id, reason=e.message)
 
 
 async def _collect(line: Line, job: Job) -> Collected:

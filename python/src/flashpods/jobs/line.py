@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from flashpods.errors import StaleState, Unavailable
+from flashpods.errors import InsufficientStorage, StaleState, Unavailable
 from flashpods.jobs.disk import DiskWatch
 from flashpods.jobs.model import Artifact, Job, Note, Outcome, Phase, Step
 from flashpods.jobs.states import Trigger
@@ -133,9 +133,19 @@ class Line:
         """Show a phase; it is only for the eye, so a store that does not answer is let be."""
         try:
             self.observer.entered(await self.store.note(job.id, Note(phase=phase)))
-        except Unavailable as e:
+        except (Unavailable, InsufficientStorage) as e:
             log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)
+
+    async def make_room(self, job: Job) -> None:
+        """Free what a dead job filled the disk with: nobody can note its end without room.
+
+        Nor could the engine notice it, or remove its container.
+        """
+        try:
+            await self.runtime.empty(job.container_name)
+        except Unavailable as e:
+            log.warning("disk_not_freed", job_id=job.id, reason=e.message)
 
     async def warn(self, job: Job, warnings: Sequence[str]) -> None:
         """Add warnings; the store keeps each once, so this may be repeated."""

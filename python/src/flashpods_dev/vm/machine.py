@@ -25,6 +25,10 @@ GRACE_SECONDS: Final = 60  # for the shell to say that a command's time is up
 ENDED: Final = (124, 137)  # timeout(1)
 
 
+class Panic(StackError):
+    """QEMU ended by itself."""
+
+
 class EmulatedMachine(Verbs):
     """One machine; a context manager that boots it and leaves nothing running.
 
@@ -60,9 +64,18 @@ class EmulatedMachine(Verbs):
     def boot(self) -> None:
         """Start it, and return when systemd has started everything.
 
+        Once more if its kernel panics before it has a shell: while it patches itself, two emulated
+        processors may each see something else.
+
         Raises:
             StackError: it did not come up; with the end of what its kernel said.
         """
+        try:
+            self._boot()
+        except Panic:
+            self._boot()
+
+    def _boot(self) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
         disk = self._state / "disk.qcow2"
         if not disk.exists():
@@ -152,7 +165,7 @@ class EmulatedMachine(Verbs):
             with suppress(TimeoutError):
                 part = self._shell.recv(1 << 16)
                 if not part:
-                    raise StackError(f"{self.name} has ended by itself")
+                    raise Panic(f"{self.name} has ended by itself:\n{self._tail()}")
                 self._said += part
         line, _, self._said = self._said.partition(b"\n")
         return line.decode().rstrip("\r")
