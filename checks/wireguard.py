@@ -19,6 +19,31 @@ with subtest("without the tunnel it is not served"):
     laptop.fail("timeout 2 bash -c '</dev/tcp/198.51.100.10/8080'")
     laptop.fail("timeout 2 bash -c '</dev/tcp/198.51.100.10/873'")
 
+with subtest("nor is another address in the tunnel, or the laptop's address of another key"):
+    peer = host.succeed("wg show wg0 peers").strip()
+    ask_as = "curl -s -o /dev/null --max-time 3 --interface {} http://10.0.0.1:8080/health"
+    laptop.succeed("ip address add 10.0.0.3/32 dev wg0")
+    host.succeed(f"wg set wg0 peer {peer} allowed-ips 10.0.0.2/32,10.0.0.3/32")
+    before = counter("input_other")
+    laptop.fail(ask_as.format("10.0.0.3"))
+    assert counter("input_other") > before
+    host.succeed(f"wg set wg0 peer {peer} allowed-ips 10.0.0.3/32")
+    before = counter("input_other")
+    laptop.fail(ask_as.format("10.0.0.2"))  # WireGuard itself drops it
+    assert counter("input_other") == before
+    host.succeed(f"wg set wg0 peer {peer} allowed-ips 10.0.0.2/32")
+    laptop.succeed("ip address del 10.0.0.3/32 dev wg0", ask_as.format("10.0.0.2"))
+
+with subtest("nor is the laptop's address from outside of the tunnel"):
+    before = counter("input_other")
+    internet.succeed(
+        "ip address add 10.0.0.2/32 dev lo",
+        "ip route add 10.0.0.1/32 via 198.51.100.10 src 10.0.0.2",
+    )
+    internet.fail("timeout 2 bash -c '</dev/tcp/10.0.0.1/8080'")
+    internet.succeed("ip route del 10.0.0.1/32", "ip address del 10.0.0.2/32 dev lo")
+    assert counter("input_other") > before
+
 with subtest("the services listen in the tunnel only"):
     listening = host.succeed("ss -Hltn").split("\n")
     found = {line.split()[3] for line in listening if line}

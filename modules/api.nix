@@ -7,7 +7,6 @@
 }:
 let
   cfg = config.services.flashpods;
-  inherit (cfg.settings) paths;
   hardening = import ./hardening.nix;
   identity = lib.optionals cfg.settings.identity.enabled [
     "spire-agent.service"
@@ -16,7 +15,7 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    systemd.services.flashpods-api = hardening.daemon (hardening.forJobs paths) {
+    systemd.services.flashpods-api = hardening.daemon (hardening.forJobs cfg) {
       description = "Flashpods API";
       wants = [
         "podman-socket-flashpods.service"

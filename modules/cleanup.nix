@@ -11,7 +11,7 @@ let
 in
 {
   config = lib.mkIf cfg.enable {
-    systemd.services.flashpods-cleanup = hardening.daemon (hardening.forJobs cfg.settings.paths) {
+    systemd.services.flashpods-cleanup = hardening.daemon (hardening.forJobs cfg) {
       description = "Flashpods' cleanup";
       wants = [ "podman-socket-flashpods.service" ];
       after = [ "podman-socket-flashpods.service" ];

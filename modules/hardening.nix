@@ -30,9 +30,12 @@ rec {
     "AF_INET6"
   ];
 
-  # Whose work is the jobs' files: `paths` are those of the settings.
+  # Whose work is the jobs' files: forJobs config.services.flashpods.
   forJobs =
-    paths:
+    cfg:
+    let
+      inherit (cfg.settings) paths;
+    in
     userNamespaces
     // as "flashpods"
     // {
@@ -42,6 +45,7 @@ rec {
         paths.artifacts
         paths.capture
         paths.logs
+        cfg.podman.storageConf.storage.graphroot # it empties dead containers' layers
       ];
       BindPaths = [ (dirOf paths.transfers) ]; # in a /tmp of our own
       # It ends what a dead container left in its cgroup: no ProtectControlGroups. It sees that jobs

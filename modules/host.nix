@@ -46,6 +46,11 @@ in
 
     systemd.tmpfiles.settings."10-flashpods" = {
       "/var/lib/flashpods" = ours "0750";
+      # Podman's, made before the units that are to write there begin (podman.nix, api.nix).
+      "/var/lib/flashpods/.local" = ours "0755";
+      "/var/lib/flashpods/.local/share" = ours "0755";
+      "/var/lib/flashpods/.local/share/containers" = ours "0755";
+      ${cfg.podman.storageConf.storage.graphroot} = ours "0700";
       ${dirOf paths.database} = ours "0700";
       ${paths.artifacts} = ours "0700";
       ${paths.capture} = ours "0700";

@@ -80,6 +80,13 @@ def printed(job: str, text: str) -> None:
     laptop.wait_until_succeeds(f"{curl(path)} | grep -qF {shlex.quote(text)}")
 
 
+def goes_on(job: str) -> None:
+    """Return when the running job has printed more than it has by now."""
+    before = len(output(job))
+    path = shlex.quote(f"{API}/jobs/{job}/output?tail=10000")
+    laptop.wait_until_succeeds(f"test $({curl(path)} | jq .lines) -gt {before}")
+
+
 def run(command: str, **fields: Any) -> list[str]:
     """Run a job to its successful end and return what it printed."""
     job = submit(command, **fields)

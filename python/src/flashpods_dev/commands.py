@@ -26,6 +26,7 @@ from flashpods_dev.layout import write_for_user
 from flashpods_dev.machine import IMAGE, UID, Machine
 from flashpods_dev.report import Steps, say
 from flashpods_dev.stack import MiniStack
+from flashpods_dev.vm import run as vm
 
 PASSED_ON = (
     "test",
@@ -36,12 +37,14 @@ PASSED_ON = (
     "lab",
     "laptop",
     "shell",
+    "vm",
     *tiers.TIERS,
 )  # what follows these is not ours to parse
 # What state_directory() makes: no name that a person would give.
 TEMPORARY = re.compile(
-    r"(up|demo|test|attacks|faults|soak|identity|lab|laptop|monitoring|ui)-[a-z0-9_]{8}"
+    r"(up|demo|test|attacks|faults|soak|identity|lab|laptop|monitoring|ui|vm)-[a-z0-9_]{8}"
 )
+MACHINES = {"lab": lab.run, "vm": vm.run}  # these need no stack and no image of ours
 GIVE_UP_DEATHS = 5
 GIVE_UP_WINDOW = 30  # seconds
 
@@ -70,9 +73,9 @@ def run(machine: Machine, arguments: list[str]) -> int:
 
 def _run(machine: Machine, known: Namespace, rest: list[str]) -> int:  # noqa: PLR0911 - one a verb
     _compile(machine)
-    if known.verb == "lab":
-        with state_directory(machine, "lab") as state:
-            return lab.run(machine, state, rest)
+    if known.verb in MACHINES:
+        with state_directory(machine, known.verb) as state:
+            return MACHINES[known.verb](machine, state, rest)
     image.ensure(machine)
     match known.verb:
         case "up":

@@ -281,6 +281,43 @@ def crowded(machine: Machine) -> Iterator[MiniStack]:
         shutil.rmtree(state, ignore_errors=True)
 
 
+@pytest.fixture
+def one_disk(machine: Machine) -> Iterator[MiniStack]:
+    """A stack that has one small disk for everything; what it says itself goes to the journal."""
+    state = Path(tempfile.mkdtemp(prefix="o-", dir=os.environ["FLASHPODS_TEST_TMP"]))
+    journal = state / "services"
+    for place, size in ((state, 600 * MB), (journal, 50 * MB)):
+        place.mkdir(exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "small"]
+        subprocess.run([*mount, str(place)], check=True, timeout=20)
+    try:
+        with MiniStack(state, machine, parts=("podman", "rsyncd", "api")) as stack:
+            yield stack
+    finally:
+        for place in (journal, state):
+            subprocess.run(["umount", "--lazy", str(place)], check=False, timeout=20)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+@pytest.mark.attack(8, "a job fills the one disk of the host at once")
+async def test_nothing_can_be_written(one_disk: MiniStack, score: Score) -> None:
+    """Too quick for anybody: neither the database nor the engine has room to note its end."""
+    greed = "i=0; while fallocate -l 16M /tmp/f$i; do i=$((i+1)); done; cat /dev/zero > /tmp/f; sleep 600"
+    async with support.connect(one_disk) as host:
+        neighbour = await support.submit(host.client, "sleep 600")
+        await support.until(host.client, neighbour, "running")
+        job_id = await support.submit(host.client, greed)
+        began = time.monotonic()
+        with score.attempt():
+            row = await support.ended(host.client, job_id)
+            assert (row["status"], row["error"]) == ("failed", "host_disk_full"), row
+            score.figure("from its post to its end", time.monotonic() - began, 30)
+        with score.attempt():
+            assert (await support.row_of(host.client, neighbour))["status"] == "running"
+            after = await support.run(host.client, "head -c 100M /dev/zero > /tmp/x")
+            assert after["status"] == "completed", after
+
+
 @pytest.mark.attack(8, "many jobs fill the host's disk, each within its budget")
 async def test_guard(crowded: MiniStack, score: Score) -> None:
     """The one that holds most goes before the disk is full; the others complete."""

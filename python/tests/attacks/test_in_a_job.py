@@ -3,7 +3,7 @@
 
 The memory, PID and CPU limits need cgroup v2 controllers. Where they are missing, as on this
 machine, a bomb would be the machine's: what is tried then is bounded by the attacker itself, and
-``./dev vm`` (tests/vm/test_limits.py) proves the limits on a machine that has them.
+``./dev vm`` (checks/limits.py, checks/out_of_memory.py) proves the limits where they act.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ class Flows:
     """The flows that are open."""
 
     def __init__(self, address: str, port: int) -> None:
-        self.family, _, _, _, self.at = socket.getaddrinfo(address, port)[0]
+        found = socket.getaddrinfo(address, port)[0]
+        self.family, self.at = found[0], found[4]
         self.open: list[socket.socket] = []
 
     async def begin(self, protocol: str) -> str:

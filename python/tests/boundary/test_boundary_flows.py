@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, closing
 
 import pytest
 from modes import pasta, slirp4netns
-from netlab import HERE, RESOLVER, WEB4, WEB6, Lab, Prober, Process, as_user, ruleset
+from netlab import HERE, RESOLVER, WEB4, WEB6, Lab, Prober, as_user, ruleset
 
 from flashpods.boundary import LISTS
 from flashpods_dev.machine import SUBIDS_START
+from flashpods_dev.netns import Process
 
 PORT = 4007
 # Enough tries that each list gets more than it takes: 50 of 800, give or take 7.

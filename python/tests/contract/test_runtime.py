@@ -281,6 +281,25 @@ async def test_containers_lists_ours_in_every_state(engine: Engine) -> None:
     assert found[running.name].job_id == running.job_id
 
 
+async def test_what_a_dead_one_wrote_can_go_before_it(engine: Engine) -> None:
+    spec = engine.spec("exits 3")
+    if engine.memory is None:
+        spec = replace(spec, argv=("/bin/sh", "-c", "seq 1000000 >/tmp/fill; exit 3"))
+    container_id = await engine.runtime.create(spec)
+    await engine.runtime.empty(container_id)  # it has not run: nothing
+    await engine.runtime.start(container_id)
+    await engine.wait(container_id)
+    for _ in range(2):
+        await engine.runtime.empty(spec.name)
+    state = await engine.runtime.inspect(spec.name)
+    assert state is not None
+    assert state.exit_code == 3
+    if state.layer is not None:
+        assert list(state.layer.iterdir()) == []
+    await engine.runtime.remove(spec.name)
+    await engine.runtime.empty(spec.name)
+
+
 async def test_remove_leaves_nothing_beside_the_engine(engine: Engine) -> None:
     spec, _ = await engine.started("runs")
     assert spec.name in await engine.runtime.remnants()

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(1, str(Path(__file__).parents[1] / "boundary"))
 sys.path.append(str(Path(__file__).parents[1] / "system"))  # the guide's parser
 
-from deployment import Deployment
+from deployment import Deployment, Parts
 from sites import Site
 
 from flashpods_dev.lab import parts
@@ -49,4 +49,4 @@ def deployed() -> Iterator[Deployment]:
     with ExitStack() as stack:
         state = Path(os.environ[STATE])
         root, product = Path(os.environ[ROOT]), Path(os.environ[PRODUCT])
-        yield Deployment(stack, inside(), root, product, state)
+        yield Deployment(stack, Parts(inside(), root, product, state))

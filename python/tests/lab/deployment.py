@@ -12,15 +12,18 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import generations
 import netlab
 import world
 from netlab import HERE, RESOLVER
 
-from flashpods_dev.lab.machine import TIMEOUT, LabMachine
-from flashpods_dev.machine import Machine, StackError
+from flashpods_dev.lab.machine import LabMachine
+from flashpods_dev.lab.verbs import LINE, Verbs
+from flashpods_dev.machine import Machine
 
 RENDERED = netlab.CHECKOUT / "lab" / "rendered"
 # What the examples have in the place of both sides' public keys.
@@ -30,7 +33,10 @@ AGENT_IMAGE = "localhost/lab:agent"
 PODMAN = "podman --url unix:///run/flashpods/podman.sock"
 SECRETS = {"anthropic_api_key": "sk-ant-lab", "github_token": "ghp_lab"}
 NAMES = ("bin", "etc", "tmp", "work", "artifacts")
-APPLETS = "sh cat cp ls sleep id env echo test true false grep nc nslookup wget seq head stat touch"
+APPLETS = (
+    "sh cat cp dd fallocate ls mv sleep id env echo test true false grep nc nslookup wget seq head "
+    "stat touch"
+)
 
 # The kernel's WireGuard is not here: what makes an interface of that type gets wireguard-go.
 IP = """\
@@ -74,11 +80,17 @@ def host_files(key: str, token: str) -> dict[str, tuple[str, int]]:
         "etc/flashpods/api-token": (f"{token}\n", SECRET),
         "etc/flashpods/secrets.json": (json.dumps(SECRETS), SECRET),
         "etc/resolv.conf": (f"nameserver {RESOLVER}\n", 0o644),
-        "etc/containers/containers.conf": (RUNTIME, 0o644),
         "etc/systemd/system/lab-name-server.service": (NAME_SERVER, 0o644),
         "opt/lab/servers.py": ((HERE / "servers.py").read_text(), 0o644),
-        "opt/lab/oci-runtime": (_source("lab/oci-runtime"), PROGRAM),
         "opt/lab/entrypoint.sh": (_source("pkgs/agent-image/entrypoint.sh"), PROGRAM),
+    }
+
+
+def stand_ins() -> dict[str, tuple[str, int]]:
+    """Return what HOST has in the place of what this machine's kernel lacks."""
+    return {
+        "etc/containers/containers.conf": (RUNTIME, 0o644),
+        "opt/lab/oci-runtime": (_source("lab/oci-runtime"), PROGRAM),
         "usr/local/bin/ip": (IP, PROGRAM),
         "usr/sbin/modprobe": (NOTHING, PROGRAM),
     }
@@ -147,44 +159,43 @@ def installs(units: Path) -> Iterator[tuple[Path, str]]:
                 yield unit, wanting
 
 
-class Elsewhere:
+class Elsewhere(Verbs):
     """The internet as a node: commands of this machine, in the network between the two."""
 
+    name = "internet"
+
     def __init__(self, network: netlab.Host) -> None:
-        self.name = "internet"
         self._network = network
 
     def start(self) -> None:
         """Nothing: it is there."""
 
-    def execute(self, command: str, timeout: float | None = TIMEOUT) -> tuple[int, str]:
-        done = subprocess.run(
-            [*self._network.enter, "/bin/bash", "-c", f"set -euo pipefail\n{command}"],
+    def bash(self, command: str, seconds: float | None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._network.enter, "/bin/bash", "-c", f"{LINE}{command}"],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=seconds,
             check=False,
         )
-        return done.returncode, done.stdout
 
-    def succeed(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
-        said = ""
-        for command in commands:
-            code, output = self.execute(command, timeout)
-            if code:
-                raise StackError(f"internet: {command!r} failed ({code}):\n{output}")
-            said += output
-        return said
 
-    def fail(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
-        said = ""
-        for command in commands:
-            code, output = self.execute(command, timeout)
-            if not code:
-                raise StackError(f"internet: {command!r} succeeded:\n{output}")
-            said += output
-        return said
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What machines are made of."""
+
+    machine: Machine
+    root: Path
+    product: Path
+    state: Path  # a tmpfs
+
+    def lab_machine(
+        self, name: str, network: netlab.Host, own: Path, *, patience: float = 1.0
+    ) -> LabMachine:
+        """Return a machine of the lab with a layer of its own."""
+        layers, place = [own, self.product, self.root], self.state / f"{name}-machine"
+        return LabMachine(name, network, layers, self.machine, place, patience=patience)
 
 
 class EmptyHost(LabMachine):
@@ -198,49 +209,68 @@ class EmptyHost(LabMachine):
 class Deployment:
     """The two machines, booted, and the internet."""
 
-    def __init__(
-        self, stack: ExitStack, machine: Machine, root: Path, product: Path, state: Path
-    ) -> None:
-        networks = world.networks(stack)
-        (host_key, host_public), (laptop_key, laptop_public) = world.keys(root), world.keys(root)
+    emulated = False
+
+    def __init__(self, stack: ExitStack, parts: Parts) -> None:
+        self.parts = parts
+        self.networks = world.networks(stack, emulated=self.emulated)
+        pairs = {name: world.keys(parts.root) for name in ("host", "laptop")}
         token = secrets.token_urlsafe(32)
         own = {
-            "host": (host_files(host_key, token), laptop_public),
-            "laptop": (laptop_files(laptop_key, token), host_public),
+            name: write_layer(
+                parts.state / f"{name}-own", RENDERED / name, files(key, token), peer=peer
+            )
+            for name, files, (key, _), (_, peer) in (
+                ("host", self.host_files, pairs["host"], pairs["laptop"]),
+                ("laptop", laptop_files, pairs["laptop"], pairs["host"]),
+            )
         }
-        machines = {}
-        for name, (files, peer) in own.items():
-            layer = write_layer(state / f"{name}-own", RENDERED / name, files, peer=peer)
-            if name == "host":
-                for generation in generations.NAMES:
-                    place = layer / generations.PLACE / generation
-                    lay(place, RENDERED / generations.NAMES[generation], peer=peer)
-                generations.write(layer, product)
-            layers = [layer, product, root]
-            booting = LabMachine(name, networks[name], layers, machine, state / f"{name}-machine")
-            machines[name] = stack.enter_context(booting)
-        self.host, self.laptop = machines["host"], machines["laptop"]
-        self.internet = Elsewhere(networks["internet"])
-        layer = write_layer(
-            state / "spare-own", RENDERED / "host", empty_host_files(), peer=laptop_public
-        )
-        spare = EmptyHost(
-            "spare",
-            world.another_host(stack, networks["internet"]),
-            [layer, product, root],
-            machine,
-            state / "spare-machine",
-        )
-        stack.callback(spare.crash)
-        self.spare = spare
-        self.host.wait_for_unit("podman-socket-flashpods.socket")
+        if not self.emulated:
+            self._lay_generations(own["host"], pairs["laptop"][1])
+        self.host = stack.enter_context(self.make_host(own["host"]))
+        self.laptop = stack.enter_context(self.make_laptop(own["laptop"]))
+        self.internet = Elsewhere(self.networks["internet"])
+        self.spare = None if self.emulated else self._make_spare(stack, pairs["laptop"][1])
         _import_image(self.host)
-        _import_agent_image(self.host)
+        if not self.emulated:  # no script that runs there has an agent
+            _import_agent_image(self.host)
         self.host.wait_for_unit("flashpods-api")
         self.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1")
 
+    def host_files(self, key: str, token: str) -> dict[str, tuple[str, int]]:
+        """Return what HOST has before it is deployed to."""
+        return {**host_files(key, token), **stand_ins()}
+
+    def make_host(self, own: Path) -> Any:
+        """Return HOST, which its context boots."""
+        return self.parts.lab_machine("host", self.networks["host"], own)
+
+    def make_laptop(self, own: Path) -> LabMachine:
+        """Return LAPTOP, likewise."""
+        return self.parts.lab_machine("laptop", self.networks["laptop"], own)
+
+    def _lay_generations(self, own: Path, peer: str) -> None:
+        """Have HOST's next generation, and how to go back, on it."""
+        for generation, rendered in generations.NAMES.items():
+            lay(own / generations.PLACE / generation, RENDERED / rendered, peer=peer)
+        generations.write(own, self.parts.product)
+
+    def _make_spare(self, stack: ExitStack, peer: str) -> EmptyHost:
+        """Return a machine that is off until a script starts it."""
+        parts, network = self.parts, world.another_host(stack, self.networks["internet"])
+        own = write_layer(
+            parts.state / "spare-own",
+            RENDERED / "host",
+            {**empty_host_files(), **stand_ins()},
+            peer=peer,
+        )
+        layers, place = [own, parts.product, parts.root], parts.state / "spare-machine"
+        spare = EmptyHost("spare", network, layers, parts.machine, place)
+        stack.callback(spare.crash)
+        return spare
+
     @property
-    def nodes(self) -> dict[str, object]:
+    def nodes(self) -> dict[str, Any]:
         """What a body calls them."""
         return {
             "host": self.host,
@@ -250,7 +280,8 @@ class Deployment:
         }
 
 
-def _import_image(host: LabMachine) -> None:
+def _import_image(host: Verbs) -> None:
+    host.wait_for_unit("podman-socket-flashpods.socket")
     host.succeed(
         f"mkdir -p {' '.join(f'/tmp/image/{name}' for name in NAMES)}",
         "cp /usr/bin/busybox /tmp/image/bin/",

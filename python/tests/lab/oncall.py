@@ -69,7 +69,7 @@ class OnCall:
         assert code == 0 or not must, f"{line}: {code}\n{said}"
         self.hold_no_secret(said)
         self.printed += said
-        return said
+        return str(said)
 
     def fill(self, command: str) -> str:
         """Return a line with its open places filled from what was printed."""
@@ -92,7 +92,7 @@ class OnCall:
         self.log.append("\n".join([f"doctor: {code}", *map(self._line, self.findings)]))
         if "findings" not in answer:
             self.log.append(said)
-        return code
+        return int(code)
 
     @staticmethod
     def _line(found: dict[str, Any]) -> str:

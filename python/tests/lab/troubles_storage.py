@@ -34,7 +34,8 @@ DAMAGE: Final = (
 
 def as_flashpods(oncall: OnCall, code: str) -> str:
     """Run a piece of Python as the database's owner."""
-    return oncall.host.succeed(f"runuser -u flashpods -- python3 -c {shlex.quote(code)}")
+    said = oncall.host.succeed(f"runuser -u flashpods -- python3 -c {shlex.quote(code)}")
+    return str(said)
 
 
 def sql(oncall: OnCall, statement: str) -> None:

@@ -16,11 +16,29 @@ from netlab import GATEWAY4, GATEWAY6, HOST4, HOST6, INTERNET, PORTS
 # As checks/disaster_recovery.nix has them.
 SPARE4, SPARE_GATEWAY4 = "198.18.1.10", "198.18.1.1"
 
+TAP = "up0"  # the internet's end of HOST's network card, where HOST is emulated
+HOST_NETWORK = (
+    f"addr add {HOST4}/24 dev eth0",
+    "addr add 198.51.100.11/24 dev eth0",
+    f"addr add {HOST6}/64 dev eth0 nodad",
+    "addr add fe80::10/64 dev eth0 nodad",
+    "link set eth0 up",
+    f"route add default via {GATEWAY4}",
+    f"route add default via {GATEWAY6}",
+)
 
-def networks(stack: ExitStack) -> dict[str, netlab.Host]:
-    """Make the three, wired; listeners of the internet say so."""
-    made = {name: netlab.Host(stack) for name in ("internet", "host", "laptop")}
-    _wire(made["internet"], made["host"], made["laptop"])
+
+def networks(stack: ExitStack, *, emulated: bool = False) -> dict[str, netlab.Host]:
+    """Make the three, wired; listeners of the internet say so. An emulated HOST has its own."""
+    made = {name: netlab.Host(stack) for name in ("internet", "laptop")}
+    if emulated:
+        made["internet"].ip(f"tuntap add dev {TAP} mode tap")
+    else:
+        host = made["host"] = netlab.Host(stack)
+        made["internet"].ip(f"link add {TAP} type veth peer name eth0 netns {host.pid}")
+        host.ip(*HOST_NETWORK)
+        host.set("net/ipv4/ip_forward", "1")
+    _wire(made["internet"], made["laptop"])
     return made
 
 
@@ -41,28 +59,18 @@ def another_host(stack: ExitStack, internet: netlab.Host) -> netlab.Host:
     return spare
 
 
-def _wire(internet: netlab.Host, host: netlab.Host, laptop: netlab.Host) -> None:
+def _wire(internet: netlab.Host, laptop: netlab.Host) -> None:
     internet.ip(
-        f"link add up0 type veth peer name eth0 netns {host.pid}",
         f"link add up1 type veth peer name eth0 netns {laptop.pid}",
-        f"addr add {GATEWAY4}/24 dev up0",
-        f"addr add {GATEWAY6}/64 dev up0 nodad",
-        "addr add fe80::1/64 dev up0 nodad",
+        f"addr add {GATEWAY4}/24 dev {TAP}",
+        f"addr add {GATEWAY6}/64 dev {TAP} nodad",
+        f"addr add fe80::1/64 dev {TAP} nodad",
         "addr add 192.0.2.1/24 dev up1",
         *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in INTERNET[2:]),
-        *("link set up0 up", "link set up1 up"),
+        f"link set {TAP} up",
+        "link set up1 up",
     )
     internet.set("net/ipv4/ip_forward", "1")
-    host.ip(
-        f"addr add {HOST4}/24 dev eth0",
-        "addr add 198.51.100.11/24 dev eth0",
-        f"addr add {HOST6}/64 dev eth0 nodad",
-        "addr add fe80::10/64 dev eth0 nodad",
-        "link set eth0 up",
-        f"route add default via {GATEWAY4}",
-        f"route add default via {GATEWAY6}",
-    )
-    host.set("net/ipv4/ip_forward", "1")
     laptop.ip(
         "addr add 192.0.2.2/24 dev eth0", "link set eth0 up", "route add default via 192.0.2.1"
     )

@@ -139,6 +139,14 @@ def test_a_small_tree_is_left_alone(tmp_path: Path) -> None:
     assert disk_tool.ease(str(tmp_path / "no")) is False
 
 
+def test_a_small_tree_is_emptied_if_that_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_text("f")
+    for place in (tmp_path, tmp_path / "no"):
+        assert json.loads(disk_tool.answer(json.dumps({"empty": str(place)}))) == {"ok": True}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_deep_tree_is_emptied_from_within(tmp_path: Path) -> None:
     top = tmp_path / "layer"
     top.mkdir()

@@ -971,6 +971,7 @@ async def test_a_job_over_its_disk_budget_is_killed_without_grace(world: World) 
     await world.runtime.until(job.container_name, None)
     row = await world.until(job, JobStatus.FAILED)
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    assert world.runtime.emptied == [job.container_name]
     (warning,) = row.warnings
     assert "the limit is 1.00 GiB" in warning
     row = await world.until(neighbour, JobStatus.RUNNING)
@@ -990,6 +991,47 @@ async def test_a_job_that_filled_the_databases_disk_is_killed_all_the_same(
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
+async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written before what it wrote is gone: not why, not its end."""
+    job = await world.running()
+    for name in ("note", "advance"):
+        write = getattr(world.store, name)
+
+        async def full(*words: Any, write: Any = write, **more: Any) -> Any:
+            if job.container_name not in world.runtime.emptied:
+                raise InsufficientStorage("the disk of the database is full")
+            return await write(*words, **more)
+
+        monkeypatch.setattr(world.store, name, full)
+    await over_its_budget(world, job)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
+async def test_an_engine_without_room_to_note_a_death_gets_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+
+    async def unnoticed(_container_id: str, _signal: str) -> None:
+        """It is dead, and the engine says running."""
+
+    async def room(name: str) -> None:
+        world.runtime.exit(name, 137)
+
+    monkeypatch.setattr(world.runtime, "kill", unnoticed)
+    monkeypatch.setattr(world.runtime, "empty", room)
+    await over_its_budget(world, job)
+    async with asyncio.timeout(30):
+        while (row := await world.store.get(job.id)) is not None and row.active:
+            world.clock.advance(world.policy.grace)
+            await world.changes.wait(job.id, 0.02)
+    assert row is not None
+    assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
 async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: World) -> None:
     job = await world.running()
     await world.supervisor.close()
@@ -1000,6 +1042,7 @@ async def test_why_it_was_killed_outlives_a_crash_right_after_the_kill(world: Wo
     await world.recovery.run_once()
     row = await world.ended(job)
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+    assert world.runtime.emptied == [job.container_name]
 
 
 async def test_a_cancellation_wins_over_the_disk(world: World) -> None:

@@ -38,6 +38,8 @@ class HalfMade:
 
     def __init__(self, started: str = NEVER, *, what: str = "in both") -> None:
         self.what = what  # "in storage" or "in the database": alone
+        self.unstored = UNSTORED[0]
+        self.listed: dict[str, Any] = LISTED
         self.calls: list[str] = []
         self.there = True
         self.state = {
@@ -55,11 +57,13 @@ class HalfMade:
         if kind == "remove":
             self.there = False
         if path == "/containers/json":
-            return Answer(200, json.dumps([LISTED] if self.there else []).encode())
+            return Answer(200, json.dumps([self.listed] if self.there else []).encode())
         if kind == "json" and (self.what == "in storage" or not self.there):
             return Answer(404, b"{}")
         if kind == "json" and self.what == "in the database":
-            return Answer(500, json.dumps({"message": "getting container: " + UNSTORED}).encode())
+            return Answer(
+                500, json.dumps({"message": "getting container: " + self.unstored}).encode()
+            )
         if kind == "json":
             labels = {"flashpods-job-id": "0"}
             found = {"Id": "old", "Name": "job_0", "State": self.state}
@@ -95,10 +99,12 @@ async def test_it_is_removed_and_the_next_call_makes_it_anew(
     assert await podman.create(SPEC) == "new"
 
 
+@pytest.mark.parametrize("said", UNSTORED)
 async def test_one_without_its_storage_is_seen_and_can_be_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
 ) -> None:
     engine = HalfMade(what="in the database")
+    engine.unstored = said
     podman = runtime(engine, tmp_path, monkeypatch)
     for name in ("job_0", "old"):
         found = await podman.inspect(name)
@@ -110,6 +116,24 @@ async def test_one_without_its_storage_is_seen_and_can_be_removed(
     await podman.remove("job_0")
     assert not engine.there
     assert await podman.inspect("job_0") is None
+
+
+async def test_one_that_ran_when_the_power_went_is_told_from_one_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of its layer are empty, so that the list alone tells of it (./dev vm, reboot)."""
+    engine = HalfMade(what="in the database")
+    engine.unstored = 'getting graph driver info "old": readlink /x/overlay: invalid argument'
+    engine.listed = {**LISTED, "State": "exited", "StartedAt": 1795671850, "ExitedAt": -62135596800}
+    podman = runtime(engine, tmp_path, monkeypatch)
+    (lost,) = await podman.containers()
+    assert lost == await podman.inspect("job_0")
+    assert (lost.exited, lost.exit_code, lost.finished_at) == (False, None, None)
+    assert lost.started_at is not None
+    engine.listed = {**engine.listed, "ExitedAt": 1795671860, "ExitCode": 3}
+    ended = await podman.inspect("job_0")
+    assert ended is not None
+    assert (ended.exited, ended.exit_code) == (True, 3)
 
 
 async def test_a_create_that_nobody_waits_for_is_not_disturbed(

@@ -12,6 +12,7 @@ import structlog
 
 from flashpods import failpoints
 from flashpods.errors import FlashpodsError, StaleState, Unavailable
+from flashpods.jobs.disk import BUDGET, HOST, Excess
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Collected, Job, JobType, Outcome, Phase, UploadState
 from flashpods.jobs.monitor import Ending
@@ -30,6 +31,8 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
         StaleState: the row had already ended.
     """
     ran = job.status is JobStatus.RUNNING
+    if ending.outcome.error in {BUDGET, HOST} or Excess.noted(job.warnings):
+        await line.make_room(job)
     if ran:
         await line.show(job, Phase.COLLECTING)
     failpoints.hit("collect.before_drain")

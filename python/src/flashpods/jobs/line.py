@@ -137,6 +137,16 @@ class Line:
             log.warning("phase_not_shown", job_id=job.id, phase=phase.value, reason=e.message)
         self.changes.publish(job.id)
 
+    async def make_room(self, job: Job) -> None:
+        """Free what a dead job filled the disk with: nobody can note its end without room.
+
+        Nor could the engine notice it, or remove its container.
+        """
+        try:
+            await self.runtime.empty(job.container_name)
+        except Unavailable as e:
+            log.warning("disk_not_freed", job_id=job.id, reason=e.message)
+
     async def warn(self, job: Job, warnings: Sequence[str]) -> None:
         """Add warnings; the store keeps each once, so this may be repeated."""
         if warnings:

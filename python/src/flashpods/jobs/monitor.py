@@ -158,7 +158,8 @@ async def stop(
 ) -> None:
     """SIGTERM to PID 1, the grace period, SIGKILL to the whole; return when it is dead.
 
-    ``at_once``: SIGKILL without warning, because it does harm meanwhile.
+    ``at_once``: SIGKILL without warning, because it does harm meanwhile: it fills the disk, on
+    which the engine may have no room to note that it is dead.
 
     An engine that does not answer is asked again for as long as it takes: the job is not ended
     before its container is. One that the engine says does not run has no end to wait for.
@@ -178,6 +179,10 @@ async def stop(
             again = asyncio.create_task(line.clock.sleep(line.policy.grace))
             await asyncio.wait({ended, again}, return_when=asyncio.FIRST_COMPLETED)
             again.cancel()
+            if not ended.done() and at_once:
+                at_once = False  # once: then the engine has room to notice
+                await line.make_room(job)
+                continue
             if not ended.done() and await _runs_no_more(line, container_id):
                 return
     finally:

@@ -155,6 +155,13 @@ class ContainerRuntime(Protocol):
         """Kill and remove, with what there is of it beside the engine; absent is fine."""
         ...
 
+    async def empty(self, name_or_id: str) -> None:
+        """Free what a dead container wrote to a file system of its own; it stays.
+
+        It needs no space on the disk, as a removal may. Running or absent: nothing.
+        """
+        ...
+
     async def remnants(self) -> list[str]:
         """Return names of containers, present or not, that have something beside the engine.
 

@@ -52,7 +52,7 @@ class MemoryRuntime:
         images: what is present; ``registry`` is what a pull can bring.
         scripts: container name → script; ``default`` for the others.
         enforceable: what :meth:`limits_enforceable` answers.
-        created, removed: the names, in order, each time it really happened.
+        created, emptied, removed: the names, in order, each time it really happened.
         pulls: the images pulled.
     """
 
@@ -73,6 +73,7 @@ class MemoryRuntime:
         self.default = default or Script()
         self.enforceable = enforceable
         self.created: list[str] = []
+        self.emptied: list[str] = []
         self.removed: list[str] = []
         self.left: set[str] = set()  # what removals that were cut short left beside the engine
         self.pulls: list[str] = []
@@ -258,6 +259,13 @@ class MemoryRuntime:
         del self._containers[found.spec.name]
         self.removed.append(found.spec.name)
         self._wake()
+
+    async def empty(self, name_or_id: str) -> None:
+        """Note that a dead container's own files went."""
+        await self._answer()
+        found = self._find(name_or_id)
+        if found is not None and found.state.exited:
+            self.emptied.append(found.spec.name)
 
     async def remnants(self) -> list[str]:
         """Return the names of those that are there, and of ``left``."""

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +58,8 @@ def ensure(machine: Machine) -> Path:
         chroot.run(
             ["tar", "--extract", f"--file={archive}", f"--directory={new}", "--numeric-owner"]
         )
-        _furnish(new)
-        _install(new, lock_file)
+        furnish(new)
+        install(new, lock_file)
         new.rename(root)
         steps.done("root of the lab's machines")
         return root
@@ -73,22 +74,31 @@ def _archive(cache: Path, key: str, steps: Steps) -> Path:
     for old in cache.glob("lab-*.tar*"):
         old.unlink()
     new = archive.with_suffix(".tar.new")
-    entry = f"[signed-by={KEYS}] {MIRROR}"
-    with tempfile.TemporaryDirectory(prefix="flashpods-lab-") as scratch:
-        listed = Path(scratch, "sources.list")
-        listed.write_text(f"deb {entry} {SUITE} main\n")
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
-        command += ["--dpkgopt=force-unsafe-io"]  # a tree to be packed: no fsync for each file
-        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
-        chroot.run([*command, SUITE, str(new), str(listed)])
+    bootstrap(new, PACKAGES, LEFT_OUT)
     new.rename(archive)
     steps.done(f"Debian {SUITE} with systemd and Podman")
     return archive
 
 
-def _furnish(root: Path) -> None:
-    """Add the engine's user, and leave out what a machine without a clock or a disk can't do."""
+def bootstrap(archive: Path, packages: Sequence[str], left_out: Sequence[str]) -> None:
+    """Make a Debian root of the packages and what they depend on, less some paths.
+
+    Raises:
+        StackError: mmdebstrap failed; the message has the end of what it said.
+    """
+    entry = f"[signed-by={KEYS}] {MIRROR}"
+    with tempfile.TemporaryDirectory(prefix="flashpods-lab-") as scratch:
+        listed = Path(scratch, "sources.list")
+        listed.write_text(f"deb {entry} {SUITE} main\n")
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
+        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
+        command += ["--dpkgopt=force-unsafe-io"]  # a tree to be packed: no fsync for each file
+        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in left_out]
+        chroot.run([*command, SUITE, str(archive), str(listed)])
+
+
+def furnish(root: Path) -> None:
+    """Add the engine's user, as a host has it before it is deployed to."""
     home = "/var/lib/flashpods"
     add = ["useradd", "--system", "--uid", str(UID), "--user-group", "--create-home"]
     chroot.run(
@@ -103,7 +113,7 @@ def _furnish(root: Path) -> None:
     (root / "dev").mkdir(exist_ok=True)
 
 
-def _install(root: Path, lock_file: Path) -> None:
+def install(root: Path, lock_file: Path) -> None:
     """Install what our programs need, at the lock file's versions; they themselves come later."""
     copy = root / "opt" / "requirements.lock"
     copy.parent.mkdir(exist_ok=True)

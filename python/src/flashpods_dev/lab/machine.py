@@ -1,7 +1,4 @@
-"""A machine of the lab as an object: boot it, run commands in it, wait for its units.
-
-The verbs are those of the NixOS test driver, so that a test's body can run in either.
-"""
+"""A machine of the lab as an object: boot it, run commands in it, wait for its units."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from flashpods_dev import cgroups
+from flashpods_dev.lab.verbs import ENVIRONMENT, LINE, Verbs
 from flashpods_dev.machine import Machine, StackError
 from flashpods_dev.netns import Namespace
 
@@ -22,26 +20,9 @@ BOOT_SECONDS: Final = 60
 STOP_SECONDS: Final = 30
 POWEROFF: Final = signal.SIGRTMIN + 4  # systemd(1)
 LOOK_SECONDS: Final = 0.1
-TIMEOUT: Final = 60.0
-# What is wrong with a boot: what has not begun or not ended, what failed, and what it said.
-FAILED: Final = """\
-systemctl list-jobs --no-pager --no-legend
-units=$(systemctl list-units --plain --no-legend --state=failed,activating,auto-restart,reloading)
-for unit in $(echo "$units" | awk '{print $1}'); do
-  echo "--- $unit"; journalctl -b -u $unit -n 15 --no-pager -o cat || true
-done
-"""
-ENVIRONMENT: Final = {
-    "PATH": "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:"
-    "/opt/flashpods/bin:/opt/spire/bin",
-    "HOME": "/root",
-    "LANG": "C.UTF-8",
-    # What NixOS's /etc/profile sets of ours; the test driver's shell has read that. None: nothing.
-    "BASH_ENV": "/etc/profile.d/flashpods.sh",
-}
 
 
-class LabMachine:
+class LabMachine(Verbs):
     """One machine; a context manager that boots it and leaves nothing running.
 
     Args:
@@ -50,13 +31,22 @@ class LabMachine:
         layers: directories laid over each other, the topmost first, the base root last.
         machine: the namespace of ./dev.
         state: where it writes; kept when the machine goes, so that the next boot is a reboot.
+        patience: multiplies every timeout, where what it waits for is slow.
     """
 
     def __init__(
-        self, name: str, network: Namespace, layers: Sequence[Path], machine: Machine, state: Path
+        self,
+        name: str,
+        network: Namespace,
+        layers: Sequence[Path],
+        machine: Machine,
+        state: Path,
+        *,
+        patience: float = 1.0,
     ) -> None:
         """Boot nothing yet."""
         self.name = name
+        self.patience = patience
         self.network = network
         self._layers = list(layers)
         self._state = state
@@ -103,8 +93,9 @@ class LabMachine:
             )
         try:
             self._pid = self._wait_init()
-            self._wait_running()
-        except BaseException:
+            self.wait_until_running(BOOT_SECONDS)
+        except BaseException as e:
+            e.add_note(self._tail())
             self.crash()
             raise
 
@@ -155,20 +146,6 @@ class LabMachine:
             time.sleep(LOOK_SECONDS)
         raise StackError(f"{self.name} has no systemd:\n{self._tail()}")
 
-    def _wait_running(self) -> None:
-        end = time.monotonic() + BOOT_SECONDS
-        state = ""
-        while time.monotonic() < end:
-            # No --wait: the bus may not be there yet.
-            state = self.execute("systemctl is-system-running")[1].strip()
-            if state == "running":
-                return
-            if state == "degraded":
-                break
-            time.sleep(LOOK_SECONDS)
-        failed = self.execute(FAILED)[1]
-        raise StackError(f"{self.name} is {state!r}:\n{failed}\n{self._tail()}")
-
     def _tail(self) -> str:
         return "\n".join(self.console.read_text(errors="replace").splitlines()[-20:])
 
@@ -189,107 +166,17 @@ class LabMachine:
             *command,
         ]
 
-    def execute(self, command: str, timeout: float | None = TIMEOUT) -> tuple[int, str]:
-        """Run a shell line; return its exit code and its standard output."""
-        done = self._bash(command, timeout)
-        return done.returncode, done.stdout
-
-    def _bash(self, command: str, timeout: float | None) -> subprocess.CompletedProcess[str]:
+    def bash(self, command: str, seconds: float | None) -> subprocess.CompletedProcess[str]:
+        """Run a shell line in it, as root."""
         return subprocess.run(
-            self.argv("/bin/bash", "-c", f"set -euo pipefail\n{command}"),
+            self.argv("/bin/bash", "-c", f"{LINE}{command}"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=timeout,
+            timeout=seconds,
             check=False,
         )
-
-    def succeed(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
-        """Run shell lines that must succeed; return what they printed.
-
-        Raises:
-            StackError: one failed; with its output.
-        """
-        said = ""
-        for command in commands:
-            done = self._bash(command, timeout)
-            if done.returncode:
-                raise StackError(
-                    f"{self.name}: {command!r} failed ({done.returncode}):\n"
-                    f"{done.stdout}{done.stderr}"
-                )
-            said += done.stdout
-        return said
-
-    def fail(self, *commands: str, timeout: float | None = TIMEOUT) -> str:
-        """Run shell lines that must fail; return what they printed.
-
-        Raises:
-            StackError: one succeeded.
-        """
-        said = ""
-        for command in commands:
-            code, output = self.execute(command, timeout)
-            if not code:
-                raise StackError(f"{self.name}: {command!r} succeeded:\n{output}")
-            said += output
-        return said
-
-    def wait_until_succeeds(self, command: str, timeout: float = TIMEOUT) -> str:
-        """Run a shell line until it succeeds; return what it printed.
-
-        Raises:
-            StackError: it failed to the end.
-        """
-        end = time.monotonic() + timeout
-        while True:
-            done = self._bash(command, timeout)
-            if not done.returncode:
-                return done.stdout
-            if time.monotonic() > end:
-                raise StackError(
-                    f"{self.name}: {command!r} failed for {timeout} s:\n{done.stdout}{done.stderr}"
-                )
-            time.sleep(LOOK_SECONDS)
-
-    def wait_until_fails(self, command: str, timeout: float = TIMEOUT) -> str:
-        """Run a shell line until it fails; return what it printed.
-
-        Raises:
-            StackError: it succeeded to the end.
-        """
-        end = time.monotonic() + timeout
-        while True:
-            code, output = self.execute(command, timeout)
-            if code:
-                return output
-            if time.monotonic() > end:
-                raise StackError(f"{self.name}: {command!r} succeeded for {timeout} s:\n{output}")
-            time.sleep(LOOK_SECONDS)
-
-    def wait_for_unit(self, unit: str, timeout: float = TIMEOUT) -> None:
-        """Return when a unit is active.
-
-        Raises:
-            StackError: it failed, or time is up; with its journal.
-        """
-        end = time.monotonic() + timeout
-        while (state := self.execute(f"systemctl is-active {unit}")[1].strip()) != "active":
-            if state == "failed" or time.monotonic() > end:
-                journal = self.execute(f"journalctl -b -u {unit} -n 30 --no-pager")[1]
-                raise StackError(f"{self.name}: {unit} is {state}:\n{journal}")
-            time.sleep(LOOK_SECONDS)
-
-    def wait_for_open_port(
-        self, port: int, addr: str = "localhost", timeout: float = TIMEOUT
-    ) -> None:
-        """Return when somebody listens on the port.
-
-        Raises:
-            StackError: time is up.
-        """
-        self.wait_until_succeeds(f"timeout 5 bash -c '</dev/tcp/{addr}/{port}'", timeout)
 
     def popen(self, *command: str, stdin: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
         """Start a command in it; its output is a pipe."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from flashpods_dev.lab import base, parts, product
@@ -30,20 +32,33 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     else:
         variables[PRODUCT] = str(product.ensure(machine, root))
     where = [] if any(word.startswith("tests/") for word in arguments) else ["tests/lab"]
-    # Overlays want their writable layer on a file system that is none.
+    with writable(state):
+        if PRODUCT in variables and parts.whole(arguments):
+            return parts.run(machine.checkout / "python", arguments, variables, STATE, SECONDS)
+        return call(machine, [*where, *arguments], variables, SECONDS)
+
+
+@contextmanager
+def writable(state: Path) -> Iterator[None]:
+    """Have a tmpfs there: overlays want their writable layer on a file system that is none."""
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=6g", "flashpods-lab", str(state)], check=True
     )
     try:
-        if PRODUCT in variables and parts.whole(arguments):
-            return parts.run(machine.checkout / "python", arguments, variables, STATE, SECONDS)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *where, *arguments],
-            cwd=machine.checkout / "python",
-            env={**os.environ, **variables},
-            timeout=SECONDS,
-            check=False,
-        )
+        yield
     finally:
         subprocess.run(["umount", "--lazy", str(state)], check=False)
+
+
+def call(
+    machine: Machine, arguments: list[str], variables: Mapping[str, str], seconds: float
+) -> int:
+    """Run pytest on the checkout, within that time; return its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=machine.checkout / "python",
+        env={**os.environ, **variables},
+        timeout=seconds,
+        check=False,
+    )
     return done.returncode

@@ -2,7 +2,7 @@
 
 A body is Python in the NixOS test driver's dialect: ``checks/NAME.py`` after
 ``checks/common/prelude.py``. The nodes are variables of their names, with the verbs of
-:class:`~flashpods_dev.lab.machine.LabMachine`; ``subtest`` and ``start_all`` are the driver's.
+:class:`~flashpods_dev.lab.verbs.Verbs`; ``subtest`` and ``start_all`` are the driver's.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any, Final
 
 from flashpods_dev.machine import StackError
 
-__all__ = ["NEEDS_VM", "names", "run"]
+__all__ = ["IN_VM", "NEEDS_VM", "names", "run"]
 
 COMMON: Final = Path("checks", "common", "prelude.py")
-# What the lab's machines can't show, and the experiments of ./dev vm that show it.
-NEEDS_VM: Final = {"out_of_memory": "test_memory_hog_is_killed_and_other_jobs_go_on"}
+# What the lab's machines can't show, because of their kernel.
+NEEDS_VM: Final = ("limits", "out_of_memory")
+# What ./dev vm runs: that, and what a real kernel makes stronger. Last what cuts the power.
+IN_VM: Final = (*NEEDS_VM, "wireguard", "isolation_matrix", "reboot")
 
 
 def names(checkout: Path) -> list[str]:

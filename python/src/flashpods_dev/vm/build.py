@@ -1,39 +1,38 @@
-"""The guest's disk, made once, and the payload of a run: a copy of the checkout.
+"""The guest's disk, made once, and the payload of a run: what is deployed, and the checkout.
 
-The disk is a Debian root in which ``./dev bootstrap`` itself has run, natively in a chroot, so
-that the guest needs no network and installs nothing under emulation.
+The disk is a Debian root like the lab's, with a kernel and SPIRE. ``./dev bootstrap`` itself has
+run in it, natively in a chroot, so that the guest needs no network and installs nothing under
+emulation.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import lzma
 import shutil
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flashpods_dev import chroot
+from flashpods_dev.identity import build as spire_build
+from flashpods_dev.lab import base
 from flashpods_dev.machine import StackError
 from flashpods_dev.report import Steps
 from flashpods_dev.vm import archives, guest
 
-RECIPE = "1"  # raise it when the way of building changes
-SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
-KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+RECIPE = "2"  # raise it when the way of building changes
 PACKAGES = (
+    *base.PACKAGES,
     # a machine that boots
-    *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "linux-image-cloud-amd64"),
-    *("busybox-static", "procps"),
+    *("udev", "kmod", "linux-image-cloud-amd64"),
     # what ./dev would install, except what only a host with a network uses
-    *("podman", "crun", "conmon", "slirp4netns", "uidmap", "catatonit", "rsync", "mmdebstrap"),
-    *("iproute2", "util-linux", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
-    *("ca-certificates", "python3", "python3-venv", "nftables", "passt"),
-    "wireguard-tools",
+    *("conmon", "mmdebstrap", "mount", "git", "sqlite3", "nginx-light", "shellcheck"),
 )
-LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+LEFT_OUT = (*base.LEFT_OUT, "/usr/share/info/*")
 BOOT_MODULES = ("virtio_blk",)  # the others of the disk's path are built into the kernel
+SPIRE = "opt/spire/bin"  # as the lab's product layer has it; most of a payload, if it were in it
 DISK_BYTES = 6 * 1024**3
 COPIED = (
     *("dev", "python/pyproject.toml", "python/requirements.lock"),
@@ -69,38 +68,49 @@ class Image:
 
 
 def ensure(checkout: Path) -> Image:
-    """Have the image that fits the lock file and ``dev``; the caller keeps others out.
+    """Have the image that fits the lock file and ``dev``; one builder at a time.
 
     Raises:
         StackError: a tool failed; the message has the end of what it said.
     """
     cache = checkout / ".dev" / "vm"
     cache.mkdir(parents=True, exist_ok=True)
+    spire = spire_build.ensure(checkout / ".dev").server.parent
     base_key, key = _keys(checkout)
     image = Image(cache / f"image-{key}")
-    if image.directory.exists():
-        return image
-    steps = Steps()
-    base = _base(cache, base_key, steps)
-    for old in cache.glob("image-*"):
-        shutil.rmtree(old)
-    new = Image(cache / f"image-{key}.new")
-    new.tree.mkdir(parents=True)
-    _build(new, base, checkout, steps)
-    new.directory.rename(image.directory)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if image.directory.exists():
+            return image
+        steps = Steps()
+        archive = _archive(cache, base_key, steps)
+        for old in cache.glob("image-*"):
+            shutil.rmtree(old)
+        new = Image(cache / f"image-{key}.new")
+        new.tree.mkdir(parents=True)
+        _build(new, archive, checkout, steps)
+        _pack(new, spire, steps)
+        new.directory.rename(image.directory)
     return image
 
 
 def _keys(checkout: Path) -> tuple[str, str]:
     """Name what the Debian root, and the disk made of it, depend on."""
-    base = _hash(RECIPE, SUITE, *PACKAGES, *LEFT_OUT)
+    debian = _hash(RECIPE, base.RECIPE, base.SUITE, *PACKAGES, *LEFT_OUT)
     files = (f"{path} {text}" for path, text in sorted(guest.files().items()))
     bootstrap = ((checkout / name).read_text() for name in ("dev", "python/requirements.lock"))
-    return base, _hash(base, *files, *bootstrap)
+    parts = (guest.INIT, *guest.MASKED, spire_build.VERSION, *files, *bootstrap)
+    return debian, _hash(debian, *parts)
 
 
-def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
-    """Write the tar archive that the guest unpacks over its checkout, with the bytecode in it.
+def payload(image: Image, checkout: Path, layers: Sequence[Path], target: Path) -> None:
+    """Write the archive that the guest unpacks over its root: layers, and the checkout.
+
+    Args:
+        image: what the guest boots.
+        checkout: what runs in the guest of it goes there, with the bytecode in it.
+        layers: directories of files of the root, the topmost first.
+        target: the archive.
 
     Raises:
         StackError: a tool failed.
@@ -113,7 +123,6 @@ def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
     python = f"{guest.CHECKOUT}/.dev/venv/bin/python"
     compiled = (f"{guest.CHECKOUT}/python/{name}" for name in ("src", "tests"))
     chroot.run_in(image.tree, [python, "-m", "compileall", "-q", *compiled])
-    (inside / guest.COMMAND).write_text(command)
     cache = inside / ".dev" / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir()
@@ -121,36 +130,33 @@ def payload(image: Image, checkout: Path, command: str, target: Path) -> None:
     code = "from flashpods_dev import image; print(image._key())"
     key = chroot.run_in(image.tree, [python, "-c", code]).strip()
     archives.busybox_root(image.tree / "bin/busybox", cache / f"root-{key}.tar")
-    taken = [*COPIED, guest.COMMAND, ".dev/cache"]
-    chroot.run(["tar", "--create", f"--file={target}", f"--directory={inside}", *taken])
+    words = ["--owner=0", "--group=0"]
+    for layer in reversed(layers):  # the later wins
+        words += [f"--directory={layer}", f"--exclude=./{SPIRE}", "."]
+    taken = [f"{guest.CHECKOUT.lstrip('/')}/{name}" for name in (*COPIED, ".dev/cache")]
+    words += [f"--directory={image.tree}", *taken]
+    chroot.run(["tar", "--create", f"--file={target}", *words])
 
 
-def _base(cache: Path, key: str, steps: Steps) -> Path:
+def _archive(cache: Path, key: str, steps: Steps) -> Path:
     """Make the Debian root as an archive, unless it is cached."""
-    base = cache / f"base-{key}.tar"
-    if base.exists():
-        return base
+    archive = cache / f"base-{key}.tar"
+    if archive.exists():
+        return archive
     for old in cache.glob("base-*.tar*"):
         old.unlink()
-    new = base.with_suffix(".tar.new")
-    entry = f"[signed-by={KEYS}] {MIRROR}"
-    sources = "".join(f"deb {entry} {suite} main\n" for suite in (SUITE, f"{SUITE}-updates"))
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="flashpods-vm-") as scratch:
-        listed = Path(scratch, "sources.list")
-        listed.write_text(sources)
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ["--format=tar", "--skip=output/dev", "--aptopt=APT::Install-Recommends false"]
-        command += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
-        chroot.run([*command, SUITE, str(new), str(listed)])
-    new.rename(base)
-    steps.done(f"Debian {SUITE} with systemd, a kernel and Podman")
-    return base
+    new = archive.with_suffix(".tar.new")
+    base.bootstrap(new, PACKAGES, LEFT_OUT)
+    new.rename(archive)
+    steps.done(f"Debian {base.SUITE} with systemd, a kernel and Podman")
+    return archive
 
 
-def _build(image: Image, base: Path, checkout: Path, steps: Steps) -> None:
+def _build(image: Image, archive: Path, checkout: Path, steps: Steps) -> None:
     tree = image.tree
-    chroot.run(["tar", "--extract", f"--file={base}", f"--directory={tree}", "--numeric-owner"])
-    (tree / "dev").mkdir(exist_ok=True)
+    chroot.run(["tar", "--extract", f"--file={archive}", f"--directory={tree}", "--numeric-owner"])
+    base.furnish(tree)
+    base.install(tree, checkout / "python" / "requirements.lock")
     guest.furnish(tree)
     inside = tree / guest.CHECKOUT.lstrip("/")
     inside.mkdir(parents=True)
@@ -158,6 +164,12 @@ def _build(image: Image, base: Path, checkout: Path, steps: Steps) -> None:
     steps.done("root tree")
     chroot.run_in(tree, [f"{guest.CHECKOUT}/dev", "bootstrap"])
     steps.done("./dev bootstrap in it")
+
+
+def _pack(image: Image, spire: Path, steps: Steps) -> None:
+    """Make of the tree what QEMU boots."""
+    tree = image.tree
+    shutil.copytree(spire, tree / SPIRE)
     (modules,) = (tree / "usr/lib/modules").iterdir()
     _unpack_modules(modules)
     chroot.run_in(tree, ["depmod", modules.name])

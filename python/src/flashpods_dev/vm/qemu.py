@@ -1,17 +1,11 @@
-"""One run of the guest: start QEMU, show what the guest prints, end it in time."""
+"""QEMU's command line."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from flashpods_dev.machine import StackError
-from flashpods_dev.vm import guest
+from flashpods_dev import chroot
 from flashpods_dev.vm.build import Image
 
 PROGRAM = "qemu-system-x86_64"
@@ -42,78 +36,43 @@ def acceleration() -> list[str]:
     return ["-accel", "tcg,thread=multi,tb-size=512"]
 
 
-def arguments(image: Image, payload: Path, console: Path, accel: list[str]) -> list[str]:
-    """Return QEMU's command line: no network, a disk that forgets, two serial ports."""
+def make_disk(image: Image, disk: Path) -> None:
+    """Make what the guest writes, over the image's disk.
+
+    Raises:
+        StackError: qemu-img failed.
+    """
+    backed = ["-f", "qcow2", "-F", "raw", "-b", str(image.disk)]
+    chroot.run(["qemu-img", "create", "-q", *backed, str(disk)])
+
+
+def arguments(
+    image: Image, disk: Path, payload: Path, *, tap: str, shell: int, console: Path
+) -> list[str]:
+    """Return QEMU's command line: one network card, the kernel's console, a console for our shell.
+
+    What the guest has flushed is on the disk, and nothing else need be: QEMU keeps of a qcow2 file
+    what was not flushed, so killing it is a power cut.
+
+    Args:
+        image: what is booted.
+        disk: of :func:`make_disk`.
+        payload: an archive; see :mod:`.guest`.
+        tap: the network's interface that is the other end of the card.
+        shell: a descriptor, the shell's other end.
+        console: gets what the kernel prints.
+    """
     return [
-        *(PROGRAM, "-name", "flashpods-vm", "-machine", "q35", *accel, "-cpu", "max"),
+        *(PROGRAM, "-name", "flashpods-vm", "-machine", "q35", *acceleration(), "-cpu", "max"),
         *("-smp", "2", "-m", str(MEMORY_MB)),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", KERNEL),
-        *("-drive", f"file={image.disk},if=none,id=d0,format=raw,snapshot=on,cache=unsafe"),
+        *("-drive", f"file={disk},if=none,id=d0,format=qcow2,cache=writeback"),
         *("-device", "virtio-blk-pci,drive=d0"),
         *("-drive", f"file={payload},if=none,id=d1,format=raw,read-only=on"),
         *("-device", "virtio-blk-pci,drive=d1", "-device", "virtio-rng-pci"),
-        *("-serial", f"file:{console}", "-serial", "stdio"),
+        *("-netdev", f"tap,id=n0,ifname={tap},script=no,downscript=no"),
+        *("-device", "virtio-net-pci,netdev=n0,romfile="),
+        *("-chardev", f"socket,id=shell,fd={shell}", "-device", "virtio-serial-pci"),
+        *("-device", "virtconsole,chardev=shell", "-serial", f"file:{console}"),
     ]
-
-
-def run(command: list[str], *, seconds: float, console: Path, scratch: Path) -> int:
-    """Run the guest to its end and return the exit code of its command.
-
-    Args:
-        command: as of :func:`arguments`.
-        seconds: the most it may take.
-        console: where the kernel's messages are, for the error.
-        scratch: takes what the guest writes to its disk.
-
-    Raises:
-        StackError: time is up, or the guest ended without saying how its command went.
-    """
-    process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command],  # it ends with us, however we end
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "TMPDIR": str(scratch)},
-        # A ctrl-C at the terminal is ours to act on.
-        start_new_session=True,
-    )
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        process.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.start()
-    try:
-        assert process.stdout is not None
-        code = _pass_on(process.stdout)
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
-    if code is None:
-        why = f"did not end within {seconds:.0f} s" if late.is_set() else "ended by itself"
-        raise StackError(f"the guest {why}; its console: {console}\n{_tail(console)}")
-    return code
-
-
-def _pass_on(lines: Iterable[str]) -> int | None:
-    """Print what the guest says; return the exit code that it says at its end."""
-    began = time.monotonic()
-    for line in lines:
-        text = line.rstrip("\r\n")
-        if text.startswith(guest.END):
-            return int(text.removeprefix(guest.END))
-        if text == guest.BEGIN:
-            text = f"the guest is up after {time.monotonic() - began:.0f} s"
-        print(f"vm| {text}", file=sys.stderr, flush=True)
-    return None
-
-
-def _tail(path: Path) -> str:
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    return "\n".join(lines[-15:])

@@ -46,7 +46,7 @@ from flashpods.adapters.files.k8sfile import (
 from flashpods.adapters.files.logread import complete_end, truncation_line
 
 PASS_BLOCKS: Final = 4  # of 256 KiB: what one pass takes before others get their turn
-CHECKPOINT_SECONDS: Final = 1.0
+CHECKPOINT_SECONDS: Final = 1.0  # and a power cut takes no more than what came within about that
 OWN_BYTES: Final = 1024**2  # lines of ours, in all
 DISCARD_BYTES: Final = 1024**2  # after the cap: raw output is thrown away when it is this much
 KEPT_MOST: Final = 2
@@ -152,7 +152,7 @@ class Capture:
             if self._place != self._saved and (
                 time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
             ):
-                self._save(sync=False)
+                self._save(sync=True)
             return more
 
     def seal(self) -> None:

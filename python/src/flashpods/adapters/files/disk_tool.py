@@ -7,6 +7,7 @@ belong to subordinate ids. Each line of standard input is a request, each answer
 
 - ``{"measure": [PATH…], "most": ENTRIES}``: ``[[DEVICE, BYTES, ENTRIES]…]``, see :func:`measure`
 - ``{"ease": PATH}``: whether it was emptied, see :func:`ease`
+- ``{"empty": PATH}``: true, see :func:`empty`
 
 A process is forked for each request, so that what a job piles up is never in ours for longer.
 """
@@ -117,14 +118,29 @@ def ease(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        if not _walked(root, Tally(EASY_ENTRIES, EASY_DEPTH)).full:
-            return False
+        easy = not _walked(root, Tally(EASY_ENTRIES, EASY_DEPTH)).full
+    finally:
+        os.close(root)
+    return not easy and empty(path)
+
+
+def empty(path: str) -> bool:
+    """Empty a directory; absent, it is. It returns true.
+
+    Raises:
+        OSError: something in it can't be deleted; the rest may be gone.
+    """
+    try:
+        root = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    try:
         while names := [entry.name for entry in scan(root, BATCH)]:
             for name in names:
                 remove(root, name)
-        return True
     finally:
         os.close(root)
+    return True
 
 
 def _walked(root: int, tally: Tally) -> Tally:
@@ -192,6 +208,8 @@ def answer(request: str) -> str:
         result: object
         if "ease" in asked:
             result = ease(asked["ease"])
+        elif "empty" in asked:
+            result = empty(asked["empty"])
         else:
             result = [measure(place, asked["most"]) for place in asked["measure"]]
         return json.dumps({"ok": result})

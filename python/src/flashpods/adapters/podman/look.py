@@ -3,6 +3,10 @@
 A ``DELETE`` that meets a ``create`` in the middle takes away what is in Podman's storage by then,
 and the create goes on to enter the container in Podman's database. Such a one can't run and can't
 be inspected ("container not known"), but it is listed and keeps its name, until it is deleted.
+
+So is one that was made in the last seconds before a power cut: Podman's database is on the disk, of
+the files that describe its layer only the names are ("getting graph driver info", ``readlink …:
+invalid argument``, because they are empty).
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ from flashpods.errors import Unavailable
 from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerState
 
-UNSTORED: Final = "container not known"  # containers/storage, ErrContainerUnknown
+# containers/storage, ErrContainerUnknown; libpod, getContainerInspectData
+UNSTORED: Final = ("container not known", "getting graph driver info")
 
 
 async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
@@ -31,7 +36,7 @@ async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
         return None
     if answer.ok:
         return from_inspect(answer.json())
-    if UNSTORED in answer.message:
+    if any(mark in answer.message for mark in UNSTORED):
         for item in await _listed(rest):
             if name_or_id in {item["Id"], *item["Names"]}:
                 return from_list(item, bare=True)

@@ -312,6 +312,19 @@ class PodmanRuntime:
         ):
             raise Unavailable(f"the cgroup {parent} still holds processes")
 
+    async def empty(self, name_or_id: str) -> None:
+        """Free what a dead container wrote to its layer; see the port.
+
+        On a full disk the engine can neither remove it, nor note that it is dead: the kernel is
+        asked whether the process that it calls running is there.
+        """
+        state = await self.inspect(name_or_id)
+        if state is None or state.layer is None or not (state.running or state.exited):
+            return
+        if state.running and belongs(state.pid or 0, state.id, proc=self._proc):
+            return
+        await self._trees.ask({"empty": str(state.layer)}, seconds=EASE_SECONDS)
+
     async def remnants(self) -> list[str]:
         """Return the names of the cgroup parents that are there."""
         parent = self._settings.cgroup_parent

@@ -102,6 +102,8 @@ def from_list(found: dict[str, Any], *, bare: bool = False) -> ContainerState | 
     if unknown and not bare:
         return None
     begun = status in {"running", "exited"}
+    if unseen and found.get("StartedAt", 0) > 0:
+        status, dead = "created", False
     return ContainerState(
         id=found["Id"],
         name=found["Names"][0],

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +14,7 @@ from typing import Any
 
 import httpx
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 CGROUPS = Path("/sys/fs/cgroup")
 STATE = Path("/var/tmp/flashpods-vm")
 UP_SECONDS = 150  # a stack takes 15 to 35 s under emulation
@@ -28,8 +26,11 @@ SHOWN = ("memory.max", "memory.swap.max", "cpu.max", "pids.max")
 class Stack:
     """A stack of ``./dev up``, seen from outside: its line of JSON, its API, its cgroups."""
 
-    def __init__(self, process: subprocess.Popen[str], info: dict[str, str], said: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], info: dict[str, str], said: Path, before: list[str]
+    ) -> None:
         self.process = process
+        self.before = before
         self.info = info
         self.said = said
         self.state = Path(info["state_dir"])
@@ -69,10 +70,6 @@ class Stack:
             row = self.client.get(f"/jobs/{job_id}", params={"wait": 30}).json()
         return row
 
-    def ended(self, job_id: str) -> dict[str, Any]:
-        """Wait for the job's end and return its row."""
-        return self.until(job_id, lambda row: row["completed_at"] is not None)
-
     def running(self, job_id: str) -> dict[str, Any]:
         """Wait until the job runs and return its row."""
         row = self.until(job_id, lambda row: row["status"] not in {"pending", "starting"})
@@ -106,32 +103,6 @@ class Stack:
         assert limited, f"no limited cgroup of {job_id} among {found}"
         return limited[0]
 
-    def cancel_all(self) -> None:
-        """End every job that a test has left, so that the next one finds the host free."""
-        for row in self.client.get("/jobs", params={"status": "active"}).json()["jobs"]:
-            self.client.delete(f"/jobs/{row['id']}")
-            self.ended(row["id"])
-
-    def restart(self, service: str, *command: str) -> None:
-        """Kill a part of the stack; ``./dev up`` starts it again, and the API is well again."""
-        found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if runs(p, command)]
-        assert found, command
-        for pid in found:
-            os.kill(pid, signal.SIGKILL)
-        soon(
-            lambda: f"{service} ended, starting it again" in self.said.read_text(),
-            f"./dev up sees that {service} is dead",
-            UP_SECONDS,
-        )
-        soon(self.well, f"{service} and all else is well again", UP_SECONDS)
-
-    def well(self) -> bool:
-        """Whether the API says that all is well."""
-        try:
-            return self.client.get("/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
     def stop(self) -> float:
         """Send what ctrl-C sends, return the seconds to the end; the exit code must be 0."""
         began = time.monotonic()
@@ -142,25 +113,10 @@ class Stack:
         return time.monotonic() - began
 
 
-def runs(process: Path, words: tuple[str, ...]) -> bool:
-    """Whether a process of /proc has all the words in its command line."""
-    try:
-        line = (process / "cmdline").read_bytes().decode().split("\0")
-    except OSError:
-        return False
-    return set(words) <= set(line)
-
-
 def number(file: Path) -> int | None:
     """Read a file of a cgroup that holds a number or ``max``."""
     text = file.read_text().strip()
     return None if text == "max" else int(text)
-
-
-def fields(file: Path) -> dict[str, int]:
-    """Read a file of a cgroup that holds ``name number`` lines."""
-    pairs = (line.split() for line in file.read_text().splitlines())
-    return {name: int(value) for name, value in pairs}
 
 
 def soon(condition: Callable[[], bool], what: str, seconds: float) -> None:
@@ -172,7 +128,7 @@ def soon(condition: Callable[[], bool], what: str, seconds: float) -> None:
 
 
 def left_behind() -> list[str]:
-    """Return what a stack must not leave: cgroups, processes, mounts, network namespaces."""
+    """Return what a stack must not leave: cgroups, processes, mounts. HOST's engine has some."""
     cgroups = [str(p) for p in CGROUPS.glob("flashpods-dev*")]
     names = {"podman", "conmon", "crun", "catatonit", "slirp4netns", "rsync", "unshare"}
     processes = []
@@ -188,12 +144,12 @@ def left_behind() -> list[str]:
 
 
 @contextmanager
-def up(name: str) -> Iterator[Stack]:
-    """Run ``./dev up`` as a person would, stop it as a person would, and look what is left."""
-    state = STATE / name
-    shutil.rmtree(state, ignore_errors=True)
+def up() -> Iterator[Stack]:
+    """Run ``./dev up`` as a person would; the caller stops it, or it is killed."""
+    state = STATE / "state"
     state.mkdir(parents=True)
-    said = STATE / f"{name}.stderr"
+    said = STATE / "stderr"
+    before = left_behind()
     with said.open("w") as log:
         process = subprocess.Popen(
             [str(CHECKOUT / "dev"), "up", "--state", str(state)],
@@ -202,23 +158,15 @@ def up(name: str) -> Iterator[Stack]:
             text=True,
             cwd="/",
         )
-    stack: Stack | None = None
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], UP_SECONDS)
         line = process.stdout.readline() if ready else ""
         services = "".join(f.read_text()[-1000:] for f in (state / "services").glob("*.log"))
         assert line, f"./dev up did not come up:\n{said.read_text()}\n{services}"
-        stack = Stack(process, json.loads(line), said)
-        yield stack
-        if process.poll() is None:
-            stack.stop()
+        yield Stack(process, json.loads(line), said, before)
     finally:
-        if stack is not None:
-            stack.client.close()
         if process.poll() is None:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    soon(lambda: not left_behind(), f"nothing is left behind, but {left_behind()}", 15)
+        process.stdout.close()
