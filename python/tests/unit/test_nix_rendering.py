@@ -123,7 +123,7 @@ def test_both_rsync_daemons_take_the_same() -> None:
     """What our clients send is tried against the stack's; the host's must not refuse it."""
     checkout = Path(__file__).parents[3]
     theirs = options_of(
-        (checkout / manifest.RENDERED / "host/etc/flashpods/rsyncd.conf").read_text()
+        (checkout / manifest.RENDERED / "host/etc/flashpods-rsyncd.conf").read_text()
     )
     text = rsyncd.render(transfers=Path("/t"), port=1, pid_file=Path("/p"), hooks={})
     ours = options_of(text)

@@ -25,7 +25,7 @@ CURRENT: Final = Path("/run/current-system")
 UNITS: Final = Path("etc/systemd/system")
 TREES: Final = ("etc", "usr", "var")
 NAMED: Final = re.compile(
-    r"/(?:etc/(?:flashpods|prometheus|spire|wireguard)|usr/local/libexec)/[\w./-]+"
+    r"/(?:etc/flashpods-|(?:etc/(?:flashpods|prometheus|spire|wireguard)|usr/local/libexec)/)[\w./-]+"
 )
 FAILED: Final = 4  # the exit code of NixOS's
 ALIVE: Final = frozenset({"active", "activating"})
