@@ -21,12 +21,17 @@ from flashpods_dev.lab import parts
 from flashpods_dev.lab.run import PRODUCT, ROOT, STATE
 from flashpods_dev.machine import inside
 
+TROUBLES = "test_troubles.py"  # twenty minutes: only where it is named
+
 if STATE not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what runs on our own programs, and take this process's part of the tests."""
+    if not any(TROUBLES in word for word in config.args):
+        config.hook.pytest_deselected(items=[i for i in items if i.path.name == TROUBLES])
+        items[:] = [item for item in items if item.path.name != TROUBLES]
     deployed = ["deployed" in getattr(item, "fixturenames", ()) for item in items]
     for item, it in zip(items, deployed, strict=True):
         if it:
