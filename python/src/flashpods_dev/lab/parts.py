@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 PART: Final = "FLASHPODS_LAB_PART"
-# On HOST with stand-ins; and what runs on a deployed HOST, dealt in turn to two of them.
+# On HOST with stand-ins; and what runs on a deployed HOST, dealt in turn to three of them.
 STAND_INS: Final = "stand-ins"
-DEPLOYED: Final = ("deployed-1", "deployed-2")
+DEPLOYED: Final = ("deployed-1", "deployed-2", "deployed-3")
 NAMES: Final = (*DEPLOYED, STAND_INS)
 TESTS: Final = "tests/lab"
 NARROWING: Final = ("-k", "-m", "--boundary", "--lf", "--ff", "--collect-only")
