@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -176,28 +177,31 @@ class Supervisor:
 
     async def _follow(self, job: Job) -> None:
         """Have the log followed; a disk that refuses keeps nobody from the job's end."""
-        backoff = FIRST_BACKOFF
-        while True:
-            try:
-                await self._line.logs.follow(job.id)
-            except OSError as e:
-                log.warning("log_not_followed", job_id=job.id, reason=str(e))
-            else:
-                return
-            await self._line.clock.sleep(backoff)
-            backoff = min(backoff * 2, MOST_BACKOFF)
+        await self._again(job, self._line.logs.follow, job.id, OSError, "log_not_followed")
 
     async def _remove_for_good(self, job: Job) -> None:
         """Remove what may run under a job that ends early, however long the engine is away.
 
         The job's resources must not be given to others before that.
         """
+        remove, name = self._line.runtime.remove, job.container_name
+        await self._again(job, remove, name, Unavailable, "removal_waits_for_engine")
+
+    async def _again(
+        self,
+        job: Job,
+        act: Callable[[str], Awaitable[None]],
+        name: str,
+        refusal: type[Exception],
+        event: str,
+    ) -> None:
+        """Act on a name until it is not refused, with growing pauses; each refusal is logged."""
         backoff = FIRST_BACKOFF
         while True:
             try:
-                await self._line.runtime.remove(job.container_name)
-            except Unavailable as e:
-                log.warning("removal_waits_for_engine", job_id=job.id, reason=e.message)
+                await act(name)
+            except refusal as e:
+                log.warning(event, job_id=job.id, reason=str(e))
             else:
                 return
             await self._line.clock.sleep(backoff)

@@ -64,14 +64,10 @@ def run(
         done.append(title)
         tell(f"{name}: {title} ({time.monotonic() - began:.1f} s)")
 
-    def start_all() -> None:
-        for machine in machines.values():
-            machine.start()
-
     space: dict[str, Any] = {
         "__name__": f"checks_{name}",
         "subtest": subtest,
-        "start_all": start_all,
+        "start_all": lambda: [machine.start() for machine in machines.values()],
         "print": show,
         **machines,
     }
