@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -14,12 +15,24 @@ from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Job, job_of
 from flashpods.jobs.states import JobStatus
-from flashpods.jobs.supervisor import Supervisor
+from flashpods.jobs.supervisor import LATE_SECONDS, Supervisor
 from flashpods.ports import ContainerState
 
 log = structlog.get_logger(__name__)
 
 LATE_LOOK: Final = 2.0  # seconds between looks while the engine may do what nobody waits for
+LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
+# From the engine's first answer on: by then it has done what it was asked before, or never will.
+HOLD_SECONDS: Final = LATE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    """A container, or what is left of one, that no row explains."""
+
+    ref: str  # what to remove it by
+    name: str
+    dead: bool  # it holds no CPU and no memory
 
 
 class Recovery:
@@ -29,6 +42,7 @@ class Recovery:
         """Build it."""
         self._line = line
         self._supervisor = supervisor
+        self._bound: asyncio.TimerHandle | None = None  # of the hold on launches, once it counts
 
     async def run_once(self, *, strangers: bool = True) -> None:
         """Put every active job back on its line and remove containers that no row explains.
@@ -46,74 +60,113 @@ class Recovery:
         # Containers first: one that appears after this look belongs to a row that has a task.
         containers = await line.runtime.containers()
         remnants = await line.runtime.remnants()
+        self._bound_hold()
         unseen = await self._resume(await line.store.active())
-        await self._remove_orphans(containers, remnants, strangers=strangers)
+        orphans = await self._orphans(containers, remnants, strangers=strangers)
+        staying = [o.name for o in orphans if not o.dead and not await self._remove_orphan(o)]
+        # A running job's create is over, and its row reserves what it takes, seen or not.
+        half_made = [j.container_name for j, _ in unseen if j.status is JobStatus.STARTING]
+        self._let_launch([*half_made, *staying])
+        for orphan in orphans:
+            if orphan.dead:
+                await self._remove_orphan(orphan)
         await self._discard_trees()
-        if unseen is not None:
-            raise unseen
+        for _, error in unseen:
+            raise error
 
-    async def _remove_orphans(
+    async def _orphans(
         self, containers: Sequence[ContainerState], remnants: Sequence[str], *, strangers: bool
-    ) -> None:
+    ) -> list[_Orphan]:
         whole = {container.name for container in containers}
         left = {name: job_id for name in remnants if (job_id := job_of(name)) and name not in whole}
         known = await self._line.store.known(
             sorted({*left.values(), *(container.job_id for container in containers)})
         )
+        orphans = []
         for container in containers:
             row = known.get(container.job_id)
             ours = row is not None and container.name == row.container_name and self._walks(row)
             if not ours and (row is not None or strangers):
-                await self._remove_orphan(container.id, container.name)
+                orphans.append(_Orphan(container.id, container.name, container.exited))
         for name, job_id in left.items():
             row = known.get(job_id)
             ours = self._supervisor.has(job_id) if row is None else self._walks(row)
             if not ours and (row is not None or strangers):
-                await self._remove_orphan(name, name)
+                orphans.append(_Orphan(name, name, dead=False))
+        return orphans
 
-    async def _resume(self, jobs: Iterable[Job]) -> Exception | None:
+    async def _resume(self, jobs: Iterable[Job]) -> list[tuple[Job, Exception]]:
         """Put the jobs that nobody walks back on their lines.
 
         Returns:
-            Why one of them could not be looked at, if so: that keeps no other from going on.
+            Those whose container could not be looked at, and why; that keeps no other from going
+            on.
         """
         left = []
         for job in jobs:
             self._supervisor.heed(job)
             if not self._supervisor.has(job.id):
                 left.append(job)
-        looks = [self._container_of(job) for job in left]
-        unseen: Exception | None = None
-        for job, found in zip(
-            left, await asyncio.gather(*looks, return_exceptions=True), strict=True
-        ):
-            if isinstance(found, Exception):
-                log.warning("job_not_resumed", job_id=job.id, reason=str(found))
-                unseen = found
-                continue
-            if isinstance(found, BaseException):
-                raise found
-            row = await self._line.store.get(job.id)
-            if row is None or row.status is not job.status or self._supervisor.has(job.id):
-                continue  # it was accepted a moment ago, and has gone on since we looked
-            self._supervisor.begin(row, found)
-            self._line.observer.recovered("restarted" if found is None else "resumed")
-        self._supervisor.release()
+        unseen: list[tuple[Job, Exception]] = []
+        for at in range(0, len(left), LOOKS_AT_ONCE):
+            some = left[at : at + LOOKS_AT_ONCE]
+            looks = [self._container_of(job) for job in some]
+            found = await asyncio.gather(*looks, return_exceptions=True)
+            for job, state in zip(some, found, strict=True):
+                if isinstance(state, Exception):
+                    log.warning("job_not_resumed", job_id=job.id, reason=str(state))
+                    unseen.append((job, state))
+                elif isinstance(state, BaseException):
+                    raise state
+                else:
+                    await self._begin(job, state)
         return unseen
+
+    async def _begin(self, job: Job, found: ContainerState | None) -> None:
+        row = await self._line.store.get(job.id)
+        if row is None or row.status is not job.status or self._supervisor.has(job.id):
+            return  # it was accepted a moment ago, and has gone on since we looked
+        self._supervisor.begin(row, found)
+        self._line.observer.recovered("restarted" if found is None else "resumed")
+
+    def _bound_hold(self) -> None:
+        """Have launches held for so long at most, now that the engine answers."""
+        if self._bound is None and self._supervisor.held:
+            loop = asyncio.get_running_loop()
+            self._bound = loop.call_later(HOLD_SECONDS, self._launch_all_the_same)
+
+    def _let_launch(self, in_doubt: Sequence[str]) -> None:
+        """Let launches go on, unless one of these containers may be in their way.
+
+        That is one whose create may be under way, and one that runs although no row reserves what
+        it takes.
+        """
+        if self._supervisor.held and in_doubt:
+            log.warning("launches_held", containers=in_doubt)
+        else:
+            self._supervisor.release()
+
+    def _launch_all_the_same(self) -> None:
+        """Let launches go on: one broken container must not stop the host."""
+        if self._supervisor.held:
+            log.error("launches_no_longer_held", seconds=HOLD_SECONDS)
+            self._supervisor.release()
 
     def _walks(self, row: Job) -> bool:
         return row.active or self._supervisor.has(row.id)
 
-    async def _remove_orphan(self, name_or_id: str, name: str) -> None:
-        log.warning("orphan_container", name=name)
+    async def _remove_orphan(self, orphan: _Orphan) -> bool:
+        """Return whether it is gone; one that does not go keeps no other from going."""
+        log.warning("orphan_container", name=orphan.name)
         try:
-            await self._line.runtime.remove(name_or_id)
-        except Unavailable as e:  # one that does not go keeps no other from going
-            log.warning("orphan_stays", name=name, reason=e.message)
+            await self._line.runtime.remove(orphan.ref)
+        except Unavailable as e:
+            log.warning("orphan_stays", name=orphan.name, reason=e.message)
             self._line.observer.recovered("orphan_stayed")
             self._supervisor.broke.set()
-        else:
-            self._line.observer.recovered("orphan_removed")
+            return False
+        self._line.observer.recovered("orphan_removed")
+        return True
 
     async def _discard_trees(self) -> None:
         """Delete the files of jobs that ended just before a crash; their containers are gone.
@@ -164,7 +217,8 @@ class Recovery:
             except Exception:
                 log.exception("recovery_failed")
                 self._line.observer.recovered("deferred")
-                self._supervisor.release()  # a defect of ours must not hold up what is new
+                if self._bound is None:  # a defect of ours must not hold up what is new
+                    self._supervisor.release()
             else:
                 if now >= due:
                     due = now + self._line.policy.recovery_every

@@ -25,6 +25,7 @@ from asyncinotify import Inotify, Mask
 from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
+from flashpods.bulkhead import Bulkhead
 from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
 
@@ -36,6 +37,7 @@ DRAIN_TRIES: Final = 4
 THREADS: Final = 2
 INLINE_BYTES: Final = 256 * 1024  # larger pages are read in a thread even when in memory
 LARGE_AT_ONCE: Final = 4  # tails in threads: each holds some megabytes
+TURN_SECONDS: Final = 15.0  # for one of these places
 
 _WATCHED: Final = Mask.MODIFY | Mask.MOVED_TO | Mask.ONESHOT
 _T = TypeVar("_T")
@@ -89,7 +91,9 @@ class FileLogStore:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
         self._pages: dict[str, tuple[tuple[int, int, int], LogTail]] = {}  # the last one read
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large = Bulkhead(
+            LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other logs are being read"
+        )
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
         self._closed = False
@@ -203,7 +207,10 @@ class FileLogStore:
     async def tail(
         self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
     ) -> LogTail | None:
-        """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places."""
+        """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places.
+
+        Raises Unavailable: none came free in time.
+        """
         log, end = self._file(job_id), self._end(job_id)
         small = min(most_bytes, INLINE_BYTES)
         # Here and now if it is small and in memory: a thread would take longer than the work.
@@ -214,7 +221,7 @@ class FileLogStore:
         else:
             if page is None or small == most_bytes or page.lines == lines or page.offset == 0:
                 return page
-        async with self._large:
+        async with self._large.place():
             return await asyncio.to_thread(
                 logread.read_tail, log, lines, end, self._marker, cached=False, most=most_bytes
             )

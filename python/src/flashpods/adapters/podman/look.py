@@ -25,11 +25,16 @@ from flashpods.ports import ContainerState
 UNSTORED: Final = ("container not known", "getting graph driver info")
 
 
+class Unshown(Unavailable):
+    """The engine answers, but can't show this one container."""
+
+
 async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
     """Ask for one container; None if there is none.
 
     Raises:
-        Unavailable: the engine does not answer, or not to this.
+        Unavailable: the engine does not answer.
+        Unshown: it does, but not to this.
     """
     answer = await rest.call("GET", f"/containers/{name_or_id}/json")
     if answer.status == 404:
@@ -40,7 +45,7 @@ async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
         for item in await _listed(rest):
             if name_or_id in {item["Id"], *item["Names"]}:
                 return from_list(item, bare=True)
-    raise Unavailable(f"Podman cannot inspect {name_or_id}: {answer.message}")
+    raise Unshown(f"Podman cannot inspect {name_or_id}: {answer.message}")
 
 
 async def containers(rest: RestClient) -> list[ContainerState]:

@@ -28,7 +28,7 @@ from flashpods.adapters.podman.deaths import DeathWatch
 from flashpods.adapters.podman.engine import probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
-from flashpods.adapters.podman.look import containers, inspect
+from flashpods.adapters.podman.look import Unshown, containers, inspect
 from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
@@ -294,7 +294,10 @@ class PodmanRuntime:
 
     async def remove(self, name_or_id: str) -> None:
         """Kill and remove, and its cgroup parent; see the port."""
-        state = await self.inspect(name_or_id)
+        try:
+            state = await self.inspect(name_or_id)
+        except Unshown:  # which does not say that it can't be removed
+            state = None
         if state is not None and state.layer is not None:
             if state.running and not await asyncio.to_thread(self._emptied, state):
                 await self._killed(state)
