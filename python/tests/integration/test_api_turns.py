@@ -159,7 +159,7 @@ async def test_a_large_tail_that_gets_no_place_in_the_store(rig: Rig, tmp_path: 
     async with asyncio.timeout(30):
         for _ in range(file_logs.LARGE_AT_ONCE):
             await store._large._places.acquire()  # held by readers of a disk that stands still
-        with pytest.raises(Unavailable, match="other logs are being read"):
+        with pytest.raises(Unavailable, match="other logs are read"):
             await store.tail(job_id, 2)
         store._large._places.release()
         page = await store.tail(job_id, 2)

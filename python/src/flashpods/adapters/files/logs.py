@@ -8,7 +8,6 @@ takes 1 MiB of raw output at most, in one of two threads, and passes of one job 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from asyncinotify import Inotify, Mask
 from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
+from flashpods.adapters.files.openlogs import OpenLogs, read_apart
 from flashpods.bulkhead import Bulkhead
 from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
@@ -90,10 +90,9 @@ class FileLogStore:
         self._follows: dict[str, _Follow] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
+        self._open = OpenLogs(logs)
         self._pages: dict[str, tuple[tuple[int, int, int], LogTail]] = {}  # the last one read
-        self._large = Bulkhead(
-            LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other logs are being read"
-        )
+        self._large = Bulkhead(LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other logs are read")
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
         self._closed = False
@@ -180,6 +179,7 @@ class FileLogStore:
             if follow:
                 await self._stop(follow)
             await self._offload((follow.capture if follow else self._new(job_id)).delete)
+            self._open.close(_name(job_id))
             self._pages.pop(job_id, None)
         self._notify(job_id)
 
@@ -200,6 +200,7 @@ class FileLogStore:
             self._inotify.close()
         for job_id in list(self._waiters):
             self._notify(job_id)
+        self._open.close_all()
         self._pool.shutdown(wait=True)
 
     # ------------------------------------------------------------------ reading
@@ -207,23 +208,26 @@ class FileLogStore:
     async def tail(
         self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
     ) -> LogTail | None:
-        """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places.
-
-        Raises Unavailable: none came free in time.
-        """
-        log, end = self._file(job_id), self._end(job_id)
-        small = min(most_bytes, INLINE_BYTES)
+        """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places."""
+        fd, end = self._open.get(_name(job_id)), self._end(job_id)
+        if fd is None:
+            return None
+        small = min(INLINE_BYTES, most_bytes)
         # Here and now if it is small and in memory: a thread would take longer than the work.
         try:
-            page = logread.read_tail(log, lines, end, self._marker, cached=True, most=small)
+            page = logread.read_tail(fd, lines, end, self._marker, cached=True, most=small)
         except logread.NotCached:
             pass
         else:
-            if page is None or small == most_bytes or page.lines == lines or page.offset == 0:
+            if small == most_bytes or page.lines == lines or page.offset == 0:
                 return page
         async with self._large.place():
             return await asyncio.to_thread(
-                logread.read_tail, log, lines, end, self._marker, cached=False, most=most_bytes
+                read_apart,
+                self._path(job_id),
+                lambda fd: logread.read_tail(
+                    fd, lines, end, self._marker, cached=False, most=most_bytes
+                ),
             )
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
@@ -276,10 +280,7 @@ class FileLogStore:
         )
 
     def _path(self, job_id: str) -> Path:
-        return Path(self._file(job_id))
-
-    def _file(self, job_id: str) -> str:
-        return f"{self._logs}/{names.job_id(job_id)}.log"  # pathlib takes a tenth of a whole tail
+        return self._logs / _name(job_id)
 
     def _end(self, job_id: str) -> logread.End | None:
         """Return the end of what a job that is followed shows; None for a log that is complete."""
@@ -376,22 +377,26 @@ class FileLogStore:
         follow = self._follows.get(job_id)
         if follow is not None:
             return follow.capture.visible > offset
-        try:
-            fd = os.open(self._path(job_id), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        fd = self._open.get(_name(job_id))
+        if fd is None:
             return offset > 0  # it has been deleted; else it has not begun
-        try:
-            end, _ = logread.complete_end(fd, self._marker)
-        finally:
-            os.close(fd)
+        end, _ = logread.complete_end(fd, self._marker)
         return end > offset or not (self._capture / job_id).exists()
 
     async def _page(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Read a page here if it is in memory and small, else in a thread."""
-        log, end = self._file(job_id), self._end(job_id)
+        fd, end = self._open.get(_name(job_id)), self._end(job_id)
+        if fd is None:
+            return None
         if limit <= INLINE_BYTES:
             with suppress(logread.NotCached):
-                return logread.read_page(log, offset, limit, end, self._marker, cached=True)
+                return logread.read_page(fd, offset, limit, end, self._marker, cached=True)
         return await asyncio.to_thread(
-            logread.read_page, log, offset, limit, end, self._marker, cached=False
+            read_apart,
+            self._path(job_id),
+            lambda fd: logread.read_page(fd, offset, limit, end, self._marker, cached=False),
         )
+
+
+def _name(job_id: str) -> str:
+    return f"{names.job_id(job_id)}.log"
