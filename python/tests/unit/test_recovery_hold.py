@@ -12,7 +12,7 @@ from test_line import HOST, World, starting
 
 from flashpods.errors import Unavailable
 from flashpods.jobs import recovery
-from flashpods.jobs.model import Job, Step
+from flashpods.jobs.model import Grant, Job, Step
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.ports import ContainerState
 
@@ -54,6 +54,19 @@ async def orphan(world: World, *, status: str) -> Job:
     job = await starting(world, status=status)
     step = Step(why="test", at=world.clock.now())
     return await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+
+
+def unseen_for_good(world: World, patch: pytest.MonkeyPatch, job: Job) -> None:
+    """Have the engine not show the job's container, as long as it is there."""
+    inspect = world.runtime.inspect
+
+    async def fails(name_or_id: str) -> ContainerState | None:
+        found = await inspect(name_or_id)
+        if found is not None and found.name == job.container_name:
+            raise Unavailable("its layer is not known")
+        return found
+
+    patch.setattr(world.runtime, "inspect", fails)
 
 
 def unseen(world: World, patch: pytest.MonkeyPatch, job: Job, error: Exception) -> None:
@@ -202,3 +215,68 @@ async def test_so_many_are_looked_at_at_once(world: World, monkeypatch: pytest.M
         await world.recovery.run_once()
     assert most == 3
     assert all(world.supervisor.has(job.id) for job in jobs)
+
+
+@pytest.mark.parametrize("why", ["cancelled", "timed out", "stuck"])
+async def test_a_job_that_is_to_end_does_so_though_its_container_is_not_to_be_seen(
+    world: World, why: str
+) -> None:
+    """It would keep its CPUs, its memory and its name for ever."""
+    job = await (starting(world, status="initialized") if why == "stuck" else world.running())
+    await world.crash()
+    if why == "cancelled":
+        await world.supervisor.cancel(job.id)
+    with pytest.MonkeyPatch.context() as patch:
+        unseen_for_good(world, patch, job)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await world.recovery.run_once()
+            assert world.runtime.removed == []
+            world.clock.advance(20)
+        if why != "cancelled":  # a minute to run, ten seconds of grace, thirty of the backstop's
+            with pytest.raises(Unavailable):
+                await world.recovery.run_once()
+            assert world.runtime.removed == []
+            world.clock.advance(300)
+        with pytest.raises(Unavailable):
+            await world.recovery.run_once()
+        assert world.runtime.removed == [job.container_name]
+        await world.recovery.run_once()
+        row = await world.ended(job)
+    assert (row.status, row.error) == {
+        "cancelled": (JobStatus.CANCELLED, None),
+        "timed out": (JobStatus.FAILED, "container_lost_on_recovery"),
+        "stuck": (JobStatus.FAILED, "container_not_found_on_recovery"),
+    }[why]
+
+
+async def test_a_job_that_is_not_to_end_keeps_a_container_that_is_not_to_be_seen(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running(grant=Grant(cpus=1, memory_gb=1, timeout_minutes=60))
+    await world.crash()
+    unseen_for_good(world, monkeypatch, job)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await world.recovery.run_once()
+        world.clock.advance(60)
+    assert world.runtime.removed == []
+    await world.supervisor.cancel(job.id)
+    with pytest.raises(Unavailable):
+        await world.recovery.run_once()
+    assert world.runtime.removed == [job.container_name]
+
+
+async def test_what_is_seen_again_is_taken_up(world: World) -> None:
+    job = await world.running()
+    await world.crash()
+    await world.supervisor.cancel(job.id)
+    with pytest.MonkeyPatch.context() as patch:
+        unseen_for_good(world, patch, job)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await world.recovery.run_once()
+            world.clock.advance(recovery.UNSEEN_SECONDS - 1)
+    await world.recovery.run_once()
+    row = await world.ended(job)
+    assert (row.status, row.exit_code) == (JobStatus.CANCELLED, 143)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from flashpods.jobs.collect import discard_ended_upload
 from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF
 from flashpods.jobs.line import Line
 from flashpods.jobs.model import Job, job_of
+from flashpods.jobs.monitor import deadline
 from flashpods.jobs.states import JobStatus
 from flashpods.jobs.supervisor import LATE_SECONDS, Supervisor
 from flashpods.ports import ContainerState
@@ -24,6 +26,7 @@ LATE_LOOK: Final = 2.0  # seconds between looks while the engine may do what nob
 LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
 # From the engine's first answer on: by then it has done what it was asked before, or never will.
 HOLD_SECONDS: Final = LATE_SECONDS
+UNSEEN_SECONDS: Final = 60.0  # then a job is ended, if it is to end, whatever its container does
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Recovery:
         self._line = line
         self._supervisor = supervisor
         self._bound: asyncio.TimerHandle | None = None  # of the hold on launches, once it counts
+        self._unseen: dict[str, float] = {}  # job id → when its container was first not to be seen
 
     async def run_once(self, *, strangers: bool = True) -> None:
         """Put every active job back on its line and remove containers that no row explains.
@@ -116,11 +120,37 @@ class Recovery:
                 if isinstance(state, Exception):
                     log.warning("job_not_resumed", job_id=job.id, reason=str(state))
                     unseen.append((job, state))
+                    await self._end_unseen(job)
                 elif isinstance(state, BaseException):
                     raise state
                 else:
                     await self._begin(job, state)
+        self._unseen = {job.id: self._unseen[job.id] for job, _ in unseen}
         return unseen
+
+    async def _end_unseen(self, job: Job) -> None:
+        """Remove the container of a job that is to end, if it was not to be seen for too long.
+
+        The next look finds none, and ends the job; its log and artifacts are not in the container.
+        """
+        now = self._line.clock.monotonic()
+        unseen_for = now - self._unseen.setdefault(job.id, now)
+        if unseen_for < UNSEEN_SECONDS or not self._to_end(job, unseen_for):
+            return
+        log.warning("unseen_container_removed", job_id=job.id, seconds=unseen_for)
+        try:
+            await self._line.runtime.remove(job.container_name)
+        except Unavailable as e:
+            log.warning("unseen_container_stays", job_id=job.id, reason=e.message)
+
+    def _to_end(self, job: Job, unseen_for: float) -> bool:
+        policy = self._line.policy
+        if job.cancel_requested_at is not None:
+            return True
+        if job.status is JobStatus.STARTING:
+            return unseen_for >= policy.starting
+        slack = timedelta(seconds=policy.grace + policy.backstop_slack)
+        return self._line.clock.now() >= deadline(job) + slack
 
     async def _begin(self, job: Job, found: ContainerState | None) -> None:
         row = await self._line.store.get(job.id)
