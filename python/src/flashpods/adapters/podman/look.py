@@ -6,7 +6,8 @@ be inspected ("container not known"), but it is listed and keeps its name, until
 
 So is one that was made in the last seconds before a power cut: Podman's database is on the disk, of
 the files that describe its layer only the names are ("getting graph driver info", ``readlink …:
-invalid argument``, because they are empty).
+invalid argument``, because they are empty), or its list of layers is an older one ("layer not
+known"). What runs all the same is known by what the list says of it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerState
 
 # containers/storage, ErrContainerUnknown; libpod, getContainerInspectData
-UNSTORED: Final = ("container not known", "getting graph driver info")
+UNSTORED: Final = ("container not known", "layer not known", "getting graph driver info")
 
 
 class Unshown(Unavailable):
