@@ -25,7 +25,7 @@ from flashpods.adapters.podman.cgroups import (
     waits_for_start,
 )
 from flashpods.adapters.podman.deaths import DeathWatch
-from flashpods.adapters.podman.engine import probe
+from flashpods.adapters.podman.engine import Probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import Unshown, containers, inspect
@@ -84,7 +84,7 @@ class PodmanRuntime:
         self._library = Library(settings)
         self._trees = TreeHelper()
         self._engine: Engine | None = None
-        self._probing = asyncio.Lock()
+        self._asking = Probe(self._rest, settings)
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
         # containers/storage issue 2030.
@@ -97,6 +97,7 @@ class PodmanRuntime:
         """Give up pulls and close connections; containers run on."""
         await self._images.close()
         await self._creates.close()
+        await self._asking.close()
         await self._rest.close()
         await self._trees.close()
 
@@ -371,7 +372,7 @@ class PodmanRuntime:
         """
         if self._engine is None or not self._engine.enforces:
             return False
-        self._engine = await probe(self._rest, self._settings)
+        self._engine = await self._asking.ask()
         return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
@@ -383,9 +384,7 @@ class PodmanRuntime:
     async def _probe(self) -> Engine:
         """Return what the engine can do, asked once in this process's life."""
         if self._engine is None:
-            async with self._probing:
-                if self._engine is None:
-                    self._engine = await probe(self._rest, self._settings)
+            self._engine = await self._asking.ask()
         return self._engine
 
 
