@@ -357,6 +357,8 @@ def _explain(error: ValidationError) -> str:
     parts = []
     for finding in error.errors(include_url=False):
         key = ".".join(str(p) for p in finding["loc"]) or "settings"
+        if finding["type"] == "default_factory_not_called":
+            continue  # the key that this one follows is wrong, and named
         if finding["type"] == "extra_forbidden":
             parts.append(f"unknown key {key!r}")
         else:
