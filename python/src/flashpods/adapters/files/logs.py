@@ -51,6 +51,8 @@ class _Follow:
     capture: Capture
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    page: LogTail | None = None  # the last one read, for the next who reads it
+    asked: tuple[int, int, int] | None = None  # for which offset and limit, at which end
 
 
 @dataclass(slots=True)
@@ -91,7 +93,6 @@ class FileLogStore:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
         self._open = OpenLogs(logs)
-        self._pages: dict[str, tuple[tuple[int, int, int], LogTail]] = {}  # the last one read
         self._large = Bulkhead(LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other logs are read")
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
@@ -180,7 +181,6 @@ class FileLogStore:
                 await self._stop(follow)
             await self._offload((follow.capture if follow else self._new(job_id)).delete)
             self._open.close(_name(job_id))
-            self._pages.pop(job_id, None)
         self._notify(job_id)
 
     async def close(self) -> None:
@@ -236,12 +236,11 @@ class FileLogStore:
         if follow is None:
             return await self._page(job_id, offset, limit)
         key = (offset, limit, follow.capture.visible)  # the same page for all who follow
-        known = self._pages.get(job_id)
-        if known and known[0] == key:
-            return known[1]
+        if follow.asked == key:
+            return follow.page
         page = await self._page(job_id, offset, limit)
-        if page is not None and job_id in self._follows and page.total_bytes == key[2]:
-            self._pages[job_id] = (key, page)
+        if page is not None and page.total_bytes == key[2]:
+            follow.asked, follow.page = key, page
         return page
 
     async def changed(self, job_id: str, offset: int, timeout: float) -> None:
