@@ -33,8 +33,10 @@ with subtest("a host works, has a history, and is backed up; its secrets are in 
     printed(running, "began")
     host.succeed("flashpods-admin backup")
     newest = host.succeed("ls /var/backups/flashpods/db-*.db | tail -n 1").strip()
-    WORDS["db-20261126.db"] = newest.rpartition("/")[2]
-    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", newest)
+    day = newest.rpartition("/db-")[2].removesuffix(".db")
+    WORDS["20261126"] = day
+    files = f"/var/backups/flashpods/files-{day}.tar.zst"  # logs and artifacts, by the settings
+    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", newest, files)
     safe = {path: carried(path) for path in names}
     host_key = host.succeed("wg show wg0 public-key").strip()
 
@@ -92,9 +94,16 @@ with subtest("the history is there: what had ended as it was, what ran has faile
     assert row["events"][: len(history["events"])] == history["events"], row
     row = ended(running)
     assert (row["status"], row["error"]) == ("failed", "container_lost_on_recovery"), row
-    # Logs and artifacts are in no backup unless one asks for it: said so, not shown as empty.
+    # Logs and artifacts were not asked for: said so, not shown as empty.
     refused("GET", f"/jobs/{old}/output", None, 410, "logs_deleted")
     refused("GET", f"/jobs/{old}/artifacts", None, 410, "artifacts_deleted")
+
+with subtest("with its files the same backup brings logs and artifacts as well"):
+    done("flashpods-admin restore /root/db-20261126.db --with-files")
+    row = get(f"/jobs/{old}")
+    assert (row["status"], row["events"]) == ("completed", history["events"]), row
+    assert output(old)[-1] == "kept"
+    assert laptop.succeed(curl("-f", f"{API}/jobs/{old}/artifacts/kept")) == "kept\n"
 
 with subtest("new jobs run on it"):
     assert run("echo again")[-1] == "again"

@@ -39,6 +39,7 @@ class OnCall:
         self.log: list[str] = []
         self.section = guide.Section("", "")  # the one that is followed
         self.late = ""  # a job that should be gone by now
+        self.thief = ""  # a job that presents another's identity
         self.kept: dict[str, str] = {}  # of the host's configuration, what the test has changed
         exports = [c for c in guide.commands() if c.startswith("export ")]
         self._shell = "; ".join([*exports, ""])
@@ -172,6 +173,12 @@ class OnCall:
             return bool(self.api.ask("POST", "/jobs", body)[0] == status)
 
         self._until(refused, f"POST /jobs is not answered {status}")
+
+    def wait_diagnosed(self, code: str) -> None:
+        """Return when the doctor names it, where nothing else shows it as surely."""
+        self.host.wait_until_succeeds(
+            f"(flashpods-admin doctor --json || test $? -eq 1) | grep -q {code}", timeout=280
+        )
 
     def wait_error_in_job(self, command: str, error: str) -> None:
         """Run jobs until one prints that error, as its user sees it."""
