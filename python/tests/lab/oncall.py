@@ -17,6 +17,8 @@ import guide
 from deployment import IMAGE, RENDERED, Deployment
 from netlab import CHECKOUT
 
+from flashpods.web import checks
+
 HELPER: Final = "/usr/local/bin/flashpods-token"
 GATE: Final = "while [ ! -e /artifacts/go ]; do sleep 0.2; done; echo over"
 JOB_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
@@ -24,6 +26,9 @@ JOB_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
 EXAMPLES: Final = {"docker.io/library/rust:latest": IMAGE}
 COMMAND_SECONDS: Final = 200
 WELL_SECONDS: Final = 120
+# Each part has its time to answer /health, whose answer is shared for a while; and the machine may
+# be as busy as it likes.
+SYMPTOM_SECONDS: Final = 20 * (checks.CHECK_SECONDS + checks.SHARED_SECONDS)
 VAULT: Final = "/root/vault"  # where this operator keeps the secrets
 
 
@@ -163,7 +168,7 @@ class OnCall:
             checks = body.get("checks", {})
             return status == 503 and checks.get(part, {}).get("status") == "failing"
 
-        self._until(failing, f"/health does not say that {part} fails")
+        self._until(failing, f"/health does not say that {part} fails", SYMPTOM_SECONDS)
 
     def wait_refused(self, status: int) -> None:
         """Return when a new job is answered so."""

@@ -13,8 +13,8 @@ API, PODMAN = "flashpods-api", "podman-socket-flashpods"
 SETTINGS: Final = "/etc/flashpods/settings.json"
 TOKEN: Final = "/etc/flashpods/api-token"
 LAPTOP_TOKEN: Final = "/root/.config/flashpods/token"
-# The service is two processes: one that waits, and in its user namespace the one that works.
-SIGNAL: Final = "pkill --signal {} --exact --uid flashpods podman"
+SIGNAL: Final = "pkill --signal {} --uid flashpods --full '/podman system service'"
+ENGINES: Final = "pgrep --uid flashpods --full '/podman system service'"
 SQUATTER: Final = (
     "import socket, time; s = socket.create_server(('10.0.0.1', 8080)); time.sleep(9999)"
 )
@@ -34,6 +34,19 @@ def tell_laptop(oncall: OnCall) -> None:
     """Give the laptop the token that the host has now."""
     token = oncall.host.succeed(f"cat {TOKEN}").strip()
     oncall.laptop.succeed(f"cat >{LAPTOP_TOKEN} <<'EOF'\n{token}\nEOF")
+
+
+def as_after_boot(oncall: OnCall) -> None:
+    """Have the engine as a boot leaves it: two processes, of which the main one only waits.
+
+    Where the process that keeps the user namespace is there already, one alone joins it.
+    """
+    oncall.host.succeed(
+        f"systemctl stop {PODMAN}.service",
+        "pkill --uid flashpods --full '^catatonit -P'",
+        f"systemctl start {PODMAN}.service",
+    )
+    oncall.host.wait_until_succeeds(f"test $({ENGINES} | wc -l) -eq 2")
 
 
 def freeze_engine(oncall: OnCall) -> None:
@@ -56,6 +69,12 @@ def hang_a_start_without_api(oncall: OnCall) -> None:
     hang_a_start(oncall)
     oncall.host.succeed(f"systemctl stop {API}")
     thaw_engine(oncall)
+
+
+def one_is_left(oncall: OnCall, _: object) -> None:
+    """See that nothing of the engine that hung is left, which may hold Podman's locks."""
+    states = oncall.host.succeed(f"ps -o stat= -p $({ENGINES} | paste -sd,)").split()
+    assert not any(state.startswith("T") for state in states), states
 
 
 def fail_what_is_left(oncall: OnCall) -> None:
@@ -130,13 +149,14 @@ TROUBLES: Final = (
     Trouble(
         name="Podman hangs",
         section="podman-does-not-answer",
-        how="SIGSTOP to its service",
+        how="SIGSTOP to both processes of its service, as they are after a boot",
         sees="`/health` with podman failing",
+        prepare=as_after_boot,
         make=freeze_engine,
         seen=lambda oncall: oncall.wait_failing("podman"),
         code="podman_silent",
         says="it hangs",
-        steps=(look(), do()),
+        steps=(look(), do(), one_is_left),
     ),
     Trouble(
         name="a job hangs in starting, Podman is silent",
