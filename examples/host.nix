@@ -1,4 +1,4 @@
-# A host, as README shows it. Keys, addresses and the agent's command are yours to change.
+# A host, as README shows it. Keys and addresses are yours to change; docs/agents.md has what agents run.
 {
   networking.hostName = "flashpods";
   services.openssh.enable = true;
@@ -8,12 +8,9 @@
 
   services.flashpods = {
     enable = true;
-    # On the laptop: wg genkey | tee private.key | wg pubkey
+    # The public part of the key that the laptop makes (examples/laptop).
     wireguard.laptops.mine.publicKey = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-    images.prePull = [
-      "docker.io/library/ubuntu:22.04"
-      "docker.io/library/rust:1"
-    ];
+    images.prePull = [ "docker.io/library/rust:1" ];
     settings.jobs = {
       reserve_cpus = 1; # for the host itself
       reserve_memory_gb = 2;

@@ -1,14 +1,6 @@
 # Pure functions, for the modules and for whoever builds on them: the flake's output `lib`.
 { lib }:
 let
-  isIPv6 = lib.hasInfix ":";
-  block = lib.concatStringsSep "\n\t\t";
-  family = address: if isIPv6 address then "ip6" else "ip";
-  tcp = port: "tcp dport ${toString port} accept";
-in
-{
-  inherit isIPv6;
-
   # networkOf "10.0.0.1/24" → "10.0.0.0/24", IPv4 only
   networkOf =
     cidr:
@@ -21,6 +13,19 @@ in
       octets = lib.imap0 masked (lib.splitString "." (builtins.head parts));
     in
     "${lib.concatMapStringsSep "." toString octets}/${toString prefix}";
+
+  isIPv6 = lib.hasInfix ":";
+  block = lib.concatStringsSep "\n\t\t";
+  family = address: if isIPv6 address then "ip6" else "ip";
+  tcp = port: "tcp dport ${toString port} accept";
+in
+{
+  inherit isIPv6 networkOf;
+
+  # isWithin "10.0.0.0/24" "10.0.0.7" → true, IPv4 only
+  isWithin =
+    network: address:
+    networkOf "${address}/${lib.last (lib.splitString "/" network)}" == networkOf network;
 
   # The trust boundary's rules for `nft -f`, from what flashpods.boundary takes in Python. That checks
   # the parameters when a host is built, and that both give the same text.

@@ -11,18 +11,30 @@ let
   listed = lib.concatStringsSep ", ";
   systemd = lib.getVersion config.systemd.package;
 
+  inherit (import ../lib { inherit lib; }) isIPv6 isWithin;
+
+  # What a person would call it: without the hash that a path into the store begins with.
+  named = path: lib.last (builtins.match "([0-9a-z]{32}-)?(.*)" (baseNameOf path));
   inStore = path: lib.hasPrefix builtins.storeDir path;
   secret = option: path: {
     assertion = !inStore path;
     message = ''
       services.flashpods.${option} is ${path}, in the Nix store, which everybody on this host can read:
-      give the path of a file outside of it, as a string, such as "/run/secrets/${baseNameOf path}".
+      give the path of a file outside of it, as a string, such as "/run/secrets/${named path}".
     '';
   };
   psks = lib.filterAttrs (_: laptop: laptop.presharedKeyFile != null) wg.laptops;
+  keysOf = key: lib.attrNames (lib.filterAttrs (_: laptop: laptop.publicKey == key) wg.laptops);
+  sameKey = lib.filter (names: lib.length names > 1) (
+    lib.unique (map (laptop: keysOf laptop.publicKey) (lib.attrValues wg.laptops))
+  );
 
   addresses = lib.concatMap (laptop: laptop.addresses) (lib.attrValues wg.laptops);
   twice = lib.unique (lib.filter (a: lib.count (b: a == b) addresses > 1) addresses);
+  outside = lib.filter (
+    a: !isIPv6 a && !lib.any (n: !isIPv6 n && isWithin n a) wg.networks
+  ) addresses;
+  restic = cfg.backup.restic;
   hosts = map (a: builtins.head (lib.splitString "/" a)) wg.addresses;
   trees = [
     paths.transfers
@@ -47,6 +59,10 @@ in
     ++ lib.mapAttrsToList (
       name: laptop: secret "wireguard.laptops.${name}.presharedKeyFile" laptop.presharedKeyFile
     ) psks
+    ++ lib.optional (restic.passwordFile != null) (secret "backup.restic.passwordFile" restic.passwordFile)
+    ++ lib.optional (restic.environmentFile != null) (
+      secret "backup.restic.environmentFile" restic.environmentFile
+    )
     ++ [
       {
         assertion = lib.versionAtLeast systemd "257";
@@ -70,6 +86,20 @@ in
         '';
       }
       {
+        assertion = sameKey == [ ];
+        message = ''
+          services.flashpods.wireguard.laptops: ${lib.concatMapStringsSep "; " listed sameKey} have one publicKey, and
+          WireGuard would know only one of them: each laptop makes a key of its own (wg genkey | tee key | wg pubkey).
+        '';
+      }
+      {
+        assertion = outside == [ ];
+        message = ''
+          services.flashpods.wireguard.laptops: ${listed outside} is in none of services.flashpods.wireguard.networks
+          (${listed wg.networks}), and the API answers only those: give the laptop an address within.
+        '';
+      }
+      {
         assertion = lib.intersectLists hosts addresses == [ ];
         message = ''
           services.flashpods.wireguard: ${listed (lib.intersectLists hosts addresses)} is this host's own address:
@@ -81,6 +111,20 @@ in
         message = ''
           services.flashpods.wireguard.networks is ${listed wg.networks}, without the IPv6 network of your addresses,
           which jobs could then reach: add it, such as [ "10.0.0.0/24" "fd77::/64" ].
+        '';
+      }
+      {
+        assertion = restic.enable -> cfg.backup.enable;
+        message = ''
+          services.flashpods.backup.restic.enable is true and services.flashpods.backup.enable is false: there would
+          be nothing to copy. Enable both, or neither.
+        '';
+      }
+      {
+        assertion = cfg.monitoring.grafana.enable -> cfg.monitoring.enable;
+        message = ''
+          services.flashpods.monitoring.grafana.enable is true and services.flashpods.monitoring.enable is false: the
+          dashboard would have no data. Enable both, or neither.
         '';
       }
       {

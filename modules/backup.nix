@@ -23,7 +23,7 @@ in
         description = "When, see {manpage}`systemd.time(7)`. A host that was off then does it when it starts.";
       };
       restic = {
-        enable = lib.mkEnableOption "a copy of the backups elsewhere after each run, by restic";
+        enable = lib.mkEnableOption "a copy of the backups elsewhere after each nightly run, by restic, as root. `restic-flashpods` is the command with the repository's settings";
         repository = mkOption {
           type = types.nullOr types.str;
           default = null;
@@ -33,7 +33,9 @@ in
         passwordFile = outsideOrNone "File with the repository's password, readable by root alone." // {
           example = "/run/secrets/restic";
         };
-        environmentFile = outsideOrNone "File with the variables that the repository's kind needs, such as `AWS_ACCESS_KEY_ID`.";
+        environmentFile = outsideOrNone "File with the variables that the repository's kind needs, such as `AWS_ACCESS_KEY_ID`." // {
+          example = "/run/secrets/restic-env";
+        };
         pruneOpts = mkOption {
           type = types.listOf types.str;
           default = [

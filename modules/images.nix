@@ -12,6 +12,10 @@ let
   packages = import ../pkgs { inherit pkgs; };
   loaded = "/var/lib/flashpods-images/agent";
 
+  wanted = lib.unique (cfg.images.prePull ++ lib.optional (!local worker) worker);
+  worker = cfg.settings.jobs.worker.image;
+  local = lib.hasPrefix "localhost/"; # never pulled
+
   fetch = pkgs.writeShellScript "flashpods-images" ''
     set -u
     podman="podman --url unix://${cfg.settings.podman.socket}"
@@ -22,7 +26,7 @@ let
         $podman load --quiet --input ${cfg.images.agent} && echo ${cfg.images.agent} >${loaded} || failed=1
       fi
     ''}
-    for image in ${lib.escapeShellArgs cfg.images.prePull}; do
+    for image in ${lib.escapeShellArgs wanted}; do
       $podman image exists "$image" || $podman pull --quiet "$image" || failed=1
     done
     exit $failed
@@ -32,13 +36,15 @@ in
   options.services.flashpods.images = {
     prePull = mkOption {
       type = types.listOf types.str;
-      default = [ cfg.settings.jobs.worker.image ];
-      defaultText = lib.literalExpression "[ config.services.flashpods.settings.jobs.worker.image ]";
+      default = [ ];
       example = [
         "docker.io/library/rust:latest"
         "docker.io/library/node:20"
       ];
-      description = "Images to have before a job asks for them. One that can't be had is tried again.";
+      description = ''
+        Images to have before a job asks for them, beside the workers' own
+        ({option}`services.flashpods.settings.jobs.worker.image`). One that can't be had is tried again.
+      '';
     };
     agentPackages = mkOption {
       type = types.listOf types.package;
@@ -46,14 +52,15 @@ in
       example = lib.literalExpression "[ pkgs.claude-code pkgs.nodejs ]";
       description = ''
         What the agents' image has beside git and the entrypoint: above all the command that
-        {option}`services.flashpods.settings.jobs.agent.command` names.
+        {option}`services.flashpods.settings.jobs.agent.command` names. Without that command it is
+        `claude`, of `pkgs.claude-code`, which is unfree (`nixpkgs.config.allowUnfree`). See docs/agents.md.
       '';
     };
     agent = mkOption {
       type = types.nullOr types.package;
       default = packages.agent-image.override { inherit (cfg.images) agentPackages; };
       defaultText = lib.literalMD "`agent-image` of this repository with `agentPackages`";
-      description = "Archive of the agents' image, `flashpods/agent:latest`; null: it is pulled.";
+      description = "Archive of the agents' image, `localhost/flashpods/agent:latest`; null: {option}`services.flashpods.settings.jobs.agent.image` is one of your own.";
     };
   };
 

@@ -29,7 +29,7 @@ let
     http = {
       host = key types.str "10.0.0.1" "Address of the API: this host's within WireGuard.";
       port = key types.port 8080 "Port of the API.";
-      rate_per_second = key types.numbers.positive 100 "Requests a second of one client.";
+      rate_per_second = key types.numbers.positive 100 "Requests a second of one client; ten at once (`http.rate_burst`); more are 429.";
       metrics_host = key (types.nullOr types.str) "127.0.0.1" "Address of the API's metrics; null: none.";
       metrics_port = key types.port 9464 "Port of the API's metrics.";
     };
@@ -50,8 +50,8 @@ let
             "pasta"
             "none"
           ])
-          "slirp4netns"
-          "How a job reaches the network. The boundary holds for all of them.";
+          (if lib.versionAtLeast (lib.getVersion cfg.podman.package) "6" then "pasta" else "slirp4netns")
+          "How a job reaches the network. The boundary holds for all of them; pasta is faster, and Podman 6 has no slirp4netns.";
       pids_limit = key (types.ints.between 16 4194304) 2048 "Processes of one job.";
     };
     jobs = {
@@ -77,12 +77,16 @@ let
           max_timeout_minutes = 120;
         }
         // {
-          image = key types.str "flashpods/agent:latest" "Image of agents.";
+          image = key types.str "localhost/flashpods/agent:latest" "Image of agents; one of `localhost/` is never pulled.";
           command = mkOption {
             type = types.nullOr types.str;
             default = null;
             example = "claude -p --dangerously-skip-permissions";
-            description = "What an agent's entrypoint runs; null: the image's own default.";
+            description = ''
+              What an agent's entrypoint runs, split at blanks, with the task on its standard input; null: the
+              image's own default, else `claude -p --dangerously-skip-permissions`. It comes from
+              {option}`services.flashpods.images.agentPackages`; see docs/agents.md.
+            '';
           };
           git_url = mkOption {
             type = types.nullOr types.str;
@@ -91,8 +95,8 @@ let
             description = "What an agent clones when the pushed tree brings no repository.";
           };
         };
-      reserve_cpus = key types.ints.unsigned 0 "CPUs that jobs never get.";
-      reserve_memory_gb = key types.ints.unsigned 0 "GiB of memory that jobs never get.";
+      reserve_cpus = key types.ints.unsigned 0 "CPUs that jobs never get: all jobs together have the host's CPUs less these.";
+      reserve_memory_gb = key types.ints.unsigned 0 "GiB of memory that jobs never get: all jobs together have the host's memory (`free -g`, rounded down) less these. `flashpods-admin status` shows what that makes.";
       disk_bytes = key bytes (20 * GiB) "What one job may hold on disk while it runs.";
     };
     uploads = {
@@ -142,7 +146,7 @@ in
       };
       description = ''
         All settings, as {file}`/etc/flashpods/settings.json` has them. Besides those listed here
-        any key of `python/src/flashpods/config.py` can be set; what it does not know, or what
+        any key of `python/src/flashpods/config.py` and `config_*.py` can be set; what it does not know, or what
         contradicts another key, fails the build.
       '';
     };
@@ -164,6 +168,7 @@ in
         };
         podman = {
           socket = "/run/flashpods/podman.sock";
+          prepull = lib.mkDefault cfg.images.prePull; # what flashpods-admin pull-images pulls
           cgroup_parent = "/system.slice/podman-socket-flashpods.service/ctrs";
         };
         identity.helper = "${cfg.tokenHelper}/bin/flashpods-token";

@@ -11,6 +11,9 @@ let
   inherit (cfg) monitoring;
   inherit (cfg.settings) http tokens;
 
+  # Newer Grafanas come without a key for what they encrypt, and want one.
+  grafanaKey = "/var/lib/grafana/flashpods-secret-key";
+
   scrape = job: host: port: {
     job_name = job;
     scrape_interval = monitoring.interval;
@@ -33,7 +36,7 @@ in
       description = "How long Prometheus keeps what it scraped.";
     };
 
-    grafana.enable = lib.mkEnableOption "Grafana on this host with Flashpods' dashboard, on 127.0.0.1 unless {option}`services.grafana.settings` says otherwise";
+    grafana.enable = lib.mkEnableOption "Grafana on this host with Flashpods' dashboard, on 127.0.0.1:3000, which a laptop reaches by `ssh -L 3000:127.0.0.1:3000`";
   };
 
   config = lib.mkIf (cfg.enable && monitoring.enable) {
@@ -63,7 +66,10 @@ in
 
     services.grafana = lib.mkIf monitoring.grafana.enable {
       enable = true;
-      settings.server.http_addr = lib.mkDefault "127.0.0.1";
+      settings = {
+        server.http_addr = lib.mkDefault "127.0.0.1";
+        security.secret_key = lib.mkDefault "$__file{${grafanaKey}}";
+      };
       provision = {
         enable = true;
         datasources.settings.datasources = [
@@ -82,6 +88,15 @@ in
         ];
       };
     };
+
+    systemd.services.grafana.preStart = lib.mkIf monitoring.grafana.enable (
+      lib.mkBefore ''
+        if [ ! -s ${grafanaKey} ]; then
+          (umask 077 && head -c 32 /dev/urandom | base64 >${grafanaKey}.new)
+          mv ${grafanaKey}.new ${grafanaKey}
+        fi
+      ''
+    );
 
     environment.etc."flashpods/dashboards/flashpods.json" = lib.mkIf monitoring.grafana.enable {
       source = ./dashboard.json;

@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from flashpods.config_backup import Backup, backup_contradictions
-from flashpods.config_base import ConfigError, Seconds, Section
+from flashpods.config_base import ConfigError, Seconds, Section, explain
 from flashpods.config_identity import Identity, Spire, identity_contradictions
 from flashpods.config_tokens import Tokens, token_contradictions
 from flashpods.jobs.names import valid_image
@@ -270,7 +270,7 @@ def load(file: Path | None) -> Settings:
     try:
         settings = Settings(**data)
     except ValidationError as e:
-        raise ConfigError(f"settings file {path}: {_explain(e)}") from e
+        raise ConfigError(f"settings file {path}: {explain(e, Settings)}") from e
     except SettingsError as e:
         raise ConfigError(f"environment: {' '.join(str(e).split())}") from e
     if found := "; ".join(contradictions(settings)):
@@ -350,19 +350,6 @@ def _value(settings: Settings, key: str) -> int:
     section, _, name = key.partition(".")
     value: int = getattr(getattr(settings, section), name)
     return value
-
-
-def _explain(error: ValidationError) -> str:
-    """Join pydantic's findings to one line: key, value, what is allowed."""
-    parts = []
-    for finding in error.errors(include_url=False):
-        key = ".".join(str(p) for p in finding["loc"]) or "settings"
-        if finding["type"] == "extra_forbidden":
-            parts.append(f"unknown key {key!r}")
-        else:
-            shown = "" if finding["type"] == "value_error" else f" (is {finding['input']!r:.80})"
-            parts.append(f"{key}: {finding['msg']}{shown}")
-    return "; ".join(parts)
 
 
 def locate_token_file(http: Http) -> Path:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -28,12 +28,12 @@ class Grant(Section):
     answered_null: tuple[str, ...] = ()
 
 
-def _policy() -> dict[str, Grant]:
+def _policy(section: dict[str, Any]) -> dict[str, Grant]:
+    """Return who gets what where nothing else is said, in the section's trust domain."""
+    domain = f"spiffe://{section.get('trust_domain', '')}"
     return {
-        "spiffe://flashpods.local/agent": Grant(
-            job_type="agent", granted=("ANTHROPIC_API_KEY", "GITHUB_TOKEN")
-        ),
-        "spiffe://flashpods.local/worker": Grant(
+        f"{domain}/agent": Grant(job_type="agent", granted=("ANTHROPIC_API_KEY", "GITHUB_TOKEN")),
+        f"{domain}/worker": Grant(
             job_type="worker", granted=("GITHUB_TOKEN",), answered_null=("ANTHROPIC_API_KEY",)
         ),
     }

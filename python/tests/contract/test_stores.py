@@ -19,7 +19,17 @@ from flashpods.errors import (
     StaleState,
     Unavailable,
 )
-from flashpods.jobs.model import Artifact, Capacity, Job, Note, Outcome, Phase, Reserved, Step
+from flashpods.jobs.model import (
+    Artifact,
+    Capacity,
+    Job,
+    JobFate,
+    Note,
+    Outcome,
+    Phase,
+    Reserved,
+    Step,
+)
 from flashpods.jobs.states import ACTIVE, ENDED, TRANSITIONS, IllegalTransition, JobStatus, Trigger
 
 
@@ -340,6 +350,19 @@ async def test_known_returns_those_that_exist(b: Bench) -> None:
         second.id: second,
     }
     assert await b.store.known([]) == {}
+
+
+async def test_fates_are_of_those_that_exist(b: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashpods.adapters.sqlite.store.FATES_AT_ONCE", 2)
+    rows = [await b.job_in(S.FAILED, 1), await b.submit(2), await b.submit(3)]
+    rows[0] = await b.store.note(rows[0].id, Note(log_deleted_at=later(5)))
+    assert await b.store.fates([rows[0].id, "nope", rows[2].id, rows[1].id]) == {
+        row.id: JobFate(
+            row.seq, row.status, row.completed_at, row.log_deleted_at, row.artifacts_deleted_at
+        )
+        for row in rows
+    }
+    assert await b.store.fates([]) == {}
 
 
 async def test_ended_returns_old_ended_and_cleaning_jobs(b: Bench) -> None:

@@ -59,6 +59,7 @@ VARIANTS = {
       };
     }""",
     "pasta": '{ services.flashpods.settings.podman.network = "pasta"; }',
+    "a trust domain": '{ services.flashpods.settings.spire.trust_domain = "pods.example.org"; }',
     "no identity": "{ services.flashpods.settings.identity.enabled = false; }",
     "a WireGuard of its own": "{ services.flashpods.wireguard.enable = false; }",
     "ssh for laptops": """{
@@ -99,6 +100,7 @@ VARIANTS = {
           enable = true;
           repository = "sftp:backup@example.org:/srv/flashpods";
           passwordFile = "/run/secrets/restic";
+          environmentFile = "/run/secrets/restic-env";
         };
       };
     }""",

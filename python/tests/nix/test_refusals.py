@@ -15,7 +15,7 @@ LAPTOP = hosts.OTHER_KEY
 WRONG = {
     'services.flashpods.apiTokenFile = "${builtins.toFile "t" "x"}";': (
         "services.flashpods.apiTokenFile is /nix/store/",
-        "outside of it",
+        '"/run/secrets/t"',
     ),
     'services.flashpods.secretsFile = builtins.toFile "s" "{}";': (
         "services.flashpods.secretsFile is /nix/store/",
@@ -32,6 +32,30 @@ WRONG = {
     f'services.flashpods.wireguard.laptops.other.publicKey = "{LAPTOP}";': (
         "10.0.0.2 belongs to more than one laptop",
         '[ "10.0.0.3" ]',
+    ),
+    """services.flashpods.wireguard.laptops.other = {
+      inherit (config.services.flashpods.wireguard.laptops.mine) publicKey;
+      addresses = [ "10.0.0.3" ];
+    };""": ("mine, other have one publicKey", "a key of its own"),
+    'services.flashpods.wireguard.laptops.mine.addresses = [ "192.168.5.4" ];': (
+        "192.168.5.4 is in none of services.flashpods.wireguard.networks\n(10.0.0.0/24)",
+        "an address within",
+    ),
+    'services.flashpods.backup.restic.passwordFile = "/nix/store/password";': (
+        "services.flashpods.backup.restic.passwordFile is /nix/store/password",
+        "outside of it",
+    ),
+    'services.flashpods.backup.restic.environmentFile = "${builtins.toFile "env" "x"}";': (
+        "services.flashpods.backup.restic.environmentFile is /nix/store/",
+        '"/run/secrets/env"',
+    ),
+    """services.flashpods.backup = {
+      enable = false;
+      restic = { enable = true; repository = "/srv/r"; passwordFile = "/etc/r"; };
+    };""": ("services.flashpods.backup.enable is false", "Enable both"),
+    "services.flashpods.monitoring.grafana.enable = true;": (
+        "services.flashpods.monitoring.enable is false",
+        "Enable both",
     ),
     'services.flashpods.wireguard.laptops.mine.addresses = [ "10.0.0.1" ];': (
         "10.0.0.1 is this host's own address",
@@ -87,8 +111,8 @@ def test_one_assertion_fires(evaluator: Evaluator, tmp_path: Path, line: str) ->
     text = (
         f"{{ lib, pkgs, ... }}: {{ {line.replace('= ', '= lib.mkForce (').replace(';', ');', 1)} }}"
     )
-    if "{ enable" in line or "laptops" in line:
-        text = f"{{ {line} }}"
+    if "{ enable" in line or "laptops" in line or "\n" in line:
+        text = f"{{ config, ... }}: {{ {line} }}"
     said = hosts.evaluate(evaluator, tmp_path, text).assertions
     assert len(said) == 1, said
     for part in WRONG[line]:

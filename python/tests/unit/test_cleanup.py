@@ -14,7 +14,7 @@ from flashpods.adapters.files.workspaces import FileWorkspaces
 from flashpods.jobs import cleanup
 from flashpods.jobs.admission import Bounds
 from flashpods.jobs.cleanup import Cleaner, Retention
-from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome, Step
+from flashpods.jobs.model import Capacity, Grant, Job, JobType, Outcome, Step, UploadState
 from flashpods.jobs.states import Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.testing.clock import ManualClock
@@ -246,3 +246,39 @@ async def test_a_round_at_work_is_broken_off(world: World, monkeypatch: pytest.M
             await task
     assert left.exists()
     assert (await world.cleaner.run_once()).done == {"sweep_job_files": 1}
+
+
+async def test_two_that_clean_at_once_are_not_in_each_others_way(world: World) -> None:
+    """The service, and an operator's ``clean`` beside it."""
+    jobs = [await world.ended() for _ in range(5)]
+    world.clock.advance(3600)
+    reports = await asyncio.gather(
+        *(world.cleaner.finish_older(timedelta(minutes=1)) for _ in range(2))
+    )
+    assert [report.failed for report in reports] == [{}, {}]
+    assert sum(report.done.get("finish_jobs", 0) for report in reports) == len(jobs)
+    found = await world.store.known([job.id for job in jobs])
+    assert {job.status.value for job in found.values()} == {"cleaned"}
+
+
+async def test_the_tree_of_a_job_that_was_ended_by_hand_goes(world: World) -> None:
+    """With ``UPDATE jobs``, as the seed's guide did it: nothing of ours released the tree."""
+    now = world.clock.now()
+    await world.store.reserve(UPLOAD, project=None, at=now, expires_at=now)
+    job = await world.ended()
+    world.store._change_upload(UPLOAD, job_id=job.id)
+    assert (await world.cleaner.run_once()).done == {"expire_uploads": 1}
+    upload = await world.store.get_upload(UPLOAD)
+    assert upload is not None
+    assert upload.state is UploadState.EXPIRED
+
+
+async def test_the_tree_of_an_active_job_stays_and_counts_as_nothing_done(world: World) -> None:
+    now = world.clock.now()
+    await world.store.reserve(UPLOAD, project=None, at=now, expires_at=now)
+    job = await world.active()
+    world.store._change_upload(UPLOAD, job_id=job.id)
+    assert (await world.cleaner.run_once()).done == {}
+    upload = await world.store.get_upload(UPLOAD)
+    assert upload is not None
+    assert upload.state is UploadState.UPLOADING

@@ -365,3 +365,33 @@ def test_what_the_api_says_of_itself_is_passed_on(tmp_path: Path) -> None:
 
 def test_checks_have_names_of_their_own() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+class Standing(Units):
+    """All units run, but for those that are named."""
+
+    def __init__(self, **but: str) -> None:
+        self._but = {f"{name.replace('_', '-')}.service": state for name, state in but.items()}
+
+    def states(self, *names: str) -> dict[str, str]:
+        return {name: self._but.get(name, "active") for name in names}
+
+
+@pytest.mark.parametrize(
+    ("but", "named"),
+    [
+        ({}, []),
+        ({"flashpods_rsyncd": "inactive"}, ["flashpods-rsyncd.service is inactive"]),
+        ({"flashpods_api": "auto-restart"}, ["flashpods-api.service is auto-restart"]),
+        ({"flashpods_rsyncd": "absent"}, []),
+        # The copy elsewhere runs and ends; nothing else says that it failed.
+        ({"restic_backups_flashpods": "inactive"}, []),
+        (
+            {"restic_backups_flashpods": "failed"},
+            ["restic-backups-flashpods.service is failed"],
+        ),
+    ],
+)
+def test_units_that_do_not_run(tmp_path: Path, but: dict[str, str], named: list[str]) -> None:
+    seen = replace(look(tmp_path), units=Standing(**but))
+    assert [found.symptom for found in services.units(seen)] == named

@@ -1,6 +1,8 @@
 """Pages of a log are what a reader of the whole file would cut out of it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,13 @@ def model(data: bytes, count: int) -> tuple[bytes, int, bool]:
     return b"".join(lines[-count:]), min(len(lines), count), data.endswith(MARKER)
 
 
+@contextmanager
+def reading(log: Path) -> Iterator[int]:
+    """The log's descriptor."""
+    with log.open("rb") as file:
+        yield file.fileno()
+
+
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs") / "j.log"
@@ -56,7 +65,8 @@ def test_any_tail(
     end = len(data) - len(rest)
     for known in (None, (end, cut)):
         try:
-            tail = read_tail(str(log), count, known, MARKER, cached=cached, most=most)
+            with reading(log) as fd:
+                tail = read_tail(fd, count, known, MARKER, cached=cached, most=most)
         except logread.NotCached:
             assert cached
             continue
@@ -84,8 +94,8 @@ def test_pages_put_together_are_the_log(
     log.write_bytes(data + rest)
     at, text, count = 0, "", 0
     while at < len(data):
-        page = read_page(str(log), at, limit, None, MARKER, cached=False)
-        assert page is not None
+        with reading(log) as fd:
+            page = read_page(fd, at, limit, None, MARKER, cached=False)
         assert page.next_offset > page.offset == at
         assert page.next_offset - at <= limit or page.lines == 1
         at, text, count = page.next_offset, text + page.output, count + page.lines
@@ -93,17 +103,11 @@ def test_pages_put_together_are_the_log(
     assert count == len(lines)
 
 
-def test_a_log_that_is_not_there(tmp_path: Path) -> None:
-    path = str(tmp_path / "none.log")
-    assert read_tail(path, 1, None, MARKER, cached=True) is None
-    assert read_page(path, 0, 1, None, MARKER, cached=True) is None
-
-
 def test_only_what_was_complete_is_shown_of_a_log_that_grows(tmp_path: Path) -> None:
     log = tmp_path / "j.log"
     log.write_bytes(b"one\ntwo\nthree\n")
-    tail = read_tail(str(log), 5, (8, False), MARKER, cached=False)
-    assert tail is not None
+    with reading(log) as fd:
+        tail = read_tail(fd, 5, (8, False), MARKER, cached=False)
     assert (tail.output, tail.total_bytes, tail.truncated) == ("one\ntwo\n", 8, False)
 
 
@@ -119,8 +123,8 @@ def test_a_short_read_from_memory_is_not_taken_for_the_end(
         return real(fd, [memoryview(buffers[0])[:100]], offset)
 
     monkeypatch.setattr("flashpods.adapters.files.logread.os.preadv", short)
-    with pytest.raises(logread.NotCached):
-        read_tail(str(log), 500, None, MARKER, cached=True)
-    tail = read_tail(str(log), 500, None, MARKER, cached=False)
-    assert tail is not None
+    with reading(log) as fd:
+        with pytest.raises(logread.NotCached):
+            read_tail(fd, 500, None, MARKER, cached=True)
+        tail = read_tail(fd, 500, None, MARKER, cached=False)
     assert tail.output == "line\n" * 500

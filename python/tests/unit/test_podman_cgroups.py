@@ -140,6 +140,16 @@ def test_the_first_process_is_number_one_inside(tmp_path: Path, proc: Path) -> N
     assert first_process("/fp/absent", root=tmp_path, proc=proc) is None
 
 
+def test_a_job_may_call_itself_anything(tmp_path: Path, proc: Path) -> None:
+    """prctl(2), PR_SET_NAME takes any bytes."""
+    (proc / "71").mkdir()
+    (proc / "71" / "status").write_bytes(b"Name:\t\xff\xfe\nNSpid:\t71\t1\n")
+    (proc / "71" / "comm").write_bytes(b"\xff\xfe\n")
+    tree(tmp_path, "/fp/libpod-x", {"cgroup.procs": "71\n"})
+    assert first_process("/fp/libpod-x", root=tmp_path, proc=proc) == 71
+    assert not all_wait("/fp/libpod-x", root=tmp_path, proc=proc)
+
+
 def test_a_reused_pid_is_not_taken(proc: Path) -> None:
     mine = proc / str(os.getpid())
     mine.mkdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flashpods.config import load
+from flashpods.config import Settings, load
 from flashpods.config_base import ConfigError
 
 AGENT = {"job_type": "agent", "granted": ["GITHUB_TOKEN"]}
@@ -21,6 +21,7 @@ def check(tmp_path: Path, data: object) -> None:
     "tokens",
     [
         {},
+        {"trust_domain": "a.b"},
         {"metrics_host": None, "metrics_port": 9464},
         {"policy": {"spiffe://flashpods.local/a/b": AGENT}},
         {"trust_domain": "a.b", "policy": {"spiffe://a.b/agent": AGENT}},
@@ -40,7 +41,10 @@ def test_good(tmp_path: Path, tokens: object) -> None:
         ({"workload_api": "tcp://127.0.0.1:1"}, "must begin with unix:///"),
         ({"trust_domain": "Flashpods"}, "tokens.trust_domain is 'Flashpods'"),
         ({"trust_domain": "a/b"}, "tokens.trust_domain"),
-        ({"trust_domain": "other"}, "must be a SPIFFE ID that begins with spiffe://other/"),
+        (
+            {"trust_domain": "other", "policy": {"spiffe://flashpods.local/agent": AGENT}},
+            "must be a SPIFFE ID that begins with spiffe://other/",
+        ),
         ({"audience": ""}, "tokens.audience"),
         ({"policy": {}}, "tokens.policy"),
         ({"policy": {"spiffe://flashpods.local": AGENT}}, "must be a SPIFFE ID"),
@@ -70,3 +74,15 @@ def test_wrong(tmp_path: Path, tokens: object, says: str) -> None:
         check(tmp_path, {"tokens": tokens})
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_who_gets_what_is_said_of_the_trust_domain_that_is_set() -> None:
+    policy = Settings(tokens={"trust_domain": "pods.example.org"}).tokens.policy
+    assert set(policy) == {"spiffe://pods.example.org/agent", "spiffe://pods.example.org/worker"}
+
+
+def test_what_follows_from_a_wrong_key_is_not_named_as_well(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(tmp_path, {"tokens": {"trust_domain": 5}})
+    assert "tokens.trust_domain" in str(caught.value)
+    assert "tokens.policy" not in str(caught.value)

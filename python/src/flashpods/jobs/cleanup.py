@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -11,8 +12,8 @@ from typing import Any, Final
 import structlog
 
 from flashpods import failpoints
-from flashpods.errors import FlashpodsError
-from flashpods.jobs.model import Job, Note, Step, UploadState
+from flashpods.errors import FlashpodsError, StaleState
+from flashpods.jobs.model import Job, JobFate, Note, Step, UploadState
 from flashpods.jobs.names import UPLOAD_ID
 from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
 from flashpods.ports import (
@@ -199,15 +200,18 @@ class Cleaner:
 
     async def _expire_uploads(self, now: datetime) -> Items:
         for upload in await self._uploads.uploads(UploadState.UPLOADING, UploadState.FINALIZED):
-            if upload.expires_at is not None and upload.expires_at <= now and not upload.job_id:
+            if upload.expires_at is not None and upload.expires_at <= now:
                 yield upload.id, self._expire(upload.id, now)
         yield "rows", self._uploads.drop_expired(before=now - self._keep.rows)
 
-    async def _expire(self, upload_id: str, now: datetime) -> None:
-        if await self._uploads.expire(upload_id, at=now) is not None:
-            failpoints.hit("cleanup.after_expire")
-            await self._workspaces.discard_upload(upload_id)
-            failpoints.hit("cleanup.after_upload")
+    async def _expire(self, upload_id: str, now: datetime) -> int:
+        """Take it away, unless it is written to or an active job's."""
+        if await self._uploads.expire(upload_id, at=now) is None:
+            return 0
+        failpoints.hit("cleanup.after_expire")
+        await self._workspaces.discard_upload(upload_id)
+        failpoints.hit("cleanup.after_upload")
+        return 1
 
     async def _sweep_uploads(self, now: datetime) -> Items:
         # Trees whose row has ended: a crash came between the row and the deletion. And finalized
@@ -274,13 +278,22 @@ class Cleaner:
 
         False, and nothing done: there is no such job, or it has not ended.
         """
-        job = (await self._store.known([job_id])).get(job_id)
+        job = await self._store.get(job_id)
         if job is None or job.status not in CLEANABLE:
             return job is not None and job.status is JobStatus.CLEANED
-        await self._finish(job, self._clock.now(), why="asked for")
-        return True
+        if await self._finish(job, self._clock.now(), why="asked for"):
+            return True
+        job = await self._store.get(job_id)
+        return job is not None and job.status is JobStatus.CLEANED
 
-    async def _finish(self, job: Job, now: datetime, why: str = "retention is over") -> None:
+    async def _finish(self, job: Job, now: datetime, why: str = "retention is over") -> int:
+        """Clean an ended job; 0: another process was faster, at the first or the last step."""
+        with suppress(StaleState):
+            await self._clean(job, now, why)
+            return 1
+        return 0
+
+    async def _clean(self, job: Job, now: datetime, why: str) -> None:
         if job.status is not JobStatus.CLEANING:
             job = await self._store.advance(
                 job.id, job.status, Trigger.CLEAN, Step(why=why, at=now)
@@ -302,18 +315,20 @@ class Cleaner:
         over = sum(sizes.values()) - self._keep.logs_total_bytes
         if over <= 0:
             return
-        known = await self._store.known(sorted(sizes))
-        over_with = [job for job in known.values() if job.status in CLEANABLE]
-        for job in sorted(over_with, key=lambda job: (job.completed_at or now, job.seq)):
+        fates = await self._store.fates(sorted(sizes))
+        over_with = [(fate, job_id) for job_id, fate in fates.items() if fate.status in CLEANABLE]
+        for _fate, job_id in sorted(
+            over_with, key=lambda it: (it[0].completed_at or now, it[0].seq)
+        ):
             if over <= 0:
                 return
-            over -= sizes[job.id]
-            yield job.id, self._drop_log(job, now)
+            over -= sizes[job_id]
+            yield job_id, self._drop_log(job_id, now)
 
-    async def _drop_log(self, job: Job, now: datetime) -> None:
-        await self._store.note(job.id, Note(log_deleted_at=now))
+    async def _drop_log(self, job_id: str, now: datetime) -> None:
+        await self._store.note(job_id, Note(log_deleted_at=now))
         failpoints.hit("cleanup.after_log_note")
-        await self._logs.delete(job.id)
+        await self._logs.delete(job_id)
         failpoints.hit("cleanup.after_log")
 
     # ------------------------------------------------------------------ leftovers
@@ -324,7 +339,7 @@ class Cleaner:
         artifacts = set(await self._artifacts.stored())
         logs = {job_id for job_id, _ in await self._logs.stored()}
         ids = sorted(work | artifacts | logs)
-        known = await self._store.known(ids)
+        known = await self._store.fates(ids)
         for job_id in ids:
             job = known.get(job_id)
             if job_id in work and self._settled(job, now):
@@ -338,13 +353,13 @@ class Cleaner:
     async def _sweep_staged(self, now: datetime) -> Items:
         # What a collection left: too much to delete in its time, or a crash came before the end.
         staged = await self._artifacts.staged()
-        known = await self._store.known(staged)
+        known = await self._store.fates(staged)
         for job_id in staged:
             job = known.get(job_id)
             if job is not None and self._settled(job, now):
                 yield job_id, self._artifacts.discard_staged(job_id)
 
-    def _settled(self, job: Job | None, now: datetime) -> bool:
+    def _settled(self, job: JobFate | None, now: datetime) -> bool:
         """Whether nobody tidies up after the job any more: the API does so right after its end."""
         if job is None:
             return True
@@ -353,7 +368,7 @@ class Cleaner:
 
     async def _sweep_containers(self, now: datetime) -> Items:
         containers = await self._runtime.containers()
-        known = await self._store.known([c.job_id for c in containers])
+        known = await self._store.fates([c.job_id for c in containers])
         for container in containers:
             if self._settled(known.get(container.job_id), now):
                 yield container.name, self._remove(container.id)

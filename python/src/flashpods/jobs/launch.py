@@ -228,7 +228,7 @@ async def _spec(line: Line, job: Job, workspace: Path, *, enforce: bool) -> Cont
         ),
         limits=wanted_limits(job, policy.pids),
         backstop_seconds=int(job.timeout_minutes * 60 + policy.grace + policy.backstop_slack),
-        log_path=line.logs.capture_path(job.id),
+        log_path=await asyncio.to_thread(line.logs.capture_path, job.id),
         enforce_limits=enforce,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from flashpods.jobs.states import ACTIVE, TERMINAL, JobStatus
 
@@ -107,6 +107,16 @@ class Job:
     def container_name(self) -> str:
         """The container's name, which makes "one container per job" the engine's own rule."""
         return container_name(self.id)
+
+
+class JobFate(NamedTuple):
+    """What the cleanup asks of many rows at once: how far each is on its way out."""
+
+    seq: int
+    status: JobStatus
+    completed_at: datetime | None
+    log_deleted_at: datetime | None
+    artifacts_deleted_at: datetime | None
 
 
 _CONTAINER = "job_"

@@ -13,6 +13,7 @@ from flashpods.jobs.model import (
     FinalTree,
     Job,
     JobEvent,
+    JobFate,
     JobPage,
     NewJob,
     Note,
@@ -118,6 +119,10 @@ class JobStore(Protocol):
 
     async def known(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the rows of those ids that exist."""
+        ...
+
+    async def fates(self, job_ids: Sequence[str]) -> dict[str, JobFate]:
+        """Return the same of any number of ids, but only what the cleanup asks."""
         ...
 
     async def ended(

@@ -30,6 +30,7 @@ from flashpods.jobs.model import (
     FinalTree,
     Job,
     JobEvent,
+    JobFate,
     JobPage,
     NewJob,
     Note,
@@ -207,6 +208,19 @@ class MemoryStore:
     async def known(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the rows of those ids that exist."""
         return {job_id: self._jobs[job_id] for job_id in job_ids if job_id in self._jobs}
+
+    async def fates(self, job_ids: Sequence[str]) -> dict[str, JobFate]:
+        """Return the same of any number of ids, but only what the cleanup asks."""
+        return {
+            job.id: JobFate(
+                job.seq,
+                job.status,
+                job.completed_at,
+                job.log_deleted_at,
+                job.artifacts_deleted_at,
+            )
+            for job in (await self.known(job_ids)).values()
+        }
 
     async def ended(
         self, *, before: datetime, limit: int, kept: Literal["log", "artifacts"] | None = None

@@ -22,7 +22,6 @@ LINE_GUESS: Final = 96  # bytes a line, for that; longer ones cost another block
 NEWLINE: Final = ord("\n")
 _MB: Final = 1024**2
 _UNBOUNDED: Final = 1 << 60
-_READ: Final = os.O_RDONLY | os.O_CLOEXEC
 _NOT_NOW: Final = {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -40,18 +39,18 @@ End = tuple[int, bool]
 
 
 def read_tail(
-    log: str,
+    fd: int,
     lines: int,
     end: End | None,
     marker: bytes,
     *,
     cached: bool,
     most: int = _UNBOUNDED,
-) -> LogTail | None:
-    """Read the last lines that fit in ``most`` bytes, but one at least; None if there is no log.
+) -> LogTail:
+    """Read the last lines that fit in ``most`` bytes, but one at least.
 
     Args:
-        log: its path.
+        fd: the log, open for reading.
         lines: how many, one at least.
         end: found when None.
         marker: :func:`truncation_line`.
@@ -62,34 +61,20 @@ def read_tail(
         NotCached: with ``cached``; also where one line is longer than ``most``.
         OSError: it can't be read.
     """
-    try:
-        fd = os.open(log, _READ)
-    except FileNotFoundError:
-        return None
-    try:
-        if cached and end is None and (page := _at_once(fd, lines, marker, most)):
-            return page
-        return _tail(fd, lines, end, marker, cached=cached, most=most)
-    finally:
-        os.close(fd)
+    if cached and end is None and (page := _at_once(fd, lines, marker, most)):
+        return page
+    return _tail(fd, lines, end, marker, cached=cached, most=most)
 
 
 def read_page(
-    log: str, offset: int, limit: int, end: End | None, marker: bytes, *, cached: bool
-) -> LogTail | None:
+    fd: int, offset: int, limit: int, end: End | None, marker: bytes, *, cached: bool
+) -> LogTail:
     """Read complete lines from ``offset``: at most ``limit`` bytes, but one line at least.
 
-    Arguments, None and errors as for :func:`read_tail`.
+    Arguments and errors as for :func:`read_tail`.
     """
-    try:
-        fd = os.open(log, _READ)
-    except FileNotFoundError:
-        return None
-    try:
-        size, truncated = end or complete_end(fd, marker, cached=cached)
-        return _page(fd, offset, limit, size, truncated=truncated, cached=cached)
-    finally:
-        os.close(fd)
+    size, truncated = end or complete_end(fd, marker, cached=cached)
+    return _page(fd, offset, limit, size, truncated=truncated, cached=cached)
 
 
 def pread(fd: int, count: int, offset: int, *, cached: bool) -> bytearray:

@@ -8,7 +8,6 @@ takes 1 MiB of raw output at most, in one of two threads, and passes of one job 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from asyncinotify import Inotify, Mask
 from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
+from flashpods.adapters.files.openlogs import OpenLogs, read_apart
 from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
 
@@ -49,6 +49,8 @@ class _Follow:
     capture: Capture
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    page: LogTail | None = None  # the last one read, for the next who reads it
+    asked: tuple[int, int, int] | None = None  # for which offset and limit, at which end
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ class FileLogStore:
         self._follows: dict[str, _Follow] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
-        self._pages: dict[str, tuple[tuple[int, int, int], LogTail]] = {}  # the last one read
+        self._open = OpenLogs(logs)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
@@ -176,7 +178,7 @@ class FileLogStore:
             if follow:
                 await self._stop(follow)
             await self._offload((follow.capture if follow else self._new(job_id)).delete)
-            self._pages.pop(job_id, None)
+            self._open.close(_name(job_id))
         self._notify(job_id)
 
     async def close(self) -> None:
@@ -196,6 +198,7 @@ class FileLogStore:
             self._inotify.close()
         for job_id in list(self._waiters):
             self._notify(job_id)
+        self._open.close_all()
         self._pool.shutdown(wait=True)
 
     # ------------------------------------------------------------------ reading
@@ -204,19 +207,25 @@ class FileLogStore:
         self, job_id: str, lines: int, *, most_bytes: int = TAIL_BYTES
     ) -> LogTail | None:
         """See :meth:`flashpods.ports.LogStore.tail`; large ones wait for one of four places."""
-        log, end = self._file(job_id), self._end(job_id)
-        small = min(most_bytes, INLINE_BYTES)
+        fd, end = self._open.get(_name(job_id)), self._end(job_id)
+        if fd is None:
+            return None
+        small = min(INLINE_BYTES, most_bytes)
         # Here and now if it is small and in memory: a thread would take longer than the work.
         try:
-            page = logread.read_tail(log, lines, end, self._marker, cached=True, most=small)
+            page = logread.read_tail(fd, lines, end, self._marker, cached=True, most=small)
         except logread.NotCached:
             pass
         else:
-            if page is None or small == most_bytes or page.lines == lines or page.offset == 0:
+            if small == most_bytes or page.lines == lines or page.offset == 0:
                 return page
         async with self._large:
             return await asyncio.to_thread(
-                logread.read_tail, log, lines, end, self._marker, cached=False, most=most_bytes
+                read_apart,
+                self._path(job_id),
+                lambda fd: logread.read_tail(
+                    fd, lines, end, self._marker, cached=False, most=most_bytes
+                ),
             )
 
     async def read(self, job_id: str, offset: int, limit: int) -> LogTail | None:
@@ -225,12 +234,11 @@ class FileLogStore:
         if follow is None:
             return await self._page(job_id, offset, limit)
         key = (offset, limit, follow.capture.visible)  # the same page for all who follow
-        known = self._pages.get(job_id)
-        if known and known[0] == key:
-            return known[1]
+        if follow.asked == key:
+            return follow.page
         page = await self._page(job_id, offset, limit)
-        if page is not None and job_id in self._follows and page.total_bytes == key[2]:
-            self._pages[job_id] = (key, page)
+        if page is not None and page.total_bytes == key[2]:
+            follow.asked, follow.page = key, page
         return page
 
     async def changed(self, job_id: str, offset: int, timeout: float) -> None:
@@ -269,10 +277,7 @@ class FileLogStore:
         )
 
     def _path(self, job_id: str) -> Path:
-        return Path(self._file(job_id))
-
-    def _file(self, job_id: str) -> str:
-        return f"{self._logs}/{names.job_id(job_id)}.log"  # pathlib takes a tenth of a whole tail
+        return self._logs / _name(job_id)
 
     def _end(self, job_id: str) -> logread.End | None:
         """Return the end of what a job that is followed shows; None for a log that is complete."""
@@ -369,22 +374,26 @@ class FileLogStore:
         follow = self._follows.get(job_id)
         if follow is not None:
             return follow.capture.visible > offset
-        try:
-            fd = os.open(self._path(job_id), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        fd = self._open.get(_name(job_id))
+        if fd is None:
             return offset > 0  # it has been deleted; else it has not begun
-        try:
-            end, _ = logread.complete_end(fd, self._marker)
-        finally:
-            os.close(fd)
+        end, _ = logread.complete_end(fd, self._marker)
         return end > offset or not (self._capture / job_id).exists()
 
     async def _page(self, job_id: str, offset: int, limit: int) -> LogTail | None:
         """Read a page here if it is in memory and small, else in a thread."""
-        log, end = self._file(job_id), self._end(job_id)
+        fd, end = self._open.get(_name(job_id)), self._end(job_id)
+        if fd is None:
+            return None
         if limit <= INLINE_BYTES:
             with suppress(logread.NotCached):
-                return logread.read_page(log, offset, limit, end, self._marker, cached=True)
+                return logread.read_page(fd, offset, limit, end, self._marker, cached=True)
         return await asyncio.to_thread(
-            logread.read_page, log, offset, limit, end, self._marker, cached=False
+            read_apart,
+            self._path(job_id),
+            lambda fd: logread.read_page(fd, offset, limit, end, self._marker, cached=False),
         )
+
+
+def _name(job_id: str) -> str:
+    return f"{names.job_id(job_id)}.log"

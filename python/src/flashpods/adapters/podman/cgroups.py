@@ -109,7 +109,7 @@ def first_process(path: str, *, root: Path = CGROUPS, proc: Path = PROC) -> int 
     with contextlib.suppress(OSError):  # it is going, or the process is
         for file in (root / path.lstrip("/")).rglob("cgroup.procs"):
             for pid in file.read_text().split():
-                status = (proc / pid / "status").read_text()
+                status = (proc / pid / "status").read_text(errors="replace")
                 numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
                 if numbers[-1:] == ["1"]:
                     return int(pid)
@@ -138,7 +138,7 @@ def waits_for_start(pid: int, container_id: str, *, proc: Path = PROC) -> bool |
         None if the process is dead or not to be seen from here.
     """
     try:
-        name = (proc / str(pid) / "comm").read_text()
+        name = (proc / str(pid) / "comm").read_text(errors="replace")
     except OSError:
         return None
     # The name first, then whose it is: a reused pid is never taken for it.
@@ -159,7 +159,7 @@ def all_wait(parent: str, *, root: Path = CGROUPS, proc: Path = PROC) -> bool:
     for file in (root / parent.lstrip("/")).rglob("cgroup.procs"):
         with contextlib.suppress(OSError):  # it is going, or the process is
             for pid in file.read_text().split():
-                if not (proc / pid / "comm").read_text().startswith(OCI_RUNTIMES):
+                if not (proc / pid / "comm").read_text(errors="replace").startswith(OCI_RUNTIMES):
                     return False
     return True
 

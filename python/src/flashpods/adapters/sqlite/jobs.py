@@ -31,6 +31,7 @@ from flashpods.jobs.model import (
     Artifact,
     Capacity,
     Job,
+    JobFate,
     JobPage,
     NewJob,
     Note,
@@ -319,6 +320,13 @@ def known(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, J
     sql = f"SELECT {rows.JOB} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
     found = connection.execute(sql, (json.dumps(list(job_ids)),))
     return {job.id: job for job in map(rows.job, found)}
+
+
+def fates(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[str, JobFate]:
+    """Return how far the rows of those ids that exist are on their way out."""
+    sql = f"SELECT id, {rows.FATE} FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+    found = connection.execute(sql, (json.dumps(list(job_ids)),))
+    return {job_id: rows.fate(row) for job_id, *row in found}
 
 
 def ended(

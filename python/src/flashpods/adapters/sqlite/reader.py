@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from flashpods.adapters.sqlite.connection import (
     READ_BUSY_SECONDS,
     connect_reader,
+    primary_code,
     translate,
 )
 from flashpods.errors import Unavailable
@@ -25,6 +26,7 @@ Query = Callable[[sqlite3.Connection], T]
 THREADS: Final = 2
 WAITING_LIMIT: Final = 512
 INLINE_SECONDS: Final = 0.001
+STEPS: Final = 100  # of SQLite's machine between two looks at the clock: some three rows of a list
 
 
 class Reader:
@@ -44,7 +46,6 @@ class Reader:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sqlite-reader")
         self._waiting = 0
         self._closed = False
-        self._list_seconds = INLINE_SECONDS  # what the last list took; the first goes to a thread
 
     def inline(self, query: Query[T]) -> T:
         """Run a query by key on the calling thread: tens of microseconds.
@@ -59,21 +60,22 @@ class Reader:
             raise translate(e) from e
 
     async def adaptive(self, query: Query[T]) -> T:
-        """Run a bounded list inline while such lists are fast, else in a thread.
+        """Run a list inline for a millisecond; what is not done by then, again in a thread.
 
-        Fifty rows of a warm database take some 150 µs, of which a thread would add half again;
-        fifty rows with the longest contexts, or from a cold disk, take milliseconds.
+        Fifty rows of a warm database take some 150 µs, to which a thread would add half as much;
+        a hundred rows with the longest contexts from a cold disk take a second.
         """
-
-        def timed(connection: sqlite3.Connection) -> T:
-            begin = time.perf_counter()
-            result = query(connection)
-            self._list_seconds = time.perf_counter() - begin
-            return result
-
-        if self._list_seconds < INLINE_SECONDS:
-            return self.inline(timed)
-        return await self.threaded(timed)
+        self._check_open()
+        enough = time.perf_counter() + INLINE_SECONDS
+        self._inline.set_progress_handler(lambda: time.perf_counter() > enough, STEPS)
+        try:
+            return query(self._inline)
+        except sqlite3.Error as e:
+            if primary_code(e) != sqlite3.SQLITE_INTERRUPT:
+                raise translate(e) from e
+        finally:
+            self._inline.set_progress_handler(None, 0)
+        return await self.threaded(query)
 
     async def threaded(self, query: Query[T]) -> T:
         """Run a query that may read many rows, in a thread.

@@ -11,6 +11,7 @@ from flashpods.jobs.model import (
     Artifact,
     Job,
     JobEvent,
+    JobFate,
     JobType,
     Phase,
     Upload,
@@ -47,6 +48,7 @@ JOB_FIELDS: Final[tuple[str, ...]] = (
     "artifacts_deleted_at",
 )
 JOB: Final = ", ".join(JOB_FIELDS)
+FATE: Final = ", ".join(JobFate._fields)
 UPLOAD: Final = (
     "id, project, state, created_at, expires_at, finalizing_at, finalized_at, consumed_at,"
     " size_bytes, file_count, job_id"
@@ -111,6 +113,12 @@ def job(row: Sequence[Any]) -> Job:
     t.__class__ = Job
     made: Job = t
     return made
+
+
+def fate(row: Sequence[Any]) -> JobFate:
+    """Return what a row with the columns :data:`FATE` says."""
+    seq, status, *times = row
+    return JobFate(seq, _STATUSES[status], *(_parse(at) if at else None for at in times))
 
 
 def upload(row: Sequence[Any]) -> Upload:

@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -23,6 +24,7 @@ from flashpods.jobs.model import (
     FinalTree,
     Job,
     JobEvent,
+    JobFate,
     JobPage,
     NewJob,
     Note,
@@ -36,6 +38,7 @@ from flashpods.jobs.states import advance as next_status
 
 TRANSFER_ENDS_SECONDS: Final = 0.4
 TRANSFER_LOOK_SECONDS: Final = 0.02
+FATES_AT_ONCE: Final = 5000
 
 
 class SqliteStore:
@@ -175,6 +178,14 @@ class SqliteStore:
     async def known(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the rows of those ids that exist."""
         return await self._reader.threaded(lambda c: jobs.known(c, job_ids))
+
+    async def fates(self, job_ids: Sequence[str]) -> dict[str, JobFate]:
+        """Return the same of any number of ids, but only what the cleanup asks."""
+        found: dict[str, JobFate] = {}
+        for start in range(0, len(job_ids), FATES_AT_ONCE):  # each within its own deadline
+            chunk = job_ids[start : start + FATES_AT_ONCE]
+            found |= await self._reader.threaded(partial(jobs.fates, job_ids=chunk))
+        return found
 
     async def ended(
         self, *, before: datetime, limit: int, kept: Literal["log", "artifacts"] | None = None

@@ -21,7 +21,8 @@ def stat_fields(pid: int) -> list[str] | None:
     The second field is the command in parentheses, which may hold anything, so it is cut off.
     """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may be called \xff
+        return stat.rpartition(")")[2].split()
     except OSError:
         return None
 
