@@ -33,8 +33,10 @@ with subtest("a host works, has a history, and is backed up; its secrets are in 
     printed(running, "began")
     host.succeed("flashpods-admin backup")
     newest = host.succeed("ls /var/backups/flashpods/db-*.db | tail -n 1").strip()
-    WORDS["db-20261126.db"] = newest.rpartition("/")[2]
-    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", newest)
+    day = newest.rpartition("/db-")[2].removesuffix(".db")
+    WORDS["20261126"] = day
+    files = f"/var/backups/flashpods/files-{day}.tar.zst"  # logs and artifacts, by the settings
+    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", newest, files)
     safe = {path: carried(path) for path in names}
     host_key = host.succeed("wg show wg0 public-key").strip()
 
@@ -46,7 +48,7 @@ with subtest("the host is gone; a new one starts with the flake's configuration 
     spare.fail("test -e /etc/flashpods/api-token")
     spare.fail("systemctl is-active --quiet flashpods-api")
 
-with subtest("secrets, and the newest backup"):
+with subtest("secrets, and the newest backup with its logs and artifacts"):
     for path, lines in safe.items():
         brought(lines, f"/root/{path.rpartition('/')[2]}")
     done("install -d -m 0755 /etc/flashpods")
@@ -54,6 +56,7 @@ with subtest("secrets, and the newest backup"):
     done("rm /root/api-token /root/secrets.json")
     done("flashpods-admin restore /root/db-20261126.db")
     done("systemctl restart flashpods-api flashpods-cleanup flashpods-token-service")
+    done("flashpods-admin restore /root/db-20261126.db --with-files")
 
 with subtest("the key of the host that is gone gets the laptop nothing"):
     laptop.succeed(
@@ -86,15 +89,13 @@ with subtest("identity comes from nothing by itself, and the twelve checks pass"
     print(f"measured: disaster recovery: {seconds:.0f} s from power-on to twelve passed checks")
 
 with subtest("the history is there: what had ended as it was, what ran has failed with its kind"):
-    row = get(f"/jobs/{old}")
-    # What had ended may be cleaned by now, because its files are gone.
-    assert row["status"] in {"completed", "cleaned"} and row["exit_code"] == 0, row
-    assert row["events"][: len(history["events"])] == history["events"], row
+    assert get(f"/jobs/{old}") == history
     row = ended(running)
     assert (row["status"], row["error"]) == ("failed", "container_lost_on_recovery"), row
-    # Logs and artifacts are in no backup unless one asks for it: said so, not shown as empty.
-    refused("GET", f"/jobs/{old}/output", None, 410, "logs_deleted")
-    refused("GET", f"/jobs/{old}/artifacts", None, 410, "artifacts_deleted")
+
+with subtest("logs and artifacts are there"):
+    assert output(old)[-1] == "kept"
+    assert laptop.succeed(curl("-f", f"{API}/jobs/{old}/artifacts/kept")) == "kept\n"
 
 with subtest("new jobs run on it"):
     assert run("echo again")[-1] == "again"

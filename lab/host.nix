@@ -20,6 +20,10 @@
       interval = "1s";
     };
     settings = {
+      backup = {
+        artifacts = true;
+        logs = true;
+      };
       jobs.worker.image = "localhost/lab:busybox";
       jobs.agent.image = "localhost/lab:agent";
       jobs.agent.command = "sh .agent.sh"; # a tree's own stand-in for a model

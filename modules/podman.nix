@@ -122,6 +122,9 @@ in
           TasksMax = "infinity"; # each job has a limit of its own
           LimitNOFILE = 1048576;
           TimeoutStopSec = "30s";
+          # After a boot the main process only waits for the one that works, in its user namespace. One
+          # that hangs takes no SIGTERM, and would outlive it with Podman's locks.
+          ExecStopPost = "-${pkgs.procps}/bin/pkill --signal KILL --uid flashpods --full 'podman[^ ]* system service'";
         };
       };
     };

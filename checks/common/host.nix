@@ -25,10 +25,16 @@ in
       enable = true;
       interval = "1s";
     };
-    settings.jobs = {
-      worker.image = image;
-      agent.image = agentImage;
-      agent.command = "sh .agent.sh"; # a tree's own stand-in for a model
+    settings = {
+      jobs = {
+        worker.image = image;
+        agent.image = agentImage;
+        agent.command = "sh .agent.sh"; # a tree's own stand-in for a model
+      };
+      backup = {
+        artifacts = true;
+        logs = true;
+      };
     };
   };
 

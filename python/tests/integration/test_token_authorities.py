@@ -1,4 +1,4 @@
-"""When the trust domain's newest authority ends, as the token service's metrics tell."""
+"""When the trust domain's newest authority ends, as metrics and the doctor tell."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from cryptography.x509.oid import NameOID
 from spiffe._proto import workload_pb2, workload_pb2_grpc
 
 from flashpods.adapters.spiffe import authorities
+from flashpods.admin.doctor import trust
+from flashpods.admin.doctor.finding import Look, Severity
+from flashpods.config import Settings
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 DOMAIN = "flashpods.local"
 
 
-def authority(hours: int) -> bytes:
-    """Return a self-signed authority in DER that ends so many hours from now."""
+def authority(hours: int, age: int = 1) -> bytes:
+    """Return a self-signed authority in DER that began and ends so many hours from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
     builder = (
@@ -34,8 +37,8 @@ def authority(hours: int) -> bytes:
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(hours)
-        .not_valid_before(NOW - timedelta(hours=1))
+        .serial_number(1 + abs(hours))
+        .not_valid_before(NOW - timedelta(hours=age))
         .not_valid_after(NOW + timedelta(hours=hours))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(
@@ -71,15 +74,44 @@ def agent(tmp_path: Path) -> Iterator[tuple[Agent, str]]:
 def test_the_newest_authority_counts(agent: tuple[Agent, str]) -> None:
     served, url = agent
     served.bundles = {DOMAIN: authority(3) + authority(27), "other.domain": authority(90)}
-    ends = authorities.newest_end(url, DOMAIN)
-    assert ends == (NOW + timedelta(hours=27)).timestamp()
+    found = authorities.newest(url, DOMAIN)
+    assert found.ends == (NOW + timedelta(hours=27)).timestamp()
+    assert [found.left(at) for at in (found.begins, found.ends)] == [1, 0]
+    assert found.left(NOW.timestamp()) == 27 / 28
+
+
+@pytest.mark.parametrize(
+    ("hours", "severity", "words"),
+    [
+        (13, None, ""),
+        (9, None, ""),  # the server is late, and may yet do it
+        (7, Severity.WARNING, "ends in 420 minutes"),
+        (1, Severity.CRITICAL, "ends in 60 minutes"),
+        (-1, Severity.CRITICAL, "ended 60 minutes ago"),
+    ],
+)
+def test_the_doctor_says_that_an_authority_ends_soon(
+    agent: tuple[Agent, str], hours: int, severity: Severity | None, words: str
+) -> None:
+    served, url = agent
+    served.bundles = {DOMAIN: authority(hours, 24 - hours)}  # as of a life of 24 hours
+    settings = Settings(
+        identity={"enabled": True}, tokens={"workload_api": url, "trust_domain": DOMAIN}
+    )
+    found = trust.authority(Look(settings=settings, now=NOW, health=None, units=None))
+    assert [f.severity for f in found] == ([severity] if severity else [])
+    if found:
+        assert words in found[0].symptom
+        assert found[0].code == "spire_authority_expiring"
+    served.bundles = {}
+    assert trust.authority(Look(settings=settings, now=NOW, health=None, units=None)) == []
 
 
 @pytest.mark.parametrize("served", [{}, {"other.domain": authority(1)}, {DOMAIN: b"junk"}])
 def test_no_authority_is_said(agent: tuple[Agent, str], served: dict[str, bytes]) -> None:
     agent[0].bundles = served
     with pytest.raises(LookupError):
-        authorities.newest_end(agent[1], DOMAIN)
+        authorities.newest(agent[1], DOMAIN)
 
 
 async def test_the_watch_says_nan_while_the_agent_is_away(

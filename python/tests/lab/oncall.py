@@ -17,6 +17,8 @@ import guide
 from deployment import IMAGE, RENDERED, Deployment
 from netlab import CHECKOUT
 
+from flashpods.web import checks
+
 HELPER: Final = "/usr/local/bin/flashpods-token"
 GATE: Final = "while [ ! -e /artifacts/go ]; do sleep 0.2; done; echo over"
 JOB_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
@@ -24,6 +26,9 @@ JOB_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
 EXAMPLES: Final = {"docker.io/library/rust:latest": IMAGE}
 COMMAND_SECONDS: Final = 200
 WELL_SECONDS: Final = 120
+# Each part has its time to answer /health, whose answer is shared for a while; and the machine may
+# be as busy as it likes.
+SYMPTOM_SECONDS: Final = 20 * (checks.CHECK_SECONDS + checks.SHARED_SECONDS)
 VAULT: Final = "/root/vault"  # where this operator keeps the secrets
 
 
@@ -39,6 +44,7 @@ class OnCall:
         self.log: list[str] = []
         self.section = guide.Section("", "")  # the one that is followed
         self.late = ""  # a job that should be gone by now
+        self.thief = ""  # a job that presents another's identity
         self.kept: dict[str, str] = {}  # of the host's configuration, what the test has changed
         exports = [c for c in guide.commands() if c.startswith("export ")]
         self._shell = "; ".join([*exports, ""])
@@ -162,7 +168,7 @@ class OnCall:
             checks = body.get("checks", {})
             return status == 503 and checks.get(part, {}).get("status") == "failing"
 
-        self._until(failing, f"/health does not say that {part} fails")
+        self._until(failing, f"/health does not say that {part} fails", SYMPTOM_SECONDS)
 
     def wait_refused(self, status: int) -> None:
         """Return when a new job is answered so."""
@@ -172,6 +178,12 @@ class OnCall:
             return bool(self.api.ask("POST", "/jobs", body)[0] == status)
 
         self._until(refused, f"POST /jobs is not answered {status}")
+
+    def wait_diagnosed(self, code: str) -> None:
+        """Return when the doctor names it, where nothing else shows it as surely."""
+        self.host.wait_until_succeeds(
+            f"(flashpods-admin doctor --json || test $? -eq 1) | grep -q {code}", timeout=280
+        )
 
     def wait_error_in_job(self, command: str, error: str) -> None:
         """Run jobs until one prints that error, as its user sees it."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import pytest
 import troubles_identity
+import troubles_images
 import troubles_network
 import troubles_services
 import troubles_storage
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
 TROUBLES = (
     *troubles_services.TROUBLES,
+    *troubles_images.TROUBLES,
     *troubles_identity.TROUBLES,
     *troubles_storage.TROUBLES,
     *troubles_network.TROUBLES,
@@ -103,24 +105,9 @@ flashpods-admin resume; flashpods-admin backup
 """
 
 
-@pytest.fixture
-def repaired(oncall: OnCall) -> Iterator[None]:
-    """Begin well, whatever the trouble before has left."""
-    an_hour_goes_by(oncall)
-    yield
-    small = "findmnt --raw --noheadings --output TARGET --source small"
-    for tree in oncall.host.execute(small)[1].split():
-        if "backups" in tree:
-            oncall.host.succeed(f"umount --lazy {tree}")
-        else:
-            troubles_storage.large_disk_again(oncall, tree)
-
-
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
-def test_the_guide_leads_out(
-    oncall: OnCall, repaired: None, board: list[Outcome], trouble: Trouble
-) -> None:
-    assert repaired is None
+def test_the_guide_leads_out(oncall: OnCall, board: list[Outcome], trouble: Trouble) -> None:
+    an_hour_goes_by(oncall)  # begin well, whatever the trouble before has left
     try:
         board.append(live_through(oncall, trouble))
     except BaseException as e:

@@ -30,6 +30,7 @@ class Trouble:
     exit_code: int = 1
     held: str = "completed"  # how a job ends that ran before
     prepare: Act = lambda _: None  # what the host has before that job; no part of the trouble
+    after: Act = lambda _: None  # takes that away again, whatever came of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,11 @@ class Outcome:
     doctor: str
     seconds: float  # from the symptom to well; a person reads and thinks besides
     log: list[str] = field(repr=False)
+
+
+def on_host(*commands: str) -> Act:
+    """Break it by shell lines on HOST."""
+    return lambda oncall: oncall.host.succeed(*commands)
 
 
 def look(*blocks: int) -> Step:
@@ -90,17 +96,26 @@ def by_doctor(code: str, *beginnings: str) -> Step:
 def live_through(oncall: OnCall, trouble: Trouble) -> Outcome:
     """Break it, wait for the symptom, ask the doctor, follow the guide, see that it is well."""
     oncall.log, oncall.printed = [], ""
-    oncall.section = section = guide.section(trouble.section)
-    assert trouble.sees in section.symptom, (trouble.sees, section.symptom)
+    oncall.section = guide.section(trouble.section)
+    assert trouble.sees in oncall.section.symptom, (trouble.sees, oncall.section.symptom)
     oncall.api.ready()  # ends what a trouble before, which failed, has left
-    trouble.prepare(oncall)
+    try:
+        trouble.prepare(oncall)
+        return _live_through(oncall, trouble)
+    finally:
+        trouble.after(oncall)
+
+
+def _live_through(oncall: OnCall, trouble: Trouble) -> Outcome:
     held = oncall.hold()
+    broken = time.monotonic()
     trouble.make(oncall)
     trouble.seen(oncall)
     began = time.monotonic()
+    oncall.log.append(f"seen after {began - broken:.1f} s")
     said = examine(oncall, trouble)
     for step in trouble.steps:
-        step(oncall, section)
+        step(oncall, oncall.section)
     oncall.wait_well()
     seconds = time.monotonic() - began
     oncall.let_go(held)

@@ -7,7 +7,7 @@ from typing import Final
 
 from netlab import HOST4
 from oncall import OnCall
-from trouble import Trouble, as_said, do, look
+from trouble import Trouble, as_said, do, look, on_host
 from troubles_storage import sql
 
 OTHER: Final = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="  # some public key
@@ -46,18 +46,10 @@ def paste_on_laptop(oncall: OnCall) -> None:
     )
 
 
-def without_rules(oncall: OnCall) -> None:
-    oncall.host.succeed("nft delete table inet flashpods")
-
-
 def jobs_reach_the_api(oncall: OnCall) -> None:
     """See what nobody should: a job connects to the API."""
     lines = oncall.api.run("wget -q -O - http://10.0.0.1:8080/health")
     assert "healthy" in lines[-1], lines
-
-
-def forget_a_drain(oncall: OnCall) -> None:
-    oncall.host.succeed("flashpods-admin drain")
 
 
 def fail_six(oncall: OnCall) -> None:
@@ -115,7 +107,7 @@ TROUBLES: Final = (
         section="the-boundarys-rules-are-not-loaded",
         how="table inet flashpods deleted",
         sees="a job can connect to the API",
-        make=without_rules,
+        make=on_host("nft delete table inet flashpods"),
         seen=jobs_reach_the_api,
         code="boundary_not_loaded",
         says="the rules of the trust boundary are not loaded",
@@ -126,7 +118,7 @@ TROUBLES: Final = (
         section="drain",
         how="flashpods-admin drain",
         sees="",
-        make=forget_a_drain,
+        make=on_host("flashpods-admin drain"),
         seen=lambda oncall: oncall.wait_refused(503),
         code="draining",
         says="the host is draining; somebody ran flashpods-admin drain",

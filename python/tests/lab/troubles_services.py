@@ -7,12 +7,14 @@ import shlex
 from typing import Final
 
 from oncall import OnCall
-from trouble import Trouble, as_said, by_doctor, do, look
+from trouble import Trouble, as_said, by_doctor, do, look, on_host
 
 API, PODMAN = "flashpods-api", "podman-socket-flashpods"
 SETTINGS: Final = "/etc/flashpods/settings.json"
 TOKEN: Final = "/etc/flashpods/api-token"
 LAPTOP_TOKEN: Final = "/root/.config/flashpods/token"
+SIGNAL: Final = "pkill --signal {} --uid flashpods --full '/podman system service'"
+ENGINES: Final = "pgrep --uid flashpods --full '/podman system service'"
 SQUATTER: Final = (
     "import socket, time; s = socket.create_server(('10.0.0.1', 8080)); time.sleep(9999)"
 )
@@ -28,39 +30,31 @@ def with_wrong_key(oncall: OnCall) -> None:
     )
 
 
-def without_token(oncall: OnCall) -> None:
-    oncall.host.succeed(f"rm {TOKEN}", f"systemctl restart --no-block {API}")
-
-
 def tell_laptop(oncall: OnCall) -> None:
     """Give the laptop the token that the host has now."""
     token = oncall.host.succeed(f"cat {TOKEN}").strip()
     oncall.laptop.succeed(f"cat >{LAPTOP_TOKEN} <<'EOF'\n{token}\nEOF")
 
 
-def with_squatter(oncall: OnCall) -> None:
+def as_after_boot(oncall: OnCall) -> None:
+    """Have the engine as a boot leaves it: two processes, of which the main one only waits.
+
+    Where the process that keeps the user namespace is there already, one alone joins it.
+    """
     oncall.host.succeed(
-        f"systemctl stop {API}",
-        f"systemd-run --unit=squatter python3 -c {shlex.quote(SQUATTER)}",
-        "timeout 20 bash -c 'until </dev/tcp/10.0.0.1/8080; do sleep 0.1; done' 2>/dev/null",
-        f"systemctl start --no-block {API}",
+        f"systemctl stop {PODMAN}.service",
+        "pkill --uid flashpods --full '^catatonit -P'",
+        f"systemctl start {PODMAN}.service",
     )
-
-
-def without_address(oncall: OnCall) -> None:
-    oncall.host.succeed("ip address flush dev wg0", f"systemctl restart --no-block {API}")
-
-
-def stop_engine(oncall: OnCall) -> None:
-    oncall.host.succeed(f"systemctl stop {PODMAN}.socket {PODMAN}.service")
+    oncall.host.wait_until_succeeds(f"test $({ENGINES} | wc -l) -eq 2")
 
 
 def freeze_engine(oncall: OnCall) -> None:
-    oncall.host.succeed(f"systemctl kill --signal=STOP --kill-whom=main {PODMAN}.service")
+    oncall.host.succeed(SIGNAL.format("STOP"))
 
 
 def thaw_engine(oncall: OnCall) -> None:
-    oncall.host.succeed(f"systemctl kill --signal=CONT --kill-whom=main {PODMAN}.service")
+    oncall.host.succeed(SIGNAL.format("CONT"))
 
 
 def hang_a_start(oncall: OnCall) -> None:
@@ -77,12 +71,10 @@ def hang_a_start_without_api(oncall: OnCall) -> None:
     thaw_engine(oncall)
 
 
-def wait_stuck(oncall: OnCall) -> None:
-    """Return when a job is in ``starting`` for longer than the limit, as ``ps`` shows it."""
-    oncall.host.wait_until_succeeds(
-        "(flashpods-admin doctor --json || test $? -eq 1) | grep -q jobs_stuck_in_starting",
-        timeout=150,
-    )
+def one_is_left(oncall: OnCall, _: object) -> None:
+    """See that nothing of the engine that hung is left, which may hold Podman's locks."""
+    states = oncall.host.succeed(f"ps -o stat= -p $({ENGINES} | paste -sd,)").split()
+    assert not any(state.startswith("T") for state in states), states
 
 
 def fail_what_is_left(oncall: OnCall) -> None:
@@ -110,7 +102,7 @@ TROUBLES: Final = (
         section="the-api-is-down",
         how="api-token removed, restart",
         sees="no answer at all",
-        make=without_token,
+        make=on_host(f"rm {TOKEN}", f"systemctl restart --no-block {API}"),
         seen=OnCall.wait_silent,
         code="api_down",
         says="token file can't be used; put it back.*No such file",
@@ -121,7 +113,12 @@ TROUBLES: Final = (
         section="the-api-is-down",
         how="a python listens on 10.0.0.1:8080 in its place",
         sees="no answer at all",
-        make=with_squatter,
+        make=on_host(
+            f"systemctl stop {API}",
+            f"systemd-run --unit=squatter python3 -c {shlex.quote(SQUATTER)}",
+            "timeout 20 bash -c 'until </dev/tcp/10.0.0.1/8080; do sleep 0.1; done' 2>/dev/null",
+            f"systemctl start --no-block {API}",
+        ),
         seen=OnCall.wait_silent,
         code="api_down",
         says=r"does not answer as the API has port 8080; process \d+: /usr/bin/python3 -c",
@@ -132,7 +129,7 @@ TROUBLES: Final = (
         section="the-api-is-down",
         how="wg0's address removed, restart",
         sees="no answer at all",
-        make=without_address,
+        make=on_host("ip address flush dev wg0", f"systemctl restart --no-block {API}"),
         seen=OnCall.wait_silent,
         code="api_down",
         says="does not have the address 10.0.0.1; is WireGuard up",
@@ -143,7 +140,7 @@ TROUBLES: Final = (
         section="podman-does-not-answer",
         how="socket and service stopped",
         sees="`/health` with podman failing",
-        make=stop_engine,
+        make=on_host(f"systemctl stop {PODMAN}.socket {PODMAN}.service"),
         seen=lambda oncall: oncall.wait_failing("podman"),
         code="podman_silent",
         says="Podman does not answer on its socket",
@@ -152,13 +149,14 @@ TROUBLES: Final = (
     Trouble(
         name="Podman hangs",
         section="podman-does-not-answer",
-        how="SIGSTOP to its service",
+        how="SIGSTOP to both processes of its service, as they are after a boot",
         sees="`/health` with podman failing",
+        prepare=as_after_boot,
         make=freeze_engine,
         seen=lambda oncall: oncall.wait_failing("podman"),
         code="podman_silent",
         says="it hangs",
-        steps=(look(), do()),
+        steps=(look(), do(), one_is_left),
     ),
     Trouble(
         name="a job hangs in starting, Podman is silent",
@@ -166,7 +164,7 @@ TROUBLES: Final = (
         how="SIGSTOP to Podman's service, then a job",
         sees="jobs that are `starting` for more than five minutes",
         make=hang_a_start,
-        seen=wait_stuck,
+        seen=lambda oncall: oncall.wait_diagnosed("jobs_stuck_in_starting"),
         code="jobs_stuck_in_starting",
         says="Podman does not answer; [0-9a-f]{16} starting",
         steps=(
@@ -184,7 +182,7 @@ TROUBLES: Final = (
         how="likewise, and the API stopped",
         sees="jobs that are `starting` for more than five minutes",
         make=hang_a_start_without_api,
-        seen=wait_stuck,
+        seen=lambda oncall: oncall.wait_diagnosed("jobs_stuck_in_starting"),
         code="jobs_stuck_in_starting",
         says="the API, which starts jobs .* does not run; [0-9a-f]{16} starting",
         steps=(

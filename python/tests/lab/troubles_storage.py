@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from oncall import OnCall
-from trouble import Trouble, as_said, by_doctor, do, look
+from trouble import Trouble, as_said, by_doctor, do, look, on_host
 
 DATABASE: Final = "/var/lib/flashpods/db/flashpods.db"
 ARTIFACTS: Final = "/var/lib/flashpods/artifacts"
@@ -44,12 +44,6 @@ def sql(oncall: OnCall, statement: str) -> None:
         oncall,
         f"import sqlite3; c = sqlite3.connect('{DATABASE}', timeout=20);"
         f"c.execute({statement!r}); c.commit()",
-    )
-
-
-def lock(oncall: OnCall) -> None:
-    oncall.host.succeed(
-        f"systemd-run --unit=holder --uid=flashpods python3 -c {shlex.quote(HOLDER)}"
     )
 
 
@@ -91,11 +85,6 @@ def fill_with_artifacts(oncall: OnCall) -> None:
     oncall.api.ended(job)
 
 
-def fill_with_something(oncall: OnCall) -> None:
-    """Let something else fill the disk of the logs."""
-    oncall.host.succeed(f"head -c 59000000 /dev/zero >{LOGS}/core.4711")
-
-
 def remove_largest(oncall: OnCall) -> None:
     """Remove the largest file that the last command listed."""
     files = [line.split(maxsplit=1)[1] for line in oncall.printed.splitlines() if "\t" in line]
@@ -104,7 +93,7 @@ def remove_largest(oncall: OnCall) -> None:
 
 
 def large_disk_again(oncall: OnCall, tree: str) -> None:
-    """Take the small disk away; no part of the trouble."""
+    """Take the small disk away."""
     oncall.host.succeed(
         f"systemctl stop {SERVICES}",
         f"cp -a {tree} /tmp/kept && umount --lazy {tree} && cp -a /tmp/kept/. {tree}/",
@@ -145,12 +134,6 @@ def obstruct_cleanup(oncall: OnCall) -> None:
     age(oncall, job)
 
 
-def fails_each_round(oncall: OnCall) -> None:
-    oncall.host.wait_until_succeeds(
-        "(flashpods-admin doctor --json || test $? -eq 1) | grep -q cleanup_failing", timeout=120
-    )
-
-
 def remove_obstacle(oncall: OnCall) -> None:
     """Unmount what the look at the mounts has shown."""
     assert "Device or resource busy" in oncall.printed
@@ -185,7 +168,7 @@ TROUBLES: Final = (
         section="database-issues",
         how="a python with BEGIN IMMEDIATE",
         sees="answers 500 or 503",
-        make=lock,
+        make=on_host(f"systemd-run --unit=holder --uid=flashpods python3 -c {shlex.quote(HOLDER)}"),
         seen=lambda oncall: oncall.wait_refused(503),
         code="database_locked",
         says=r"process \d+ holds the write lock .*python3 -c import sqlite3",
@@ -220,6 +203,7 @@ TROUBLES: Final = (
         how="a job leaves 59 MB on a tmpfs of 64 MB",
         sees="answers 507",
         prepare=lambda oncall: small_disk(oncall, ARTIFACTS),
+        after=lambda oncall: large_disk_again(oncall, ARTIFACTS),
         make=fill_with_artifacts,
         seen=lambda oncall: oncall.wait_refused(507),
         code="disk_full",
@@ -232,7 +216,8 @@ TROUBLES: Final = (
         how="a foreign file of 59 MB on a tmpfs of 64 MB",
         sees="answers 507",
         prepare=lambda oncall: small_disk(oncall, LOGS),
-        make=fill_with_something,
+        after=lambda oncall: large_disk_again(oncall, LOGS),
+        make=on_host(f"head -c 59000000 /dev/zero >{LOGS}/core.4711"),
         seen=lambda oncall: oncall.wait_refused(507),
         code="disk_full",
         says=r"/var/log/flashpods is [89]\d\.\d % full; new jobs answer 507",
@@ -255,7 +240,7 @@ TROUBLES: Final = (
         how="a mount below a job's artifacts, its end dated back two days",
         sees="ended jobs that keep logs and artifacts too long",
         make=obstruct_cleanup,
-        seen=fails_each_round,
+        seen=lambda oncall: oncall.wait_diagnosed("cleanup_failing"),
         code="cleanup_failing",
         says="each round of cleanup fails on something; the last good one",
         steps=(look(), as_said("unmount it", remove_obstacle), do()),
@@ -277,6 +262,7 @@ TROUBLES: Final = (
         how="its disk a tmpfs of 64 kB",
         sees="or a failed one",
         make=fail_backup,
+        after=on_host(f"! mountpoint -q {BACKUPS} || umount --lazy {BACKUPS}"),
         seen=lambda o: o.host.succeed("flashpods-admin status | grep 'the last run failed'"),
         code="backup_stale",
         says="the last backup failed; disk_full",

@@ -51,7 +51,7 @@ async def found(running: RunningApi, over: Mapping[str, Any] | None = None) -> d
     )
     said = json.loads(done.stdout)
     assert done.returncode == (0 if said["healthy"] else 1), done.stderr
-    assert len(said["checks"]) == 15
+    assert len(said["checks"]) == 18
     return {f["code"]: f for f in said["findings"]}
 
 
@@ -108,10 +108,23 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     running = start(api)
     await admin(running.settings_path, "backup")
     for _ in range(6):
-        await run(running.client, "exit 3")
+        last = await run(running.client, "exit 3")
     seen = (await found(running))["many_failures"]
     assert (seen["severity"], seen["evidence"]) == ("warning", ["6 times exit code 3"])
     change(running, f"UPDATE jobs SET completed_at = '{past(hours=2)}'")
+    await only(running)
+
+    # A job whose image did not come in time, until it is here.
+    which = f"WHERE id = '{last['id']}'"
+    late = f"error = 'stuck_in_starting', completed_at = '{past(minutes=9)}'"
+    change(running, f"UPDATE jobs SET {late}, image = 'some/large:1' {which}")
+    seen = (await only(running, "image_on_its_way"))["image_on_its_way"]
+    assert seen["evidence"] == [f"{last['id']} failed some/large:1"]
+    assert (seen["severity"], seen["remedy"]) == (
+        "warning",
+        ["flashpods-admin pull-images some/large:1"],
+    )
+    change(running, f"UPDATE jobs SET image = '{last['image']}' {which}")
     await only(running)
 
     stuck = await submit(running.client, GATE)

@@ -41,6 +41,7 @@ ELSEWHERE: Final = {
     "install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/": RECOVERY,
     "rm /root/api-token /root/secrets.json": RECOVERY,
     "flashpods-admin restore /root/db-20261126.db": RECOVERY,
+    "flashpods-admin restore /root/db-20261126.db --with-files": RECOVERY,
     "flashpods-admin restore /var/lib/flashpods/db/before-upgrade/schema-1-20261126T020000Z.db": (
         "system/test_upgrade.py::test_forward_with_a_running_job_and_back_again"
     ),

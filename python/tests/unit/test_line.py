@@ -370,11 +370,16 @@ async def test_a_job_without_a_launch_slot_is_pending(world: World) -> None:
     await world.supervisor.cancel(second.id)
 
 
-async def test_stuck_in_starting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pulling", [False, True])
+async def test_stuck_in_starting(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, pulling: bool
+) -> None:
     world.policy = Policy(starting=0.05)
     world.boot()
 
-    async def never(*_args: object) -> None:
+    async def never(image: str, progress: Any) -> None:
+        if pulling:
+            await progress(f"Trying to pull {image}...")
         await asyncio.Event().wait()
 
     monkeypatch.setattr(world.runtime, "ensure_image", never)
@@ -382,6 +387,8 @@ async def test_stuck_in_starting(world: World, monkeypatch: pytest.MonkeyPatch) 
     world.supervisor.begin(job)
     row = await world.ended(job)
     assert (row.status, row.error) == (JobStatus.FAILED, "stuck_in_starting")
+    why = (await world.store.events(job.id))[-1].why
+    assert (f"the image {job.image} is still on its way" in why) is pulling
 
 
 async def test_an_engine_that_is_away_for_a_while_is_waited_for(world: World) -> None:

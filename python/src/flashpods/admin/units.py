@@ -63,7 +63,7 @@ def read_credential(text: str, name: str) -> Path | None:
 
 
 class Units:
-    """Calls ``systemctl``."""
+    """Calls ``systemctl`` and ``journalctl``."""
 
     @classmethod
     def of_this_machine(cls) -> Self | None:
@@ -90,6 +90,25 @@ class Units:
         """
         # "show" calls it unprintable.
         return read_credential(self._call("cat", "--", unit, seconds=LOOK_SECONDS), name)
+
+    def journal(self, unit: str, pattern: str, *, since: str, most: int) -> list[str]:
+        """Return the newest lines of a unit's journal that match, the oldest first.
+
+        Args:
+            unit: its name.
+            pattern: a regular expression.
+            since: as journalctl(1) reads it, such as ``-1h``.
+            most: lines.
+
+        Raises:
+            AdminError: ``systemd_failed``.
+        """
+        which = (f"--unit={unit}", f"--grep={pattern}", f"--since={since}", f"--lines={most}")
+        how = ("--quiet", "--output=cat", "--no-pager")
+        done = _run("journalctl", *how, *which, seconds=LOOK_SECONDS)
+        if done.returncode and done.stderr.strip():  # no match: it says nothing, and ends with 1
+            raise _failed(done)
+        return done.stdout.splitlines()
 
     def stop(self, *names: str) -> None:
         """Stop units and return when they are stopped.
@@ -118,25 +137,33 @@ class Units:
         self._call("restart", "--", *names, seconds=ACT_SECONDS)
 
     def _call(self, *arguments: str, seconds: float) -> str:
-        shown = f"systemctl {' '.join(arguments)}"
-        try:
-            done = subprocess.run(
-                ["systemctl", "--no-ask-password", "--no-pager", *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-                env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"},
-            )
-        except subprocess.TimeoutExpired as e:
-            raise AdminError(
-                f"{shown}: not done within {seconds:g} s; look at it yourself",
-                code="systemd_failed",
-            ) from e
-        except OSError as e:
-            raise AdminError(f"{shown}: {e.strerror}", code="systemd_failed") from e
+        done = _run("systemctl", "--no-ask-password", "--no-pager", *arguments, seconds=seconds)
         if done.returncode:
-            said = " ".join(done.stderr.split())[:300]
-            raise AdminError(f"{shown}: {said}", code="systemd_failed")
+            raise _failed(done)
         return done.stdout
+
+
+def _run(*command: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    shown = " ".join(command)
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"},
+        )
+    except subprocess.TimeoutExpired as e:
+        raise AdminError(
+            f"{shown}: not done within {seconds:g} s; look at it yourself", code="systemd_failed"
+        ) from e
+    except OSError as e:
+        raise AdminError(f"{shown}: {e.strerror}", code="systemd_failed") from e
+
+
+def _failed(done: subprocess.CompletedProcess[str]) -> AdminError:
+    said = " ".join(done.stderr.split())[:300]
+    return AdminError(f"{' '.join(done.args)}: {said}", code="systemd_failed")

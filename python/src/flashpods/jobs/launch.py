@@ -59,9 +59,11 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Sem
         async with asyncio.timeout(await _time_left(line, job)):
             return await _persist(line, job, cancel, slot)
     except TimeoutError:
-        raise JobFailed(
-            "stuck_in_starting", f"not running after {line.policy.starting:.0f} seconds"
-        ) from None
+        why = f"not running after {line.policy.starting:.0f} seconds"
+        row = await line.store.get(job.id)
+        if row is not None and row.phase is Phase.PULLING:
+            why += f": the image {job.image} is still on its way"
+        raise JobFailed("stuck_in_starting", why) from None
     finally:
         slot.give()
 

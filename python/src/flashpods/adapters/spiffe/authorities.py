@@ -2,13 +2,15 @@
 
 The server makes the next authority when half of the life of this one is over, and every SVID ends
 before its authority: one that ends soon means that the server has not rotated, or that the agent
-has lost it. It is for an operator's eye alone; nothing is decided by it.
+has lost it. It is for an operator's eye alone, in a metric and in what the doctor says; nothing is
+decided by it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -21,8 +23,20 @@ CALL_SECONDS: Final = 3.0
 log = structlog.get_logger(__name__)
 
 
-def newest_end(workload_api: str, trust_domain: str, *, seconds: float = CALL_SECONDS) -> float:
-    """Return the Unix time at which the newest authority ends; blocks.
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The life of an authority, in Unix time."""
+
+    begins: float
+    ends: float
+
+    def left(self, now: float) -> float:
+        """Return the part of its life that is left: 1 at its beginning, negative after its end."""
+        return (self.ends - now) / (self.ends - self.begins)
+
+
+def newest(workload_api: str, trust_domain: str, *, seconds: float = CALL_SECONDS) -> Authority:
+    """Return the authority that ends last; blocks.
 
     Raises:
         LookupError: the agent does not answer in time, or knows no authority of the domain.
@@ -39,7 +53,8 @@ def newest_end(workload_api: str, trust_domain: str, *, seconds: float = CALL_SE
     bundle = bundles.get_bundle_for_trust_domain(TrustDomain(trust_domain))
     if bundle is None or not bundle.x509_authorities:
         raise LookupError(f"no authority of {trust_domain}")
-    return max(a.not_valid_after_utc.timestamp() for a in bundle.x509_authorities)
+    last = max(bundle.x509_authorities, key=lambda a: a.not_valid_after_utc)
+    return Authority(last.not_valid_before_utc.timestamp(), last.not_valid_after_utc.timestamp())
 
 
 async def watch(workload_api: str, trust_domain: str, told: Callable[[float], None]) -> None:
@@ -50,7 +65,7 @@ async def watch(workload_api: str, trust_domain: str, told: Callable[[float], No
     known = True
     while True:
         try:
-            told(await asyncio.to_thread(newest_end, workload_api, trust_domain))
+            told((await asyncio.to_thread(newest, workload_api, trust_domain)).ends)
             known = True
         except LookupError as e:
             told(float("nan"))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from flashpods.admin.command import AdminError
-from flashpods.admin.doctor import identity, jobs, network, services, storage
+from flashpods.admin.doctor import identity, images, jobs, network, services, storage, trust
 from flashpods.admin.doctor.finding import Check, Finding, Look, Severity
 from flashpods.admin.live import LiveApi
 from flashpods.admin.units import Units
@@ -26,11 +26,14 @@ CHECKS: Final = (
     Check(name="disks", run=storage.disks),
     Check(name="backups", run=storage.backups),
     Check(name="jobs", run=jobs.jobs),
+    Check(name="images", run=images.images),
     Check(name="containers", run=jobs.orphans),
     Check(name="cleanup", run=storage.cleanup),
     Check(name="spire agent", run=identity.agent),
     Check(name="spire server", run=identity.server),
+    Check(name="spire authority", run=trust.authority),
     Check(name="token service", run=identity.tokens),
+    Check(name="identities presented", run=trust.mismatches),
     Check(name="wireguard", run=network.wireguard),
     Check(name="firewall", run=network.firewall),
 )

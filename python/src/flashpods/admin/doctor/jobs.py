@@ -14,7 +14,7 @@ from flashpods.admin.doctor.finding import Finding, Look, Severity
 from flashpods.admin.opened import with_store
 from flashpods.config import Settings
 from flashpods.errors import FlashpodsError
-from flashpods.jobs.model import Job, Phase
+from flashpods.jobs.model import Job
 from flashpods.jobs.states import JobStatus
 from flashpods.ports import ContainerState
 
@@ -69,7 +69,6 @@ def _stuck(look: Look, rows: _Rows) -> list[Finding]:
     ]
     if not stuck:
         return []
-    pulling = [job for job in stuck if job.phase is Phase.PULLING]
     if look.health is None:
         cause, first = (
             "the API, which starts jobs and ends those that hang, does not run",
@@ -77,10 +76,6 @@ def _stuck(look: Look, rows: _Rows) -> list[Finding]:
         )
     elif look.podman_fails:
         cause, first = "Podman does not answer", ("systemctl restart podman-socket-flashpods",)
-    elif len(pulling) == len(stuck):
-        images = sorted({job.image for job in pulling})[:SHOWN]
-        cause = "their image is still on its way: it is large, or the network is slow"
-        first = (f"flashpods-admin pull-images {' '.join(images)}",)
     else:
         cause = "Podman makes no container of them, or their limits can't be set"
         first = ("journalctl -u podman-socket-flashpods --since -10m",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,6 +20,9 @@ REGISTER: Final = (
     "systemctl restart flashpods-spire-register, then look at journalctl -u spire-server "
     "-u spire-agent -u flashpods-spire-register"
 )
+# An entry that was just changed reaches the agent when it and the server's cache look again. The
+# helper waits for an identity that is missing; one that is wrong it takes.
+SETTLE_SECONDS: Final = 10.0
 EXCHANGE: Final = (
     "journalctl -u flashpods-token-service has a line for each exchange; compare tokens.policy in "
     "the settings"
@@ -54,13 +58,17 @@ def _complaint(ended: Ended) -> str:
 def _svid(kind: str) -> Callable[[Host], Awaitable[str]]:
     async def check(host: Host) -> str:
         _need_identity(host)
-        ended = await run_command(host, kind, f"{HELPER_TARGET} whoami")
-        if ended.code != 0:
-            raise Failed(f"a container of type {kind} got no identity: {_complaint(ended)}")
         wanted = host.settings.spire.spiffe_id(kind)
-        found, _, expires = ended.last.partition(" ")
-        if found != wanted:
-            raise Failed(f"a container of type {kind} is {found}, it must be {wanted}")
+        end = time.monotonic() + SETTLE_SECONDS
+        while True:
+            ended = await run_command(host, kind, f"{HELPER_TARGET} whoami")
+            if ended.code != 0:
+                raise Failed(f"a container of type {kind} got no identity: {_complaint(ended)}")
+            found, _, expires = ended.last.partition(" ")
+            if found == wanted:
+                break
+            if time.monotonic() > end:
+                raise Failed(f"a container of type {kind} is {found}, it must be {wanted}")
         return f"{found}, until {expires}"
 
     return check
