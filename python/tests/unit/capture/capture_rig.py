@@ -11,8 +11,6 @@ from flashpods.adapters.files.k8sfile import ParserState, flush, parse
 from flashpods.adapters.files.logread import truncation_line
 
 JOB = "0123456789abcdef"
-
-
 MB = 1024**2
 
 
