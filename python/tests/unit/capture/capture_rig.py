@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,12 @@ def output(count: int) -> list[bytes]:
     return [*lines, raw("no newline", "P")]
 
 
-def failing(number: int) -> Callable[..., Any]:
+def failing(number: int, tried: threading.Event | None = None) -> Callable[..., Any]:
+    """Return what always fails with that error, and says that it was tried."""
+
     def fail(*args: Any, **kwargs: Any) -> Any:
+        if tried is not None:
+            tried.set()
         raise OSError(number, os.strerror(number))
 
     return fail

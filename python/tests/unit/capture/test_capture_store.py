@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -160,10 +161,11 @@ async def test_a_full_disk_stalls_the_capture_and_loses_nothing(
     store = store_in(tmp_path)
     engine = engines(store.capture_path(JOB), MB)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        tried = threading.Event()
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC, tried))
         await store.follow(JOB)
         engine.write(raw("one"))
-        await store.changed(JOB, 0, 0.1)
+        assert await asyncio.to_thread(tried.wait, 20)
         page = await store.tail(JOB, 1)
         assert page is not None
         assert page.total_bytes == 0
