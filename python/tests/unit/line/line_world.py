@@ -159,6 +159,12 @@ async def starting(world: World, *, status: str | None) -> Job:
     return job
 
 
+async def failed(world: World, job: Job) -> None:
+    """End the job's row, whatever the engine still holds of it."""
+    step = Step(why="test", at=world.clock.now())
+    await world.store.advance(job.id, job.status, Trigger.FAIL, step)
+
+
 def spec_of(world: World, job: Job) -> ContainerSpec:
     return ContainerSpec(
         job_id=job.id,

@@ -6,15 +6,13 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from line_world import World, recovered, spec_of, starting
+from line_world import World, failed, recovered, spec_of, starting
 
 from flashpods.errors import Unavailable
 from flashpods.jobs.model import (
-    Step,
     container_name,
 )
 from flashpods.jobs.recovery import LATE_LOOK
-from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.testing.stores import MemoryStore
 
 
@@ -23,8 +21,7 @@ async def test_one_orphan_that_stays_keeps_no_other(
 ) -> None:
     jobs = [await starting(world, status="running") for _ in range(2)]
     for job in jobs:
-        step = Step(why="test", at=world.clock.now())
-        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+        await failed(world, job)
     stuck = await world.runtime.inspect(jobs[0].container_name)
     assert stuck is not None
     remove = world.runtime.remove
@@ -44,8 +41,7 @@ async def test_one_orphan_that_stays_keeps_no_other(
 async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:
     active = await starting(world, status="running")
     ended = await starting(world, status="running")
-    now = world.clock.now()
-    await world.store.advance(ended.id, JobStatus.STARTING, Trigger.FAIL, Step(why="test", at=now))
+    await failed(world, ended)
     await world.runtime.remove(ended.container_name)
     lost = container_name("f" * 16)  # of no row at all
     world.runtime.left |= {ended.container_name, lost, "of-somebody-else"}
@@ -65,8 +61,7 @@ async def test_recovery_removes_what_no_row_explains(world: World) -> None:
 
 async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> None:
     job = await starting(world, status="running")
-    step = Step(why="test", at=world.clock.now())
-    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    await failed(world, job)
     await recovered(world)
     assert world.runtime.removed == [job.container_name]
 
@@ -74,8 +69,7 @@ async def test_recovery_removes_the_container_of_an_ended_row(world: World) -> N
 async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World) -> None:
     """An engine that stood still may make it though its job ended long ago."""
     job = await starting(world, status=None)
-    step = Step(why="test", at=world.clock.now())
-    await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+    await failed(world, job)
     task = asyncio.create_task(world.recovery.run())
     await world.clock.until_sleeping()
     await world.runtime.create(spec_of(world, job))
@@ -87,8 +81,7 @@ async def test_what_the_process_before_asked_for_is_looked_for_soon(world: World
 async def test_a_container_without_a_row_has_a_minute_after_the_start(world: World) -> None:
     """``flashpods-admin validate`` makes such, often right after the API was restarted."""
     job = await world.accept()
-    step = Step(why="test", at=world.clock.now())
-    await world.store.advance(job.id, JobStatus.PENDING, Trigger.FAIL, step)
+    await failed(world, job)
     task = asyncio.create_task(world.recovery.run())
     await world.clock.until_sleeping()
     stranger = replace(spec_of(world, job), job_id="f" * 16, name=container_name("f" * 16))
@@ -133,8 +126,7 @@ async def test_a_leftover_that_stays_keeps_no_other(
     """A tree that can't be deleted is the cleanup's; recovery has other things to do."""
     jobs = [await starting(world, status="running") for _ in range(2)]
     for job in jobs:
-        step = Step(why="test", at=world.clock.now())
-        await world.store.advance(job.id, JobStatus.STARTING, Trigger.FAIL, step)
+        await failed(world, job)
     stays = min(job.id for job in jobs)
     discard = world.workspaces.discard
 
