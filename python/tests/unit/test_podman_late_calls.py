@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_podman_rest import Server, ok
+from podman_rest_rig import Server, asking, ok, serving
 
 from flashpods.adapters.podman import rest as module
 from flashpods.adapters.podman.rest import Answer, RestClient
@@ -90,17 +90,14 @@ async def test_one_that_nobody_makes_is_not_awaited_for_long(tmp_path: Path) -> 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    fake = Server(tmp_path / "s")
-    listener = await asyncio.start_unix_server(fake.serve, fake.socket)
-    yield fake
-    listener.close()
+    async with serving(tmp_path / "s") as found:
+        yield found
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[RestClient]:
-    rest = RestClient(server.socket, call_seconds=5, calls=2, waits=2)
-    yield rest
-    await rest.close()
+    async with asking(server) as rest:
+        yield rest
 
 
 async def calmed(client: RestClient) -> None:

@@ -5,23 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
-from test_line import HOST, World, starting
+from line_world import HOST, World, starting
 
 from flashpods.errors import Unavailable
 from flashpods.jobs import recovery
 from flashpods.jobs.model import Grant, Job, Step
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.ports import ContainerState
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
-    yield world
-    await world.supervisor.close()
 
 
 @asynccontextmanager
