@@ -299,10 +299,14 @@ def one_disk(machine: Machine) -> Iterator[MiniStack]:
         shutil.rmtree(state, ignore_errors=True)
 
 
+@pytest.mark.parametrize("then", ["sleep 600", "exit 3"])
 @pytest.mark.attack(8, "a job fills the one disk of the host at once")
-async def test_nothing_can_be_written(one_disk: MiniStack, score: Score) -> None:
+async def test_nothing_can_be_written(one_disk: MiniStack, score: Score, then: str) -> None:
     """Too quick for anybody: neither the database nor the engine has room to note its end."""
-    greed = "i=0; while fallocate -l 16M /tmp/f$i; do i=$((i+1)); done; cat /dev/zero > /tmp/f; sleep 600"
+    score.note(then)
+    greed = (
+        f"i=0; while fallocate -l 16M /tmp/f$i; do i=$((i+1)); done; cat /dev/zero > /tmp/f; {then}"
+    )
     async with support.connect(one_disk) as host:
         neighbour = await support.submit(host.client, "sleep 600")
         await support.until(host.client, neighbour, "running")

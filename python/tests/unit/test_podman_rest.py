@@ -27,6 +27,14 @@ class Server:
         self.connections = 0
         self.requests: list[tuple[str, str, bytes]] = []
         self.came = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def silence(self, _method: str, _target: str, _writer: asyncio.StreamWriter) -> None:
+        """Answer nothing, as a handler.
+
+        What waits for an event that nobody else holds is garbage, and may be collected as such.
+        """
+        await self.closed.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -59,6 +67,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     listener = await asyncio.start_unix_server(fake.serve, fake.socket)
     yield fake
     listener.close()
+    fake.closed.set()
 
 
 @pytest.fixture
@@ -106,10 +115,7 @@ async def test_nobody_there(tmp_path: Path, name: str) -> None:
 async def test_a_deadline_frees_the_slot_and_drops_the_connection(
     server: Server, client: RestClient
 ) -> None:
-    async def never(method: str, target: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    server.handler = never
+    server.handler = server.silence
     with pytest.raises(Unavailable, match=r"within 0\.05 s"):
         await client.call("GET", "/x", deadline=0.05)
     server.handler = ok

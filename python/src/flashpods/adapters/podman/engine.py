@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flashpods.adapters.podman.cgroups import controllers_below
@@ -47,4 +48,11 @@ def engine_from(info: dict[str, Any], settings: Podman) -> Engine:
         ) from None
     if settings.cgroup_parent:
         controllers |= controllers_below(settings.cgroup_parent)
-    return Engine(version=version, uid=uid, gid=gid, controllers=controllers)
+    root = (info.get("store") or {}).get("graphRoot")
+    return Engine(
+        version=version,
+        uid=uid,
+        gid=gid,
+        controllers=controllers,
+        graph_root=Path(root) if root else None,
+    )
