@@ -314,7 +314,10 @@ async def test_nothing_can_be_written(one_disk: MiniStack, score: Score, then: s
         began = time.monotonic()
         with score.attempt():
             row = await support.ended(host.client, job_id)
-            assert (row["status"], row["error"]) == ("failed", "host_disk_full"), row
+            # One that ends by itself may do so before anybody has told it to.
+            itself = then != "sleep 600" and (row["exit_code"], row["error"]) == (3, None)
+            assert row["status"] == "failed", row
+            assert itself or row["error"] == "host_disk_full", row
             score.figure("from its post to its end", time.monotonic() - began, 30)
         with score.attempt():
             assert (await support.row_of(host.client, neighbour))["status"] == "running"

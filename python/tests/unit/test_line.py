@@ -991,11 +991,8 @@ async def test_a_job_that_filled_the_databases_disk_is_killed_all_the_same(
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
 
 
-async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing can be written before what it wrote is gone: not why, not its end."""
-    job = await world.running()
+def filled_by(job: Job, world: World, patch: pytest.MonkeyPatch) -> None:
+    """Have nothing written before what the job wrote is gone: not why it ends, not its end."""
     for name in ("note", "advance"):
         write = getattr(world.store, name)
 
@@ -1004,10 +1001,35 @@ async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
                 raise InsufficientStorage("the disk of the database is full")
             return await write(*words, **more)
 
-        monkeypatch.setattr(world.store, name, full)
+        patch.setattr(world.store, name, full)
+
+
+async def test_a_full_disk_keeps_nobody_from_killing_who_filled_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    filled_by(job, world, monkeypatch)
     await over_its_budget(world, job)
     row = await world.until(job, JobStatus.FAILED)
     assert (row.exit_code, row.error) == (137, "disk_limit_exceeded")
+
+
+async def test_who_fills_the_disk_and_ends_by_itself_makes_room_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    world.meter.fill = replace(world.meter.fill, bytes_used=world.meter.fill.bytes_total)
+    filled_by(job, world, monkeypatch)
+    world.runtime.exit(job.container_name, 3)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (3, None)
+
+
+async def test_on_a_disk_with_room_nothing_is_emptied(world: World) -> None:
+    job = await world.running()
+    world.runtime.exit(job.container_name, 3)
+    await world.until(job, JobStatus.FAILED)
+    assert world.runtime.emptied == []
 
 
 async def test_an_engine_without_room_to_note_a_death_gets_it(
