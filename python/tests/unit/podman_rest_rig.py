@@ -21,6 +21,14 @@ class Server:
         self.connections = 0
         self.requests: list[tuple[str, str, bytes]] = []
         self.came = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def silence(self, _method: str, _target: str, _writer: asyncio.StreamWriter) -> None:
+        """Answer nothing, as a handler.
+
+        What waits for an event that nobody else holds is garbage, and may be collected as such.
+        """
+        await self.closed.wait()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -54,6 +62,7 @@ async def serving(socket: Path) -> AsyncIterator[Server]:
     listener = await asyncio.start_unix_server(server.serve, socket)
     yield server
     listener.close()
+    server.closed.set()
 
 
 @asynccontextmanager

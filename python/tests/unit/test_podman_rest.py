@@ -67,10 +67,7 @@ async def test_nobody_there(tmp_path: Path, name: str) -> None:
 async def test_a_deadline_frees_the_slot_and_drops_the_connection(
     server: Server, client: RestClient
 ) -> None:
-    async def never(method: str, target: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    server.handler = never
+    server.handler = server.silence
     with pytest.raises(Unavailable, match=r"within 0\.05 s"):
         await client.call("GET", "/x", deadline=0.05)
     server.handler = ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from line_world import World, full_disk
@@ -50,6 +51,24 @@ async def test_a_job_over_its_disk_budget_is_killed_without_grace(
     assert world.runtime.signals(neighbour.container_name) == []
     world.runtime.exit(neighbour.container_name, 0)
     assert (await world.ended(neighbour)).status is JobStatus.COMPLETED
+
+
+async def test_who_fills_the_disk_and_ends_by_itself_makes_room_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    world.meter.fill = replace(world.meter.fill, bytes_used=world.meter.fill.bytes_total)
+    full_disk(world, monkeypatch, "note", "advance", until_emptied=job)
+    world.runtime.exit(job.container_name, 3)
+    row = await world.until(job, JobStatus.FAILED)
+    assert (row.exit_code, row.error) == (3, None)
+
+
+async def test_on_a_disk_with_room_nothing_is_emptied(world: World) -> None:
+    job = await world.running()
+    world.runtime.exit(job.container_name, 3)
+    await world.until(job, JobStatus.FAILED)
+    assert world.runtime.emptied == []
 
 
 async def test_an_engine_without_room_to_note_a_death_gets_it(

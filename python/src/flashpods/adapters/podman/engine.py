@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from flashpods.adapters.podman.cgroups import controllers_below
@@ -85,4 +86,11 @@ def engine_from(info: dict[str, Any], settings: Podman) -> Engine:
         ) from None
     if settings.cgroup_parent:
         controllers |= controllers_below(settings.cgroup_parent)
-    return Engine(version=version, uid=uid, gid=gid, controllers=controllers)
+    root = (info.get("store") or {}).get("graphRoot")
+    return Engine(
+        version=version,
+        uid=uid,
+        gid=gid,
+        controllers=controllers,
+        graph_root=Path(root) if root else None,
+    )

@@ -24,16 +24,23 @@ from flashpods.ports import ContainerState
 
 # containers/storage, ErrContainerUnknown; libpod, getContainerInspectData
 UNSTORED: Final = ("container not known", "layer not known", "getting graph driver info")
+# SQLite's error 13, and the system's ENOSPC
+FULL: Final = ("database or disk is full", "no space left on device")
 
 
 class Unshown(Unavailable):
     """The engine answers, but can't show this one container."""
 
 
+class NoRoom(Unavailable):
+    """The engine has no room to note what it found, and so does not tell."""
+
+
 async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
     """Ask for one container; None if there is none.
 
     Raises:
+        NoRoom: the engine's disk is full.
         Unavailable: the engine does not answer.
         Unshown: it does, but not to this.
     """
@@ -46,7 +53,8 @@ async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
         for item in await _listed(rest):
             if name_or_id in {item["Id"], *item["Names"]}:
                 return from_list(item, bare=True)
-    raise Unshown(f"Podman cannot inspect {name_or_id}: {answer.message}")
+    kind = NoRoom if any(mark in answer.message for mark in FULL) else Unshown
+    raise kind(f"Podman cannot inspect {name_or_id}: {answer.message}")
 
 
 async def containers(rest: RestClient) -> list[ContainerState]:

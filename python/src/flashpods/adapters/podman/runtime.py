@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from flashpods import failpoints
 from flashpods.adapters.files.tree_helper import TreeHelper
+from flashpods.adapters.podman import stored
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
@@ -28,7 +29,7 @@ from flashpods.adapters.podman.deaths import DeathWatch
 from flashpods.adapters.podman.engine import Probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
-from flashpods.adapters.podman.look import Unshown, containers, inspect
+from flashpods.adapters.podman.look import NoRoom, Unshown, containers, inspect
 from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
@@ -255,8 +256,15 @@ class PodmanRuntime:
         return False
 
     async def inspect(self, name_or_id: str) -> ContainerState | None:
-        """Return what the engine knows; see the port."""
-        return await inspect(self._rest, name_or_id)
+        """Return what the engine knows, or its storage if there is no room; see the port."""
+        try:
+            return await inspect(self._rest, name_or_id)
+        except NoRoom:
+            root = self._engine.graph_root if self._engine else None
+            state = await asyncio.to_thread(stored.exited, root, name_or_id, self._emptied)
+            if state is None:
+                raise
+            return state
 
     async def awaited(self, name: str) -> ContainerState | None:
         """Inspect it, again while the engine may be making it; see the port."""
