@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from flashpods.adapters.files import offload
 from flashpods.adapters.files.offload import THREADS, in_thread
 from flashpods.errors import Unavailable
 
@@ -51,3 +52,23 @@ async def test_a_wait_for_a_thread_counts() -> None:
         await waiting
     await asyncio.gather(*others)
     assert done == []
+
+
+async def test_nobody_waits_for_a_thread_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "SLACK_SECONDS", 0.01)
+    go_on = threading.Event()
+    begun: list[str] = []
+
+    def hang(guard: Callable[[], None]) -> None:
+        go_on.wait(30)
+
+    others = [asyncio.create_task(in_thread(60, hang)) for _ in range(THREADS)]
+    try:
+        await asyncio.sleep(0)  # they have the threads
+        async with asyncio.timeout(20):
+            with pytest.raises(Unavailable):
+                await in_thread(0.01, lambda guard: begun.append("late"))
+    finally:
+        go_on.set()
+        await asyncio.gather(*others)
+    assert begun == []

@@ -26,6 +26,7 @@ LATE_LOOK: Final = 2.0  # seconds between looks while the engine may do what nob
 LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
 # From the engine's first answer on: by then it has done what it was asked before, or never will.
 HOLD_SECONDS: Final = LATE_SECONDS
+DEAD_SECONDS: Final = 20.0  # a round's for containers that are dead, each of which may take 60
 UNSEEN_SECONDS: Final = 60.0  # then a job is ended, if it is to end, whatever its container does
 
 
@@ -71,9 +72,7 @@ class Recovery:
         # A running job's create is over, and its row reserves what it takes, seen or not.
         half_made = [j.container_name for j, _ in unseen if j.status is JobStatus.STARTING]
         self._let_launch([*half_made, *staying])
-        for orphan in orphans:
-            if orphan.dead:
-                await self._remove_orphan(orphan)
+        await self._remove_dead([orphan for orphan in orphans if orphan.dead])
         await self._discard_trees()
         for _, error in unseen:
             raise error
@@ -184,6 +183,17 @@ class Recovery:
 
     def _walks(self, row: Job) -> bool:
         return row.active or self._supervisor.has(row.id)
+
+    async def _remove_dead(self, orphans: Sequence[_Orphan]) -> None:
+        """Remove those who hold up nothing for so long that they hold up no round either."""
+        clock = self._line.clock
+        enough = clock.monotonic() + DEAD_SECONDS
+        for number, orphan in enumerate(orphans):
+            if clock.monotonic() > enough:
+                log.info("orphans_left_for_the_next_look", count=len(orphans) - number)
+                self._supervisor.broke.set()
+                return
+            await self._remove_orphan(orphan)
 
     async def _remove_orphan(self, orphan: _Orphan) -> bool:
         """Return whether it is gone; one that does not go keeps no other from going."""

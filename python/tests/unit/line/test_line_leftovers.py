@@ -12,7 +12,7 @@ from flashpods.errors import Unavailable
 from flashpods.jobs.model import (
     container_name,
 )
-from flashpods.jobs.recovery import LATE_LOOK
+from flashpods.jobs.recovery import DEAD_SECONDS, LATE_LOOK
 from flashpods.testing.stores import MemoryStore
 
 
@@ -36,6 +36,26 @@ async def test_one_orphan_that_stays_keeps_no_other(
     assert world.runtime.removed == [jobs[1].container_name]
     assert world.recoveries.count("orphan_stayed") == 1
     assert world.recoveries.count("orphan_removed") == 1
+
+
+async def test_dead_ones_with_much_on_disk_hold_up_no_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        job = await starting(world, status="exited")
+        await failed(world, job)
+    remove = world.runtime.remove
+
+    async def slow(name_or_id: str) -> None:
+        world.clock.advance(DEAD_SECONDS * 0.6)
+        await remove(name_or_id)
+
+    monkeypatch.setattr(world.runtime, "remove", slow)
+    for gone in (2, 4, 5):
+        world.supervisor.broke.clear()
+        await recovered(world)
+        assert len(world.runtime.removed) == gone
+        assert world.supervisor.broke.is_set() is (gone < 5)  # the next round comes soon
 
 
 async def test_what_a_removal_cut_short_left_is_removed(world: World) -> None:

@@ -24,6 +24,7 @@ R = TypeVar("R")
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHOWN_STDERR = 300
 THREADS: Final = 4
+SLACK_SECONDS: Final = 5.0  # in which work that has begun stops by itself, and is not left behind
 # Half a million files take seconds: asyncio's own threads are for what somebody waits to read.
 _POOL: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="trees")
 
@@ -62,8 +63,9 @@ async def in_thread(
     budget = Budget(seconds)
     try:
         work = partial(function, *args, guard=budget.check, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(_POOL, work)
-    except (Stopped, BlockingIOError) as e:
+        async with asyncio.timeout(seconds + SLACK_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(_POOL, work)
+    except (Stopped, BlockingIOError, TimeoutError) as e:
         raise Unavailable("work on files did not end in time; it will be tried again") from e
     finally:
         budget.stop()
