@@ -260,12 +260,16 @@ async def test_found_at_start(tight: Connected, score: Score) -> None:
 
 @pytest.fixture
 def crowded(machine: Machine) -> Iterator[MiniStack]:
-    """A stack whose artifacts are on a small disk of their own."""
+    """A stack whose artifacts are on a small disk of their own.
+
+    So is all else: how full the machine's own disk is decides nothing here.
+    """
     state = Path(tempfile.mkdtemp(prefix="g-", dir=os.environ["FLASHPODS_TEST_TMP"]))
     artifacts = state / "artifacts"
-    artifacts.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={800 * MB},uid={UID},mode=755", "small"]
-    subprocess.run([*mount, str(artifacts)], check=True, timeout=20)
+    for place, size, uid in ((state, 600 * MB, 0), (artifacts, 800 * MB, UID)):
+        place.mkdir(exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},uid={uid},mode=755", "small"]
+        subprocess.run([*mount, str(place)], check=True, timeout=20)
     overrides = {
         "http": {"rate_per_second": 1e6, "rate_burst": 1_000_000},
         "development": {"pretend_cpus": 32, "pretend_memory_gb": 64},
@@ -277,7 +281,8 @@ def crowded(machine: Machine) -> Iterator[MiniStack]:
         ) as stack:
             yield stack
     finally:
-        subprocess.run(["umount", "--lazy", str(artifacts)], check=False, timeout=20)
+        for place in (artifacts, state):
+            subprocess.run(["umount", "--lazy", str(place)], check=False, timeout=20)
         shutil.rmtree(state, ignore_errors=True)
 
 
