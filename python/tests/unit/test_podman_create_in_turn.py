@@ -57,7 +57,7 @@ async def test_creates_take_turns_and_the_rest_does_not(monkeypatch: pytest.Monk
         return Answer(201, b'{"Id": "0123"}')
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(2)]
     async with asyncio.timeout(30):
@@ -80,7 +80,7 @@ async def test_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     runtimes = [PodmanRuntime(Podman(socket=tmp_path / "podman.sock")) for _ in range(2)]
     for runtime in runtimes:
-        runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+        runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
         monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     async with asyncio.timeout(30):
         await asyncio.gather(*(runtime.create(SPEC) for _ in range(3) for runtime in runtimes))
@@ -101,7 +101,7 @@ async def test_a_process_that_dies_in_its_turn_holds_up_no_other(
     assert other.stdout is not None
     assert await other.stdout.readline() == b"locked\n"
     runtime = PodmanRuntime(Podman(socket=tmp_path / "podman.sock", call_seconds=0.05))
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     made = Answer(201, b'{"Id": "0123"}')
     monkeypatch.setattr(runtime._rest, "call", AsyncMock(return_value=made))  # likewise
     with pytest.raises(Unavailable, match=r"within 0\.05 s"):
@@ -143,7 +143,7 @@ async def test_a_create_that_nobody_waits_for_keeps_its_turn(
         return Answer(201, b'{"Id": "0123"}')
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     specs = [replace(SPEC, job_id=str(n), name=f"job_{n}") for n in range(3)]
     for spec in specs[:2]:
@@ -164,7 +164,7 @@ async def test_a_create_that_fails_ends_its_turn(monkeypatch: pytest.MonkeyPatch
         return Answer(201, b'{"Id": "0123"}')
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable, match="does not answer"):
         await runtime.create(SPEC)
@@ -183,7 +183,7 @@ async def test_what_is_under_way_is_broken_off_at_the_end(monkeypatch: pytest.Mo
         raise AssertionError
 
     runtime = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock"), call_seconds=0.05))
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     with pytest.raises(Unavailable):
         await runtime.create(SPEC)

@@ -81,7 +81,7 @@ class HalfMade:
 def runtime(engine: HalfMade, root: Path, monkeypatch: pytest.MonkeyPatch) -> PodmanRuntime:
     settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
-    made._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    made._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(made._rest, "call", engine.call)  # the engine is not there
     return made
 

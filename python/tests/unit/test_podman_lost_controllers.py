@@ -28,7 +28,7 @@ def runtime(
 ) -> PodmanRuntime:
     """Return a runtime whose engine refuses each container, and has these controllers."""
     made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")))
-    made._engine = engine(before)
+    made._engine.known = engine(before)
     patch.setattr(module, "probe", AsyncMock(return_value=engine(after)))
     patch.setattr(made._rest, "call", AsyncMock(return_value=REFUSED))  # the engine is not there
     return made

@@ -60,7 +60,7 @@ async def test_it_is_asked_once_the_process_is_dead(
 
     settings = Podman(socket=Path("/nowhere"), cgroup_parent="/ctrs")
     runtime = PodmanRuntime(settings, cgroups=tmp_path, proc=tmp_path)
-    runtime._engine = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
+    runtime._engine.known = Engine(version="5.4.2", uid=1, gid=1, controllers=frozenset())
     monkeypatch.setattr(runtime._rest, "call", call)  # the engine is not there
     container(tmp_path, process.pid)
     assert await runtime.create(SPEC) == "0123"

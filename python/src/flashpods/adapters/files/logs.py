@@ -274,9 +274,8 @@ class FileLogStore:
     # ------------------------------------------------------------------ the parts
 
     def _new(self, job_id: str) -> Capture:
-        return Capture(
-            job_id, self._path(job_id), self._capture / job_id, log_bytes=self._log_bytes
-        )
+        log = self._path(job_id)
+        return Capture(job_id, log, self._capture / job_id, log_bytes=self._log_bytes)
 
     def _path(self, job_id: str) -> Path:
         return self._logs / _name(job_id)

@@ -14,7 +14,7 @@ from flashpods.errors import Unavailable
 
 
 class Probe:
-    """Asks the engine what it is, once for all who want to know.
+    """Asks the engine what it is, once for all who want to know; ``known`` is its last answer.
 
     A caller with less time than the answer takes, as a look at the host's health has, leaves the
     question to the next one.
@@ -25,6 +25,30 @@ class Probe:
         self._rest = rest
         self._settings = settings
         self._asked: asyncio.Task[Engine] | None = None
+        self.known: Engine | None = None
+
+    async def once(self) -> Engine:
+        """Return what is known, else ask.
+
+        Raises:
+            Unavailable: see :func:`probe`.
+        """
+        if self.known is None:
+            self.known = await self.ask()
+        return self.known
+
+    async def lost_controllers(self) -> bool:
+        """Whether the engine could enforce limits when it was last asked, and no longer can.
+
+        Its new answer is kept, so the caller's next try knows, and the next refusal is final.
+
+        Raises:
+            Unavailable: see :func:`probe`.
+        """
+        if self.known is None or not self.known.enforces:
+            return False
+        self.known = await self.ask()
+        return not self.known.enforces
 
     async def ask(self) -> Engine:
         """Return the answer to the question that is under way, or to a new one.

@@ -32,7 +32,7 @@ from flashpods.adapters.podman.library import Library
 from flashpods.adapters.podman.look import NoRoom, Unshown, containers, inspect
 from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
-from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
+from flashpods.adapters.podman.spec import LOG_MAX_BYTES, cgroup_parent, create_request
 from flashpods.adapters.podman.turns import Turns
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
@@ -84,8 +84,7 @@ class PodmanRuntime:
         self._images = Images(self._rest, idle_seconds=settings.pull_idle_seconds)
         self._library = Library(settings)
         self._trees = TreeHelper()
-        self._engine: Engine | None = None
-        self._asking = Probe(self._rest, settings)
+        self._engine = Probe(self._rest, settings)
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
         # containers/storage issue 2030.
@@ -98,7 +97,7 @@ class PodmanRuntime:
         """Give up pulls and close connections; containers run on."""
         await self._images.close()
         await self._creates.close()
-        await self._asking.close()
+        await self._engine.close()
         await self._rest.close()
         await self._trees.close()
 
@@ -107,11 +106,11 @@ class PodmanRuntime:
         answer = await self._rest.call("GET", "/_ping")
         if not answer.ok:
             raise Unavailable(f"Podman is not well: {answer.message}")
-        await self._probe()
+        await self._engine.once()
 
     async def ensure_image(self, image: str, progress: Progress) -> None:
         """Have the image here; see the port."""
-        await self._probe()
+        await self._engine.once()
         await self._images.ensure(image, progress)
 
     def limits_enforceable(self) -> bool:
@@ -120,13 +119,13 @@ class PodmanRuntime:
         Raises:
             Unavailable: it has not answered yet.
         """
-        if self._engine is None:
+        if self._engine.known is None:
             raise Unavailable("Podman has not answered yet; ping it first")
-        return self._engine.enforces
+        return self._engine.known.enforces
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create and initialise the container; see the port."""
-        engine = await self._probe()
+        engine = await self._engine.once()
         request = create_request(spec, self._settings, engine, log_max_bytes=self._log_max_bytes)
         answer = await self._creates.take(
             lambda: self._rest.call(
@@ -260,7 +259,7 @@ class PodmanRuntime:
         try:
             return await inspect(self._rest, name_or_id)
         except NoRoom:
-            root = self._engine.graph_root if self._engine else None
+            root = self._engine.known.graph_root if self._engine.known else None
             state = await asyncio.to_thread(stored.exited, root, name_or_id, self._emptied)
             if state is None:
                 raise
@@ -369,31 +368,15 @@ class PodmanRuntime:
         if answer.ok:
             return
         refused = refusal(answer, f"cannot initialise {container_id[:12]}")
-        if isinstance(refused, ContainerError) and await self._lost_controllers():
+        if isinstance(refused, ContainerError) and await self._engine.lost_controllers():
             raise Unavailable(f"the host has lost the controllers of our limits: {refused}")
         raise refused
-
-    async def _lost_controllers(self) -> bool:
-        """Whether the engine could enforce limits when it was last asked, and no longer can.
-
-        Its new answer is kept, so the caller's next try knows, and the next refusal is final.
-        """
-        if self._engine is None or not self._engine.enforces:
-            return False
-        self._engine = await self._asking.ask()
-        return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
         path = cgroup_of(pid, proc=self._proc)
         if path is None or not belongs(pid, container_id, proc=self._proc):
             return None
         return read_limits(path, container_id, root=self._cgroups, proc=self._proc)
-
-    async def _probe(self) -> Engine:
-        """Return what the engine can do, asked once in this process's life."""
-        if self._engine is None:
-            self._engine = await self._asking.ask()
-        return self._engine
 
 
 def _over(state: ContainerState | None) -> bool:

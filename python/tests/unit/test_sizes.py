@@ -1,0 +1,27 @@
+"""No file has more than 400 lines, no function more than 50: what is longer has two concerns."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PYTHON = Path(__file__).parents[2]
+FILE_LINES = 400
+FUNCTION_LINES = 50
+
+
+def test_files_and_functions_are_short() -> None:
+    long = []
+    files = [file for tree in ("src", "tests") for file in (PYTHON / tree).rglob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        name = file.relative_to(PYTHON)
+        text = file.read_text()
+        if (lines := len(text.splitlines())) > FILE_LINES:
+            long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES:
+                    long.append(f"{name}:{node.lineno}: {node.name} has {lines} lines")
+    assert long == []
