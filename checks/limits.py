@@ -81,9 +81,20 @@ with subtest("two busy loops of a job with one CPU get one"):
     share = (after[1] - before[1]) * 1000 / (after[0] - before[0])
     assert 0.6 <= share <= 1.1 and after[2] > before[2], (share, before, after)
     goes_on(other)
-    for running in (job, other):
-        ask("DELETE", f"/jobs/{running}")
-        assert ended(running)["status"] == "cancelled"
+    ask("DELETE", f"/jobs/{job}")
+    assert ended(job)["status"] == "cancelled"
+
+with subtest("a job that fills the host's disk is ended, others go on, and the disk is free again"):
+    before = int(host.succeed("df --output=used -k / | tail -n 1"))
+    job = submit("i=0; while fallocate -l 32M /tmp/$i 2>/dev/null; do i=$((i+1)); done; sleep 600")
+    row = ended(job)
+    assert (row["status"], row["error"]) == ("failed", "host_disk_full"), row
+    goes_on(other)
+    host.wait_until_succeeds(
+        f"test $(df --output=used -k / | tail -n 1) -lt $(({before} + 200 * 1024))"
+    )
+    ask("DELETE", f"/jobs/{other}")
+    assert ended(other)["status"] == "cancelled"
 
 with subtest("a job whose runtime forgets its limits never runs its command"):
     host.succeed("mkdir -p /run/forgets")

@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from datetime import timedelta
+from typing import Final
 
 from flashpods import failpoints
+from flashpods.bulkhead import Bulkhead
 from flashpods.errors import BadRequest, Conflict, Gone, InsufficientStorage, NotFound, cut
 from flashpods.jobs.model import FinalTree, Upload, UploadState
 from flashpods.jobs.names import PROJECT, UPLOAD_ID
 from flashpods.ports import Clock, TreeTooLarge, UploadStore, Workspaces
+
+TURN_SECONDS: Final = 30.0  # for a turn at a tree, which then has its own deadline
+DELETIONS_AT_ONCE: Final = 4  # each is a process, or a thread, of its own
 
 
 def check_upload_id(upload_id: str) -> str:
@@ -46,8 +51,14 @@ class Uploads:
         self._finalize_within = finalize_within
         self._use_within = use_within
         # The total quota is read before a tree moves: two at once would both fit and pass it.
-        self._one_at_a_time = asyncio.Lock()
-        self._one_copy = asyncio.Lock()
+        self._finalizing = Bulkhead(
+            1, seconds=TURN_SECONDS, work="other uploads are being finalized"
+        )
+        # Each fills the disk: two at once only slow each other.
+        self._copying = Bulkhead(1, seconds=TURN_SECONDS, work="other uploads are being copied")
+        self._deleting = Bulkhead(
+            DELETIONS_AT_ONCE, seconds=TURN_SECONDS, work="other uploads are being deleted"
+        )
         self.max_bytes = max_bytes
         self.total_bytes = total_bytes
         self.max_files = max_files
@@ -110,11 +121,12 @@ class Uploads:
             Gone: ``upload_expired``.
             InsufficientStorage: the tree, or all finalized trees together, pass their quota; the
                 upload stays open, so that a smaller tree can be pushed.
+            Unavailable: others took too long before it, or the work itself did; ask again.
         """
         upload = await self.get(upload_id)
         if upload.state is UploadState.UPLOADING:
             self._refuse_cut_short(upload)
-        async with self._one_at_a_time:
+        async with self._finalizing.place():
             return await self._finalize(upload_id)
 
     def _refuse_cut_short(self, upload: Upload) -> None:
@@ -188,9 +200,10 @@ class Uploads:
                 the source while it was copied: no copy is left).
             Gone: ``upload_expired``.
             InsufficientStorage: all finalized uploads would pass their quota, or no room.
+            Unavailable: others took too long before it, or the work itself did; no copy is left.
         """
         source = self._copyable(await self.get(upload_id))
-        async with self._one_copy:  # each fills the disk; two at once only slow each other
+        async with self._copying.place():
             now = self._clock.now()
             size = source.size_bytes or 0
             used = sum(u.size_bytes or 0 for u in await self._store.uploads("finalized"))
@@ -269,7 +282,13 @@ class Uploads:
         Raises:
             NotFound: ``upload_not_found``.
             Conflict: ``upload_already_consumed`` or ``upload_in_progress``.
+            Unavailable: others took too long before it; or the deletion itself did, of an upload
+                that is expired by then.
         """
+        async with self._deleting.place():
+            await self._discard(upload_id)
+
+    async def _discard(self, upload_id: str) -> None:
         upload = await self.get(upload_id)
         if upload.state is not UploadState.EXPIRED:
             expired = await self._store.expire(upload_id, at=self._clock.now())

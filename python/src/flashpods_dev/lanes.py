@@ -25,7 +25,7 @@ APART: Final = tuple(
     f"tests/system/test_{name}.py"
     for name in (
         *("admin", "doctor", "operations_guide", "restore_drill", "upgrade"),
-        *("cli", "mcp", "mcp_faults", "mcp_many"),
+        *("cli", "mcp", "mcp_faults", "mcp_many", "mcp_protocol", "mcp_refusals"),
     )
 )
 NOT_RUN: Final = """\

@@ -22,9 +22,9 @@ from scoring import EXAMPLES, Score
 from flashpods.api.links import LINKS
 from flashpods_dev.stack import MiniStack
 
-# What a job here does; the images and commands that schemathesis makes up are of no use.
 # The quick run is the same each time.
 SEED = 0 if not EXAMPLES else random.SystemRandom().randrange(2**32)
+# What a job here does; the images and commands that schemathesis makes up are of no use.
 COMMANDS = ["true", "exit 3", "echo out; echo file > /artifacts/f", "sleep 1"]
 CALL_SECONDS = 120  # a log that is followed says nothing while its job waits to begin
 ENDED = ("completed", "failed", "timed_out", "cancelled")
@@ -79,6 +79,22 @@ def broken(response: Any) -> bool:
     return response.status_code >= 500 and not collecting
 
 
+def push(stack: MiniStack, tree: Path, upload_id: str) -> None:
+    """Push with rsync, which may be refused: a chain finalizes what it likes."""
+    subprocess.run(
+        ["rsync", "-r", "--timeout=10", f"{tree}/", f"{stack.info.rsync_url}/{upload_id}/"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def await_end(client: httpx.Client, job_id: str) -> None:
+    """Wait for a job's end, if there is such a job, for 20 s at most."""
+    for _ in range(10):
+        answer = client.get(f"/jobs/{job_id}", params={"wait": 2})
+        if answer.status_code != 200 or answer.json().get("status") in ENDED:
+            return
+
+
 def machine_of(stack: MiniStack, tree: Path, seen: Seen) -> Any:
     """Return the state machine for a stack."""
     auth = {"Authorization": f"Bearer {stack.layout.token.read_text().strip()}"}
@@ -103,19 +119,9 @@ def machine_of(stack: MiniStack, tree: Path, seen: Seen) -> Any:
             name = case.operation.definition.raw["operationId"]
             values = case.path_parameters or {}
             if name == "finalize_upload" and str(values.get("upload_id", "")).isprintable():
-                target = f"{stack.info.rsync_url}/{values['upload_id']}/"
-                subprocess.run(
-                    ["rsync", "-r", "--timeout=10", f"{tree}/", target],
-                    capture_output=True, timeout=60, check=False,
-                )  # fmt: skip
+                push(stack, tree, str(values["upload_id"]))
             if name == "list_artifacts" and case.id:
-                self.wait(str(values.get("job_id", "")))
-
-        def wait(self, job_id: str) -> None:
-            for _ in range(10):
-                answer = client.get(f"/jobs/{job_id}", params={"wait": 2})
-                if answer.status_code != 200 or answer.json().get("status") in ENDED:
-                    return
+                await_end(client, str(values.get("job_id", "")))
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
             return {"headers": auth, "timeout": CALL_SECONDS}

@@ -123,48 +123,37 @@ async def test_values(host: Connected, score: Score) -> None:
                 assert row["task"] == evil
 
 
-@pytest.mark.attack(3, "values that must be refused")
-async def test_refused(host: Connected, score: Score) -> None:
+Try = tuple[dict[str, Any], set[int]]
+FOREIGN = (
+    "privileged", "labels", "mounts", "env", "name", "__proto__", "user", "network", "cap_add",
+    "entrypoint", "volumes", "task", "git_branch", "Type", "command\0",
+)  # fmt: skip
+
+
+def tries() -> list[Try]:
+    """Return requests with the statuses that may answer them."""
     worker = {"type": "worker", "command": "true", "cpus": 1, "memory_gb": 1}
     agent = {"type": "agent", "task": "x", "git_branch": "main"}
-    numbers = [0, -1, 1.5, 2**63, 10**400, "1", True, [], {}, "1\0"]
+    numbers = [0, -1, 1.5, "1", True, [], {}, "1\0"]  # one over the maximum is clamped
     commands: tuple[object, ...] = ("", " ", "a\0b", 1, None, [], "x" * 10_001)
     types: tuple[object, ...] = ("Worker", "root", "worker\n", None, 1, [], {})
-    tries: list[tuple[dict[str, Any], set[int]]] = []
-    tries += [({**worker, "image": v}, {400}) for v in IMAGES]
-    tries += [({**worker, "files_id": v}, {400, 404}) for v in IDS]
-    tries += [({**worker, "client_job_id": v}, {400}) for v in KEYS]
-    tries += [({**agent, "git_branch": v}, {400}) for v in BRANCHES]
-    tries += [
-        ({**worker, k: v}, {400})
-        for k in ("cpus", "memory_gb", "timeout_minutes")
-        for v in numbers
-        if v not in (2**63, 10**400)
-    ]  # over the maximum is clamped
-    tries += [({**worker, "command": v}, {400}) for v in commands]
-    tries += [
-        ({**worker, k: "x"}, {400})
-        for k in (
-            "privileged",
-            "labels",
-            "mounts",
-            "env",
-            "name",
-            "__proto__",
-            "user",
-            "network",
-            "cap_add",
-            "entrypoint",
-            "volumes",
-            "task",
-            "git_branch",
-            "Type",
-            "command\0",
-        )
+    fields = ("cpus", "memory_gb", "timeout_minutes")
+    return [
+        *(({**worker, "image": v}, {400}) for v in IMAGES),
+        *(({**worker, "files_id": v}, {400, 404}) for v in IDS),
+        *(({**worker, "client_job_id": v}, {400}) for v in KEYS),
+        *(({**agent, "git_branch": v}, {400}) for v in BRANCHES),
+        *(({**worker, k: v}, {400}) for k in fields for v in numbers),
+        *(({**worker, "command": v}, {400}) for v in commands),
+        *(({**worker, k: "x"}, {400}) for k in FOREIGN),
+        *(({**worker, "type": v}, {400}) for v in types),
     ]
-    tries += [({**worker, "type": v}, {400}) for v in types]
+
+
+@pytest.mark.attack(3, "values that must be refused")
+async def test_refused(host: Connected, score: Score) -> None:
     before = (await host.client.get("/jobs", params={"limit": 1})).json()["total"]
-    for body, statuses in tries:
+    for body, statuses in tries():
         with score.attempt():
             answer = await host.client.post("/jobs", json=body)
             assert answer.status_code in statuses, (body, answer.text)

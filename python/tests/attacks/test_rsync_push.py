@@ -270,69 +270,87 @@ def to_daemon(url: str, target: str) -> str:
     return f"{url.rsplit('/', 1)[0]}/{target}"
 
 
-@pytest.mark.attack(6, "rsync: other places, odd files, dangerous options")
-async def test_other_places(host: Connected, scratch: Path, score: Score) -> None:
-    (scratch / "tree").mkdir()
-    evil = scratch / "tree"
-    (evil / "file").write_text("mine")
-    final = await support.pushed(host, evil)
-    before = sorted(str(p) for p in host.stack.layout.trees.rglob("*"))
-    targets = [
+OPTIONS = [
+    "--backup-dir=/x", "--temp-dir=/tmp", "--partial-dir=/x", "--link-dest=/x", "--super",
+    "--copy-dest=../../finalized", "--copy-dest=/etc", "--compare-dest=/x", "--fake-super",
+    "--devices", "--specials", "--write-devices", "--copy-devices", "--keep-dirlinks", "-K",
+    "--copy-links", "-L", "--hard-links", "-H", "--xattrs", "-X", "--acls", "-A",
+    "--log-file=/tmp/x", "--remote-option=--log-file=/tmp/x", "-M--fake-super", "--munge-links",
+    "--files-from=:/etc/passwd", "--preallocate", "--usermap=*:0", "--chown=0:0",
+]  # fmt: skip
+
+
+def places(final: str) -> list[str]:
+    """Return targets at the daemon that are no upload of one's own; ``final`` is finalized."""
+    return [
         f"uploads/{final}/", f"uploads/{final}/../upload_aaaaaaaaaaaa/", "uploads/../etc/",
         "uploads/", "uploads/.bases/x/", "uploads/..%2f..%2fetc/", "uploads//etc/",
         f"uploads/upload_aaaaaaaaaaaa/../../finalized/{final}/", "uploads/upload_short/",
         "uploads/upload_aaaaaaaaaaaa/../../../etc/", "uploads/upload_aaaaaaaaaaa\n/",
         "finalized/x/", "/etc/", "uploads/upload_aaaaaaaaaaaa", f"uploads/./../finalized/{final}/",
     ]  # fmt: skip
+
+
+@pytest.mark.attack(6, "rsync: other places, odd files, dangerous options")
+async def test_other_places(host: Connected, scratch: Path, score: Score) -> None:
+    evil = scratch / "tree"
+    evil.mkdir()
+    (evil / "file").write_text("mine")
+    final = await support.pushed(host, evil)
+    before = set(host.stack.layout.trees.rglob("*"))
+    targets = places(final)
     for target in targets if SIZES_ARE_REAL else targets[::2]:
         with score.attempt():
             done = await support.rsync(f"{evil}/", to_daemon(host.rsync_url, target))
             assert done.code != 0, target
-    options = [
-        "--backup-dir=/x", "--temp-dir=/tmp", "--partial-dir=/x", "--link-dest=/x", "--super",
-        "--copy-dest=../../finalized", "--copy-dest=/etc", "--compare-dest=/x", "--fake-super",
-        "--devices", "--specials", "--write-devices", "--copy-devices", "--keep-dirlinks", "-K",
-        "--copy-links", "-L", "--hard-links", "-H", "--xattrs", "-X", "--acls", "-A",
-        "--log-file=/tmp/x", "--remote-option=--log-file=/tmp/x", "-M--fake-super", "--munge-links",
-        "--files-from=:/etc/passwd", "--preallocate", "--usermap=*:0", "--chown=0:0",
-    ]  # fmt: skip
+    await dangerous_options(host, evil, score)
+    with score.attempt():
+        new = set(host.stack.layout.trees.rglob("*")) - before
+        assert not [path for path in new if "/transfers/upload_options" not in str(path)]
+        assert (host.settings.paths.finalized / final / "file").read_text() == "mine"
+    with score.attempt():
+        await odd_files(host, evil)
+
+
+async def dangerous_options(host: Connected, evil: Path, score: Score) -> None:
+    """Each is refused, or does no more than a push: some are of the client's own side."""
     taken = []
-    for number, option in enumerate(options if SIZES_ARE_REAL else options[::3]):
+    for number, option in enumerate(OPTIONS if SIZES_ARE_REAL else OPTIONS[::3]):
         with score.attempt():
             upload = f"upload_options{number:06}"
             done = await support.rsync(f"{evil}/", f"{host.rsync_url}/{upload}/", option)
-            if done.code == 0:  # an option of the client's own side
+            if done.code == 0:
                 taken.append(option)
                 assert {p.name for p in tree_of(host, upload).rglob("*")} <= {"file"}
                 for path in tree_of(host, upload).rglob("*"):
                     assert path.stat().st_uid == RSYNC_UID
     score.note(f"harmless here, taken: {' '.join(taken) or 'none'}")
-    # A sender that is not rsync's own may send any name: the receiver cleans and checks them.
-    with score.attempt():
-        after = {str(p) for p in host.stack.layout.trees.rglob("*")}
-        new = {p for p in after - set(before) if "/transfers/upload_options" not in p}
-        assert not new, new
-        assert (host.settings.paths.finalized / final / "file").read_text() == "mine"
+
+
+async def odd_files(host: Connected, evil: Path) -> None:
+    """Of devices, pipes, setuid and links to the host's files a job gets nothing."""
+    secret = evil.parent / "secret"
+    secret.write_text("the host's")  # everybody on the host may read it
     (evil / "dir").mkdir()
+    (evil / "away").symlink_to(secret)
     (evil / "abs").symlink_to("/etc/passwd")
     (evil / "up").symlink_to("../../../../etc")
     os.mkfifo(evil / "fifo")
     os.mknod(evil / "dev", 0o20666, os.makedev(1, 3))
     (evil / "suid").write_text("#!/bin/sh\n")
     (evil / "suid").chmod(0o6755)
-    with score.attempt():
-        upload_id = await support.push(host, evil, None, "-a")
-        answer = await support.finalize(host.client, upload_id)
-        assert answer.status_code == 200, answer.text
-        tree = host.settings.paths.finalized / upload_id
-        assert {p.name for p in tree.iterdir()} == {"file", "dir", "abs", "up", "suid"}
-        assert tree.joinpath("suid").stat().st_mode & 0o7000 == 0
-        row = await support.run(
-            host.client, "cat abs up/shadow up/passwd | grep -c root:; ls", files_id=upload_id
-        )
-        assert row["status"] == "completed", row
-        text = await support.output(host.client, row["id"])
-        assert "root:$" not in text  # what it resolves to is the container's
+    upload_id = await support.push(host, evil, None, "-a")
+    answer = await support.finalize(host.client, upload_id)
+    assert answer.status_code == 200, answer.text
+    tree = host.settings.paths.finalized / upload_id
+    assert {p.name for p in tree.iterdir()} == {"file", "dir", "away", "abs", "up", "suid"}
+    assert tree.joinpath("suid").stat().st_mode & 0o7000 == 0
+    row = await support.run(
+        host.client, "cat away; cat abs up/passwd | grep -c ^root:", files_id=upload_id
+    )
+    assert row["status"] == "completed", row
+    said = support.texts(await support.output(host.client, row["id"]))
+    assert said == ["cat: away: No such file or directory", "2"]  # the container's own passwd
 
 
 @pytest.mark.attack(6, "rsync: a million files")

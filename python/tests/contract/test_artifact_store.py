@@ -1,4 +1,4 @@
-"""One suite for both artifact stores; hostile content follows in test_artifact_store_hostile."""
+"""One suite for both artifact stores; what a job may try follows in test_artifact_store_hostile."""
 
 import hashlib
 import tarfile

@@ -1,40 +1,22 @@
-"""What a job may try with its /artifacts, and what may go wrong on the host."""
+"""What a job may try with its /artifacts."""
 
 import asyncio
 import errno
 import os
-import random
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
-import textwrap
 import threading
-from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from killing import kill_after
-from namespace_lab import place, run_as_flashpods
+from artifact_store_rig import AT, JOB, made, names
 
-from flashpods.adapters.files import artifacts as artifacts_module
 from flashpods.adapters.files import collect as rules
 from flashpods.adapters.files.artifacts import FileArtifactStore
-from flashpods.config_base import ConfigError
-from flashpods.errors import Unavailable
-from flashpods.jobs.model import Collected
 
-AT = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
-JOB = "0123456789abcdef"
 SECRET = "the secret outside"
-
-
-def made(root: Path, *, file_bytes: int = 2**20, files: int = 200) -> FileArtifactStore:
-    store = FileArtifactStore(root, file_bytes=file_bytes, job_bytes=2**24, max_files=files)
-    store.check()
-    return store
 
 
 @pytest.fixture
@@ -47,10 +29,6 @@ async def store(tmp_path: Path) -> AsyncIterator[FileArtifactStore]:
 @pytest.fixture
 async def staging(store: FileArtifactStore) -> Path:
     return await store.prepare(JOB)
-
-
-def names(collected: Collected) -> list[str]:
-    return [a.name for a in collected.artifacts]
 
 
 def there(path: Path) -> bool:
@@ -321,219 +299,3 @@ async def test_a_file_with_all_its_links_is_copied(
     file, size = await store.open(JOB, "f")
     with file:
         assert (file.read(), size) == (b"x" * 300_000, 300_000)
-
-
-# ------------------------------------------------------------------- the host's own trouble
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    options = f"size=256k,nr_inodes=24,mode=0777,uid={os.geteuid()}"
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", options, "none", disk], check=True)
-    yield disk
-    subprocess.run([*sudo, "umount", disk], check=True)
-
-
-def _fill(directory: Path) -> int:
-    """Make files until the disk takes no more; return how many."""
-    for count in range(100_000):
-        try:
-            (directory / f"fill{count}").touch()
-        except OSError as e:
-            if e.errno != errno.ENOSPC:
-                raise
-            return count
-    raise AssertionError("the disk is not small")
-
-
-async def test_a_full_disk(small_disk: Path) -> None:
-    store = made(small_disk / "artifacts")
-    staging = await store.prepare(JOB)
-    (staging / "d").mkdir()
-    (staging / "d" / "f").write_text("kept")
-    count = _fill(staging)
-    collected = await store.collect(JOB, at=AT)
-    assert (collected.artifacts, collected.error) == ([], "artifact_copy_disk_full")
-    assert (staging / "d" / "f").read_text() == "kept"
-    for n in range(count):
-        (staging / f"fill{n}").unlink()
-    again = await store.collect(JOB, at=AT)
-    assert (names(again), again.error) == (["d"], None)
-    await store.close()
-
-
-async def test_check_says_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"paths\.artifacts .*file.*: "):
-        made(tmp_path / "file")
-
-
-async def test_a_deadline_leaves_nothing_committed(tmp_path: Path) -> None:
-    store = FileArtifactStore(
-        tmp_path / "a", file_bytes=2**30, job_bytes=2**30, max_files=9, seconds=1e-9
-    )
-    staging = await store.prepare(JOB)
-    (staging / "f").write_text("x")
-    with pytest.raises(Unavailable):
-        await store.collect(JOB, at=AT)
-    assert not (tmp_path / "a" / JOB).exists()
-    assert (await made(tmp_path / "a").collect(JOB, at=AT)).artifacts[0].name == "f"
-
-
-async def test_two_collections_of_one_job_are_one(store: FileArtifactStore, staging: Path) -> None:
-    (staging / "f").write_bytes(bytes(2**20))
-    results = await asyncio.gather(*(store.collect(JOB, at=AT) for _ in range(8)))
-    assert all(r == results[0] for r in results)
-    assert names(results[0]) == ["f"]
-
-
-COLLECT = textwrap.dedent(
-    """
-    import asyncio, sys
-    from datetime import datetime, UTC
-    from pathlib import Path
-    from flashpods.adapters.files.artifacts import FileArtifactStore
-    at = datetime(2026, 1, 2, 3, 4, 5, 678000, UTC)
-    async def main():
-        root = Path(sys.argv[1])
-        store = FileArtifactStore(root, file_bytes=2**20, job_bytes=2**24, max_files=200)
-        print("ready", flush=True)
-        sys.stdin.readline()
-        await store.collect("0123456789abcdef", at=at)
-        await store.close()
-    asyncio.run(main())
-    """
-)
-
-
-def _collect_and_kill(root: Path, seconds: float) -> None:
-    """Collect in another process and kill it after that time, if it is still at work."""
-    kill_after([sys.executable, "-c", COLLECT, root], seconds)
-
-
-async def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path) -> None:
-    chance = random.Random(7)
-    outcomes = set()
-    for n in range(8):
-        root = tmp_path / f"a{n}"
-        store = made(root)
-        staging = await store.prepare(JOB)
-        for i in range(190):
-            (staging / f"f{i:03}").write_bytes(bytes([i]) * 20_000)
-        (staging / "d").mkdir()
-        (staging / "d" / "inner").write_text("x")
-        (staging / "out").symlink_to("/etc/passwd")
-        _collect_and_kill(root, chance.uniform(0.0, 0.12))
-        outcomes.add(((root / JOB).exists(), staging.exists()))
-        collected = await store.collect(JOB, at=AT)
-        assert len(collected.artifacts) == 191
-        assert collected.error is None
-        assert collected.warnings == ["artifacts: skipped, leads out of /artifacts: 'out'"]
-        assert not staging.exists()
-        assert sorted(p.name for p in (root / JOB).iterdir()) == [
-            a.name for a in collected.artifacts
-        ]
-        assert await store.collect(JOB, at=datetime.now(UTC)) == collected
-        await store.delete(JOB)
-        assert await store.stored() == []
-        await store.close()
-    assert outcomes - {(True, False)}, "no kill came before the end: the test shows nothing"
-
-
-async def test_what_takes_too_long_to_delete_is_left_to_the_cleanup(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artifacts_module, "DROP_SECONDS", 0.0)
-    store = FileArtifactStore(tmp_path, file_bytes=1000, job_bytes=1000, max_files=5)
-    store.check()
-    staging = await store.prepare(JOB)
-    (staging / "a").touch()
-    collected = await store.collect(JOB, at=AT)
-    assert ([a.name for a in collected.artifacts], collected.error) == (["a"], None)
-    assert await store.staged() == [JOB]
-    assert await store.collect(JOB, at=AT) == collected
-    await store.discard_staged(JOB)
-    assert await store.staged() == []
-    assert list((tmp_path / ".staging").iterdir()) == []
-    assert (tmp_path / JOB / "a").exists()
-    await store.close()
-
-
-CLOSED = textwrap.dedent(
-    """
-    import asyncio, os, sys
-    from datetime import datetime, UTC
-    from pathlib import Path
-    from flashpods.adapters.files.artifacts import FileArtifactStore
-    async def main():
-        root = Path(sys.argv[1])
-        store = FileArtifactStore(root, file_bytes=2**20, job_bytes=2**24, max_files=200)
-        store.check()
-        staging = await store.prepare("0123456789abcdef")
-        (staging / "closed").write_text("mine")
-        (staging / "closed").chmod(0)
-        (staging / "d" / "e").mkdir(parents=True)
-        (staging / "d" / "e" / "f").write_text("deep")
-        for path in (staging / "d" / "e", staging / "d", staging):
-            path.chmod(0)
-        collected = await store.collect("0123456789abcdef", at=datetime.now(UTC))
-        print([(a.name, a.size_bytes) for a in collected.artifacts], collected.error,
-              collected.warnings, staging.exists())
-        (root / "0123456789abcdef" / "d" / "e").chmod(0)
-        (root / "0123456789abcdef").chmod(0o500)
-        await store.delete("0123456789abcdef")
-        print(await store.stored(), sorted(os.listdir(root)))
-    asyncio.run(main())
-    """
-)
-
-
-def test_what_is_closed_to_its_owner_is_taken_and_deleted() -> None:
-    with place() as where:
-        (where / "a").mkdir()
-        os.chown(where / "a", 64900, 64900)
-        out = run_as_flashpods(where, CLOSED, str(where / "a"))
-    assert out.splitlines() == [
-        "[('closed', 4), ('d', 4)] None [] False",
-        "[] ['.collecting', '.manifests', '.staging']",
-    ]
-
-
-FOREIGN = textwrap.dedent(
-    """
-    import asyncio, os, sys
-    from datetime import datetime, UTC
-    from pathlib import Path
-    from flashpods.adapters.files.artifacts import FileArtifactStore
-    async def main():
-        root = Path(sys.argv[1])
-        store = FileArtifactStore(root, file_bytes=2**20, job_bytes=2**24, max_files=200)
-        collected = await store.collect("0123456789abcdef", at=datetime.now(UTC))
-        print([(a.name, a.size_bytes) for a in collected.artifacts], collected.error,
-              collected.warnings)
-        await store.delete("0123456789abcdef")
-        print(await store.stored())
-    asyncio.run(main())
-    """
-)
-
-
-def test_files_of_a_subordinate_id_are_copied_or_named_and_deleted() -> None:
-    with place() as where:
-        staging = where / "a" / ".staging" / "0123456789abcdef"
-        (staging / "d" / "e").mkdir(parents=True)
-        (staging / "open").write_text("open")
-        (staging / "closed").write_text("closed")
-        (staging / "closed").chmod(0o600)
-        for path in (where / "a", staging.parent, staging):
-            os.chown(path, 64900, 64900)
-        for path in (staging / "open", staging / "closed", staging / "d", staging / "d" / "e"):
-            os.chown(path, 700_123, 700_123)
-        out = run_as_flashpods(where, FOREIGN, str(where / "a"))
-    assert out.splitlines() == [
-        "[('d', 0), ('open', 4)] artifact_copy_permission [\"artifacts: not readable: 'closed'\"]",
-        "[]",
-    ]

@@ -1,4 +1,4 @@
-"""One suite for both workspaces; rsync's own user and hostile trees follow in ..._foreign."""
+"""One suite for both workspaces; hostile trees follow in ..._foreign, rsync's user in ..._users."""
 
 import os
 from collections.abc import Callable

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from customer import LINES
 from faultboard import RigFactory, Score, extent
-from rig import LINES, Rig
+from rig import Rig
 from witness import new_key, soon
 
 from flashpods_dev.service import twins

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from customer import LINES
 from faultboard import ALL, FULL, RigFactory, Score
-from rig import LINES, NOT_FOUND, Rig
+from rig import NOT_FOUND, Rig
 from witness import new_key
 
 import flashpods

@@ -224,8 +224,8 @@ async def test_a_slow_client_holds_little(tmp_path: Path, monkeypatch: pytest.Mo
         sock = socket.create_connection(("127.0.0.1", up.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sock.sendall(f"GET /jobs/{job_id}/output?follow=true HTTP/1.1\r\n{HEAD}\r\n".encode())
-        seen = -1
-        while seen != len(reads):  # until it stands still: the client reads nothing
+        seen = 0
+        while not reads or seen != len(reads):  # until it stands still: the client reads nothing
             seen = len(reads)
             await asyncio.sleep(0.2)
         assert max(reads) < 10_000_000  # of 20 MB: the kernel's buffers and one chunk

@@ -166,6 +166,7 @@ class FakePodman:
         self.hangs = False
         self.status = 200
         self._server: asyncio.Server | None = None
+        self._never = asyncio.Event()  # held: what waits for it would be garbage otherwise
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
@@ -199,7 +200,7 @@ class FakePodman:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 target = head.split(" ", 2)[1]
                 if self.hangs:
-                    await asyncio.Event().wait()
+                    await self._never.wait()
                 status, body = self._answer(target)
                 writer.write(
                     f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

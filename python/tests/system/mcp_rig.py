@@ -16,7 +16,10 @@ from mcp import Client, StdioServerParameters
 from mcp.client import ClientExtension
 from mcp_types import CallToolResult, TextContent
 
+from flashpods_dev.stack import MiniStack
+
 PROGRAM = Path(sys.executable).with_name("flashpods-mcp")
+NOBODY = "0123456789abcdef"  # the id of no job
 
 
 def environment(
@@ -35,6 +38,12 @@ def environment(
         "FLASHPODS_API_TOKEN": token,
         **more,
     }
+
+
+def environment_of(stack: MiniStack, home: Path, *, attempts: int = 5) -> dict[str, str]:
+    """Return the environment of a laptop whose host is that stack itself, with its token."""
+    token = stack.layout.token.read_text().strip()
+    return environment(stack.api_url, stack.info.rsync_url, token, home, attempts=attempts)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ RSYNC_SECONDS = 60
 
 
 class Host(Protocol):
-    """What :class:`conftest.RunningApi` offers to these helpers."""
+    """What :class:`running_api.RunningApi` offers to these helpers."""
 
     @property
     def rsync_url(self) -> str:

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import mcp_rig
 import pytest
 import support
 from mcp import Client
-from mcp_rig import Seen, call, connected, refused, structured
+from mcp_rig import Seen, call, connected, environment_of, refused, structured
 from support import Connected
 
 from flashpods_dev.machine import Machine
@@ -29,9 +28,8 @@ def shared(machine: Machine) -> Iterator[MiniStack]:
 
 @pytest.fixture
 async def agent(shared: MiniStack, tmp_path: Path) -> AsyncIterator[Client]:
-    token = shared.layout.token.read_text().strip()
     # Without the client's own retries what has no room is the queue's at once.
-    env = mcp_rig.environment(shared.api_url, shared.info.rsync_url, token, tmp_path, attempts=0)
+    env = environment_of(shared, tmp_path, attempts=0)
     async with connected(env, tmp_path) as client:
         yield client
 

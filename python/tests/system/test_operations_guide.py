@@ -121,6 +121,18 @@ def test_the_tests_named_are_there(node: str) -> None:
     assert name in there if name else there
 
 
+def test_dev_installs_what_the_commands_call() -> None:
+    """A small Ubuntu has no jq: here() would fail on it, not on the machines that we know."""
+    programs = {part.split()[0] for command in here() for part in command.split("|")}
+    source = (guide.CHECKOUT / "dev").read_text()
+    needs = source.split("needs=(", 1)[1].split(")", 1)[0].split()
+    listed = subprocess.run(["dpkg", "-L", "coreutils"], capture_output=True, text=True, check=True)
+    basic = {Path(line).name for line in listed.stdout.splitlines()} | {"export"}
+    ours = {p for p in programs if p.startswith("flashpods")}
+    assert {"curl", "jq", "openssl"} <= programs
+    assert programs - ours - basic <= {need.partition(":")[0] for need in needs}
+
+
 @pytest.mark.parametrize("command", [c for c in guide.commands() if of_units(c)])
 def test_units_are_those_that_the_modules_define(command: str) -> None:
     modules = guide.CHECKOUT / "modules"

@@ -1,56 +1,25 @@
-"""The log on the real stack: exact, bounded, followed and resumed, whatever dies meanwhile."""
+"""The log on the real stack: what is in it, the ways to read it, before the job and after."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import support
-from running_api import ApiFactory, RunningApi
+from output_rig import GATE, LINE, log_file, numbered_lines, open_gate, page
+from running_api import ApiFactory
 from support import Connected, assert_refused
 
-from flashpods.client import ClientConfig, FlashpodsClient
 from flashpods_dev.machine import UID
 from flashpods_dev.stack import MiniStack
-
-LINE = re.compile(r"\[\d\d:\d\d:\d\d\.\d{3}\] ")
-MB = 1024**2
-# Says "ready", then waits for the test to make /artifacts/<word>.
-GATE = "gate() {{ while [ ! -e /artifacts/$1 ]; do sleep 0.02; done; }}; {}"
-
-
-def log_file(host: Connected | RunningApi, job_id: str) -> Path:
-    return host.settings.paths.logs / f"{job_id}.log"
-
-
-def open_gate(host: Connected | RunningApi, job_id: str, word: str) -> None:
-    """Let a job go on that waits in its ``gate``."""
-    (host.settings.paths.artifacts / ".staging" / job_id / word).touch()
-
-
-async def page(client: httpx.AsyncClient, job_id: str, **query: Any) -> dict[str, Any]:
-    answer = await client.get(f"/jobs/{job_id}/output", params=query)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 async def logged(host: Connected, command: str) -> tuple[dict[str, Any], list[str]]:
     """Run a job and return its row and the texts of its log."""
     row = await support.run(host.client, command)
     return row, support.texts(await support.output(host.client, row["id"]))
-
-
-# ------------------------------------------------------------------ what is in the log
 
 
 async def test_both_streams_in_the_order_they_were_written(host: Connected) -> None:
@@ -137,18 +106,9 @@ async def test_an_empty_log(host: Connected) -> None:
     assert (text, end.id) == ("", 0)
 
 
-# ------------------------------------------------------------------ ways to read it
-
-
 @pytest.fixture(scope="module")
 def numbered(shared: MiniStack) -> str:
-    """The id of an ended job with 10 050 numbered lines."""
-
-    async def make() -> str:
-        async with support.connect(shared) as host:
-            return str((await support.run(host.client, "seq 10050"))["id"])
-
-    return asyncio.run(make())
+    return asyncio.run(numbered_lines(shared))
 
 
 async def test_tail(host: Connected, numbered: str) -> None:
@@ -214,274 +174,6 @@ async def test_unknown_job(host: Connected) -> None:
     for query in ("", "?follow=true", "?offset=0"):
         answer = await host.client.get(f"/jobs/0123456789abcdef/output{query}")
         assert_refused(answer, 404, "job_not_found")
-
-
-# ------------------------------------------------------------------ the limit
-
-
-@dataclass(slots=True)
-class Disk:
-    """Watches what the logs take on disk, each inode once."""
-
-    host: Connected | RunningApi
-    peak: int = 0
-    task: asyncio.Task[None] | None = field(default=None)
-
-    def used(self) -> int:
-        inodes: dict[int, int] = {}
-        paths = self.host.settings.paths
-        for root in (paths.logs, paths.capture):
-            for directory, _, names in os.walk(root):  # passes over what goes meanwhile
-                for name in names:
-                    with contextlib.suppress(FileNotFoundError):  # rotated away since it was listed
-                        info = Path(directory, name).lstat()
-                        inodes[info.st_ino] = info.st_size
-        return sum(inodes.values())
-
-    async def watch(self) -> None:
-        while True:
-            self.peak = max(self.peak, await asyncio.to_thread(self.used))
-            await asyncio.sleep(0.01)
-
-    async def __aenter__(self) -> Disk:
-        self.task = asyncio.create_task(self.watch())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self.task is not None
-        self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
-
-
-def raw_most(log_bytes: int) -> int:
-    """Return what one raw file holds before conmon rotates it (adapters/files/capture.py)."""
-    return 3 * log_bytes + 64 * 1024 + 16 * 1024
-
-
-async def check_truncated(
-    host: Connected | RunningApi, row: dict[str, Any], log_bytes: int, marker: str
-) -> None:
-    assert (row["status"], row["exit_code"]) == ("completed", 0), row
-    found = await page(host.client, row["id"], tail=2)
-    assert found["truncated"]
-    last, line = found["output"].splitlines()[-1], found["output"].splitlines()[0]
-    assert last == f"[..] [TRUNCATED - log exceeded {marker} MB limit]"
-    assert LINE.match(line)
-    assert log_bytes - 1100 < found["total_bytes"] <= log_bytes + len(last) + 1
-    assert found["total_bytes"] == log_file(host, row["id"]).stat().st_size
-    assert not (host.settings.paths.capture / row["id"]).exists()
-    text, end = await support.follow_to_end(host.client, row["id"], offset=log_bytes - 5000)
-    assert text.splitlines()[-1] == last
-    assert end.id == found["total_bytes"]
-
-
-# 1000 bytes a line, numbered; more than 50 MB of the log.
-FLOOD = (
-    "python3 -c \"import os\nrest = b'.' * 980 + b'\\n'\n"
-    "for n in range({}): os.write(1, b'%019d' % n + rest)\"; echo after >&2; "
-    "echo done > /artifacts/done"
-)
-
-
-async def test_the_limit_of_50_mb(host: Connected) -> None:
-    log_bytes = 50 * MB
-    async with Disk(host) as disk:
-        row = await support.run(host.client, FLOOD.format(110_000))
-    assert log_bytes < disk.peak <= log_bytes + 3 * raw_most(log_bytes) + MB
-    await check_truncated(host, row, log_bytes, "50")
-    # The beginning is kept, line by line.
-    first = await page(host.client, row["id"], offset=0, limit=MB)
-    numbers = [int(text[:19]) for text in support.texts(first["output"])]
-    assert numbers == list(range(len(numbers)))
-    listed = (await host.client.get(f"/jobs/{row['id']}/artifacts")).json()["artifacts"]
-    assert [a["name"] for a in listed] == ["done"]  # the job went on
-
-
-async def test_the_disk_stays_bounded_under_yes(api: ApiFactory) -> None:
-    log_bytes = 256 * 1024
-    running = api({"output": {"log_bytes": log_bytes}})
-    async with Disk(running) as disk:
-        row = await support.run(running.client, "yes | head -c 20000000; echo end")
-    assert 0 < disk.peak <= log_bytes + 3 * raw_most(log_bytes) + 64 * 1024
-    await check_truncated(running, row, log_bytes, "0.25")
-
-
-async def test_the_disk_stays_bounded_while_the_api_is_down(api: ApiFactory) -> None:
-    log_bytes = 256 * 1024
-    running = api({"output": {"log_bytes": log_bytes}})
-    command = GATE.format("echo first; gate go; yes | head -c 10000000; echo end")
-    job_id = await support.submit(running.client, command)
-    await support.until(running.client, job_id, "running")
-    running.kill()
-    async with Disk(running) as disk:
-        open_gate(running, job_id, "go")
-        done = await asyncio.to_thread(running.stack.run_podman, "wait", f"job_{job_id}")
-        assert done.stdout.strip() == "0", done.stderr
-    assert 0 < disk.peak <= log_bytes + 2 * raw_most(log_bytes) + 64 * 1024
-    running.start()
-    row = await support.ended(running.client, job_id)
-    await check_truncated(running, row, log_bytes, "0.25")
-    assert support.texts((await page(running.client, job_id, offset=0, limit=1))["output"]) == [
-        "first"
-    ]
-
-
-# ------------------------------------------------------------------ follow
-
-
-async def test_follow_is_the_whole_log(host: Connected, numbered: str) -> None:
-    whole = log_file(host, numbered).read_text()
-    text, end = await support.follow_to_end(host.client, numbered)
-    assert text == whole
-    assert end.id == len(whole)
-    assert '"status":"completed"' in end.data.replace(" ", "")
-    text, _ = await support.follow_to_end(host.client, numbered, offset=len(whole))
-    assert text == ""
-
-
-async def test_follow_from_before_the_start_to_the_end(api: ApiFactory) -> None:
-    running = api({"podman": {"launch_slots": 1}, "development": {"pretend_cpus": 8}})
-    running.podman.kill()  # the first job waits for the engine, the second for the first
-    jobs = [await support.submit(running.client, f"seq 300; echo end {n}") for n in range(2)]
-    await support.until(running.client, jobs[0], "starting")
-    row = await support.row_of(running.client, jobs[1])
-    assert row["status"] == "pending"
-    refused = await running.client.get(f"/jobs/{jobs[1]}/output")
-    assert_refused(refused, 404, "logs_not_available")
-    refused = await running.client.get(f"/jobs/{jobs[1]}/output", params={"offset": 0})
-    assert_refused(refused, 404, "logs_not_available")
-    followers = [asyncio.create_task(support.follow_to_end(running.client, j)) for j in jobs * 2]
-    running.podman.start()
-    seen = await asyncio.gather(*followers)
-    for number, job_id in enumerate(jobs):
-        text, end = seen[number]
-        assert support.texts(text) == [*map(str, range(1, 301)), f"end {number}"]
-        assert seen[number + 2] == (text, end)
-        assert text == await support.output(running.client, job_id)
-
-
-async def first_bytes(chunks: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes]:
-    """Yield a stream's first bytes, as a connection does that is then cut, within an event too."""
-    async for chunk in chunks:
-        yield chunk[:most]
-        most -= len(chunk)
-        if most <= 0:
-            return
-
-
-async def cut_and_resume(host: Connected, job_id: str, chaos: random.Random) -> tuple[str, int]:
-    """Follow with a connection that is cut again and again; return the text and the cuts."""
-    text: list[str] = []
-    headers: dict[str, str] = {}
-    for cuts in range(5000):
-        path = f"/jobs/{job_id}/output?follow=true"
-        async with host.client.stream("GET", path, headers=headers) as answer:
-            assert answer.status_code == 200
-            most = chaos.choice([1, 200, 500, 2000, 100_000])  # an event may have 90 kB
-            async for event in support.events(first_bytes(answer.aiter_raw(), most)):
-                if event.type == "end":
-                    return "".join(text), cuts
-                text.append(event.data + "\n")
-                headers = {"Last-Event-ID": str(event.id)}
-    raise AssertionError(f"no end after {cuts} cuts and {len(text)} events")
-
-
-async def test_a_cut_connection_loses_and_doubles_nothing(host: Connected, numbered: str) -> None:
-    whole = log_file(host, numbered).read_text()
-    text, cuts = await cut_and_resume(host, numbered, random.Random(4))
-    assert text == whole
-    assert cuts > 2
-    # And while it grows.
-    command = "for i in $(seq 60); do seq $i 200; sleep 0.01; done"
-    job_id = await support.submit(host.client, command)
-    followers = [cut_and_resume(host, job_id, random.Random(seed)) for seed in range(5)]
-    async with asyncio.timeout(60):
-        seen = await asyncio.gather(*followers)
-    whole = log_file(host, job_id).read_text()
-    assert support.texts(whole) == [str(n) for i in range(1, 61) for n in range(i, 201)]
-    assert [text for text, _ in seen] == [whole] * 5
-    assert sum(cuts for _, cuts in seen) > 10
-
-
-def lines_of(part: str) -> list[str]:
-    return [f"{part} {n}" for n in range(1, 501)]
-
-
-@pytest.mark.parametrize("ending", ["terminate", "kill"])
-async def test_follow_across_a_restart_of_the_api(api: ApiFactory, ending: str) -> None:
-    running = api()
-    parts = ["one", "two", "three"]
-    steps = [f"for i in $(seq 500); do echo {part} $i; done; gate {part}" for part in parts]
-    job_id = await support.submit(running.client, GATE.format("; ".join(steps)))
-    config = ClientConfig(token=running.token, api_url=running.url, retry_base_delay_ms=50)
-    got: list[str] = []
-    arrived = {part: asyncio.Event() for part in parts}
-
-    async def follow() -> int:
-        last = 0
-        async with FlashpodsClient(config) as client:
-            async for text, cursor in client.follow(job_id):
-                last = cursor
-                got.append(text)
-                for part in parts:
-                    if f"] {part} 500\n" in text:
-                        arrived[part].set()
-        return last
-
-    follower = asyncio.create_task(follow())
-    async with asyncio.timeout(60):
-        await arrived["one"].wait()
-        if ending == "terminate":
-            assert running.terminate(10) == 0  # an open stream does not keep it
-        else:
-            running.kill()
-        open_gate(running, job_id, "one")  # the job goes on with nobody there to read
-        await support.true_soon(
-            lambda: b"two 500\n" in (running.settings.paths.capture / job_id / "raw").read_bytes(),
-            "the job writes while the API is down",
-        )
-        running.start()
-        await arrived["two"].wait()
-        open_gate(running, job_id, "two")
-        open_gate(running, job_id, "three")
-        cursor = await follower
-    whole = log_file(running, job_id).read_text()
-    assert "".join(got) == whole
-    assert cursor == len(whole)
-    assert support.texts(whole) == [line for part in parts for line in lines_of(part)]
-    row = await support.ended(running.client, job_id)
-    assert (row["status"], row["exit_code"]) == ("completed", 0)
-    again, _ = await support.follow_to_end(running.client, job_id)
-    assert again == whole
-
-
-async def test_an_old_cursor_outlives_a_kill(api: ApiFactory) -> None:
-    """The offsets that a reader holds stay true when a killed API goes back to its checkpoint."""
-    running = api()
-    steps = "seq 1 3000; gate one; seq 3001 6000; gate two"
-    job_id = await support.submit(running.client, GATE.format(steps))
-    async with asyncio.timeout(60):
-        cursor, text = 0, ""
-        async with support.follow(running.client, job_id) as stream:
-            async for event in stream:
-                text, cursor = text + event.data + "\n", event.id
-                if "] 3000\n" in text:
-                    break
-        for _ in range(2):
-            running.kill()
-            running.start()
-            found = await page(running.client, job_id, offset=0, limit=MB)
-            assert found["output"] == text[: len(found["output"])]
-        open_gate(running, job_id, "one")
-        open_gate(running, job_id, "two")
-        rest, end = await support.follow_to_end(running.client, job_id, offset=cursor)
-    assert text + rest == log_file(running, job_id).read_text()
-    assert support.texts(text + rest) == [str(n) for n in range(1, 6001)]
-    assert end.id == len(text + rest)
-
-
-# ------------------------------------------------------------------ before and after
 
 
 async def test_a_pull_shows_in_the_log(host: Connected) -> None:

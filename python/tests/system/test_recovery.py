@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import re
 import signal
 import time
@@ -64,6 +65,36 @@ def unstored(stack: MiniStack, name: str) -> None:
     assert done.returncode == 0, done.stderr
     asked = stack.run_podman("inspect", name)
     assert "container not known" in asked.stderr, asked
+
+
+def unshown(stack: MiniStack, name: str) -> Callable[[], None]:
+    """Have Podman unable to show a container, whatever its state; return what undoes that."""
+    found = stack.run_podman("inspect", "--format", "{{.OCIConfigPath}}", name)
+    config = Path(found.stdout.strip())
+    aside = config.rename(config.with_suffix(".aside"))
+    config.mkdir()
+    asked = stack.run_podman("inspect", "--type", "container", name)
+    assert asked.returncode != 0, asked
+
+    def undo() -> None:
+        config.rmdir()
+        aside.rename(config)
+
+    return undo
+
+
+def unlayered(stack: MiniStack, name: str) -> None:
+    """Have Podman know nothing of a container's layer, as after a power cut."""
+    store = stack.layout.engine / "store"
+    kept = json.loads((store / "overlay-containers/containers.json").read_text())
+    (layer,) = (found["layer"] for found in kept if name in found["names"])
+    layers = store / "overlay-layers/layers.json"
+    known = json.loads(layers.read_text())
+    layers.write_text(json.dumps([found for found in known if found["id"] != layer]))
+    stack.podman.kill()
+    stack.podman.start()
+    asked = stack.run_podman("inspect", "--type", "container", name)
+    assert "layer not known" in asked.stderr, asked
 
 
 def container_ids(api: RunningApi, job_id: str) -> str:
@@ -244,8 +275,8 @@ async def healthy(api: RunningApi, status: int) -> dict[str, Any]:
         return dict(answer.json())
 
 
-async def test_orphans_are_removed(api: ApiFactory) -> None:
-    running = api()
+def stranger(running: RunningApi) -> str:
+    """Run a container with our labels that no row knows; return its name."""
     name = "job_" + "f" * 16
     done = running.stack.run_podman(
         *("run", "-d", "--name", name, "--label", "flashpods-job=true"),
@@ -255,6 +286,12 @@ async def test_orphans_are_removed(api: ApiFactory) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert containers(running) == [name]
+    return name
+
+
+async def test_orphans_are_removed(api: ApiFactory) -> None:
+    running = api()
+    stranger(running)
     orphan = Path(running.settings.paths.work) / ("e" * 16)
     orphan.mkdir()
     running.restart()
@@ -274,6 +311,35 @@ async def test_an_orphan_without_its_storage_is_removed(api: ApiFactory) -> None
     unstored(running.stack, name)
     assert containers(running) == [name]
     running.restart()
+    await nothing_left(running)
+
+
+async def test_a_container_that_podman_cannot_show_holds_up_no_other(api: ApiFactory) -> None:
+    running = api()
+    hidden = await submit(running.client, "echo began; sleep 300")
+    await until(running.client, hidden, "running")
+    running.kill()
+    undo = unshown(running.stack, f"job_{hidden}")
+    running.start()
+    other = await submit(running.client, "echo meanwhile")
+    assert (await ended(running.client, other))["status"] == "completed"
+    assert (await running.client.get(f"/jobs/{hidden}")).json()["status"] == "running"
+    capacity = (await running.client.get("/capacity")).json()
+    assert (capacity["running_jobs"], capacity["reserved"]["cpus"]) == (1, 1)
+    assert (await running.client.delete(f"/jobs/{hidden}")).status_code == 200
+    undo()
+    assert (await ended(running.client, hidden))["status"] == "cancelled"
+    await nothing_left(running)
+
+
+@pytest.mark.parametrize("damage", [unshown, unlayered])
+async def test_an_orphan_that_podman_cannot_show_is_removed(
+    api: ApiFactory, damage: Callable[[MiniStack, str], object]
+) -> None:
+    running = api()
+    running.kill()
+    damage(running.stack, stranger(running))
+    running.start()
     await nothing_left(running)
 
 

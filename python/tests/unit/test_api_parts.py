@@ -114,8 +114,8 @@ def request(query: bytes) -> Request:
 def test_any_query_is_read_or_refused(raw: bytes) -> None:
     with contextlib.suppress(BadRequest):
         query = Query(request(raw), ("a", "b"))
-        query.whole("a", 1, 1, 10)
-        query.seconds("b", 60)
+        assert 1 <= query.whole("a", 1, 1, 10) <= 10
+        assert 0 <= query.seconds("b", 60) <= 60
 
 
 def test_an_unforeseen_error_says_nothing_of_itself() -> None:

@@ -1,300 +1,30 @@
-"""The command line against a scripted host: what it prints, where, and its exit codes."""
+"""The other commands against a scripted host: what they print, where, and their exit codes."""
 
-import asyncio
-import functools
-import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import typer
-from typer.testing import CliRunner
+from cli_rig import DATA, LOG, Host, answered_by, at_home, call
 
 from flashpods.cli.configure import InitOptions, init_config
-from flashpods.cli.main import app
-from flashpods.cli.run import default_project, exit_code
-from flashpods.client.client import FlashpodsClient
-from flashpods.client.models import Job
 
-LOG = "[10:00:00.000] hello\n[10:00:00.001] \x1b[31mred\x1b[0m\n"
-DATA = b"artifact"
 COMMANDS = (
     "run", "agent", "ps", "status", "logs", "attach", "wait", "kill", "top", "artifacts",
     "download", "cp", "diff", "apply", "capacity", "health", "uploads push", "uploads reserve",
     "uploads finalize", "uploads show", "uploads rm", "check-config", "doctor", "config init",
     "config show",
 )  # fmt: skip
-JOB: dict[str, Any] = {
-    "id": "j1",
-    "type": "worker",
-    "status": "completed",
-    "command": "make\ntest \x1b[2J[bold]",
-    "image": "i",
-    "cpus": 2,
-    "memory_gb": 4,
-    "timeout_minutes": 30,
-    "created_at": "2025-01-01T10:00:00.000Z",
-    "duration_seconds": 1.5,
-    "exit_code": 0,
-    "error": None,
-    "warnings": [],
-    "events": [{"from": None, "to": "pending", "at": "2025-01-01T10:00:00.000Z", "why": "posted"}],
-}
-
-
-class Host:
-    """Answers every call of the API for one job."""
-
-    def __init__(self) -> None:
-        self.job = dict(JOB)
-        self.draining = False
-        self.artifacts = [
-            {
-                "name": "out.txt",
-                "type": "file",
-                "size_bytes": len(DATA),
-                "sha256": hashlib.sha256(DATA).hexdigest(),
-                "created_at": "2025-01-01T10:00:00.000Z",
-            }
-        ]
-        self.requests: list[tuple[str, str]] = []
-        self.bodies: list[Any] = []
-        self.deleted = asyncio.Event()
-        self.on_follow: Callable[[], None] | None = None
-        self.refuse: dict[tuple[str, str], httpx.Response] = {}
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        self.requests.append((request.method, str(request.url.raw_path.decode())))
-        if request.content:
-            self.bodies.append(json.loads(request.content))
-        if (request.method, path) in self.refuse:
-            return self.refuse[request.method, path]
-        if request.method == "DELETE":
-            self.job |= {"status": "cancelled", "exit_code": 143}
-            self.deleted.set()
-            return httpx.Response(200, json={"job_id": "j1", "status": "cancelled"})
-        if request.method == "POST":
-            body = {"job_id": "j1", "status": "pending", "created": True, "warnings": ["clamped"]}
-            return httpx.Response(201, json=body)
-        if path.endswith("/output"):
-            return await self.output(request)
-        return httpx.Response(200, **self.look(path))
-
-    def look(self, path: str) -> dict[str, Any]:
-        if path.endswith("/artifacts"):
-            return {"json": {"artifacts": self.artifacts}}
-        if "/artifacts/" in path:
-            return {"content": DATA}
-        if path == "/jobs":
-            return {"json": {"jobs": [self.job], "total": 1, "next_cursor": None}}
-        if path == "/health":
-            return {"json": {"status": "healthy", "draining": self.draining}}
-        return {"json": self.job}
-
-    async def output(self, request: httpx.Request) -> httpx.Response:
-        if "follow" not in request.url.params:
-            body = {"output": LOG, "lines": 2, "truncated": False, "total_bytes": len(LOG)}
-            return httpx.Response(200, json=body)
-        if self.on_follow is not None:
-            self.on_follow()
-            await self.deleted.wait()
-        data = LOG.removesuffix("\n").replace("\n", "\ndata: ")
-        events = f"id: {len(LOG)}\ndata: {data}\n\nevent: end\ndata: {{}}\n\n"
-        return httpx.Response(200, content=events.encode())
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
-    found = Host()
-
-    async def nap(seconds: float) -> None:
-        await asyncio.sleep(0)
-
-    made = functools.partial(FlashpodsClient, transport=httpx.MockTransport(found), sleep=nap)
-    monkeypatch.setattr("flashpods.client.client.FlashpodsClient", made)
-    monkeypatch.setenv("FLASHPODS_API_TOKEN", "the-secret-token")
-    monkeypatch.setenv("FLASHPODS_CONFIG", str(tmp_path / "none.json"))
-    monkeypatch.chdir(tmp_path)
-    return found
-
-
-def call(*args: str) -> Any:
-    result = CliRunner().invoke(app, list(args))
-    assert "the-secret-token" not in result.output
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def test_run(host: Host, tmp_path: Path) -> None:
-    result = call("run", "--no-files", "--cpus", "3", "--", "make", "a b")
-    assert result.exit_code == 0
-    assert result.stdout == LOG
-    assert host.bodies[0] | {"client_job_id": "x"} == {
-        "type": "worker",
-        "command": "make 'a b'",
-        "cpus": 3,
-        "client_job_id": "x",
-    }
-    assert (tmp_path / "flashpods-artifacts/j1/out.txt").read_bytes() == DATA
-    assert "warning: clamped" in result.stderr
-    assert "job j1 completed, exit code 0 after 1.5 s; 1 artifact in" in result.stderr
-
-
-def test_one_argument_is_a_shell_command_line(host: Host) -> None:
-    call("run", "--no-files", "--no-artifacts", "a && b -x")
-    assert host.bodies[0]["command"] == "a && b -x"
-
-
-def test_options_behind_the_command_are_the_commands(host: Host) -> None:
-    call("run", "--no-files", "make", "-k", "--json")
-    assert host.bodies[0]["command"] == "make -k --json"
-
-
-def test_run_json_has_one_object_on_stdout(host: Host, tmp_path: Path) -> None:
-    result = call("run", "--json", "--no-files", "--artifacts", "out", "true")
-    answer = json.loads(result.stdout)
-    assert answer["job"]["id"] == "j1"
-    assert answer["exit_code"] == 0
-    assert answer["artifacts"] == ["out/out.txt"]
-    assert LOG in result.stderr
-
-
-def test_run_detach_prints_the_id(host: Host) -> None:
-    assert call("run", "--detach", "--no-files", "true").stdout == "j1\n"
-    assert host.requests == [("POST", "/jobs")]
-    assert json.loads(call("run", "-d", "--json", "--no-files", "true").stdout)["job_id"] == "j1"
-
-
-@pytest.mark.parametrize(
-    ("row", "code"),
-    [
-        ({"status": "completed", "exit_code": 0}, 0),
-        ({"status": "failed", "exit_code": 1}, 1),
-        ({"status": "failed", "exit_code": 127}, 127),
-        ({"status": "failed", "exit_code": 137, "error": "oom_killed"}, 137),
-        ({"status": "failed", "exit_code": None, "error": "stuck_in_starting"}, 125),
-        ({"status": "failed", "exit_code": 0, "error": "artifact_limit_exceeded"}, 125),
-        ({"status": "timed_out", "exit_code": 137}, 124),
-        ({"status": "cancelled", "exit_code": 137}, 137),
-        ({"status": "cancelled", "exit_code": None}, 143),
-    ],
-)
-def test_run_exits_as_the_job_ended(host: Host, row: dict[str, Any], code: int) -> None:
-    assert exit_code(Job.from_json(JOB | row)) == code
-    host.job |= row
-    assert call("run", "--no-files", "--no-artifacts", "x").exit_code == code
-
-
-def test_run_refused_is_125(host: Host) -> None:
-    host.refuse["POST", "/jobs"] = httpx.Response(
-        400, json={"error": "invalid_cpus", "message": "cpus is 0; give 1 or more"}
-    )
-    result = call("run", "--no-files", "--cpus", "0", "x")
-    assert result.exit_code == 125
-    assert result.stderr == "error: cpus is 0; give 1 or more (invalid_cpus)\n"
-    assert result.stdout == ""
-
-
-def test_an_artifact_that_does_not_come_is_no_success(host: Host) -> None:
-    host.artifacts[0]["sha256"] = "0" * 64
-    result = call("run", "--no-files", "x")
-    assert result.exit_code == 125
-    assert "checksum_mismatch" in result.stderr
-
-
-def test_a_missing_directory_creates_nothing(host: Host) -> None:
-    result = call("run", "--dir", "nowhere", "x")
-    assert result.exit_code == 125
-    assert "invalid_local_path" in result.stderr
-    assert host.requests == []
-
-
-def test_ctrl_c_cancels_the_job_and_shows_its_end(host: Host) -> None:
-    host.job["status"] = "running"
-    host.on_follow = lambda: os.kill(os.getpid(), signal.SIGINT)
-    result = call("run", "--no-files", "x")
-    assert result.exit_code == 130
-    assert ("DELETE", "/jobs/j1") in host.requests
-    assert result.stdout == LOG
-    assert "cancelling job j1" in result.stderr
-
-
-def test_ctrl_c_can_leave_the_job_running(host: Host) -> None:
-    host.job["status"] = "running"
-    host.on_follow = lambda: os.kill(os.getpid(), signal.SIGINT)
-    result = call("run", "--no-files", "--detach-on-interrupt", "x")
-    assert result.exit_code == 130
-    assert not any(method == "DELETE" for method, _ in host.requests)
-    assert "flashpods logs -f j1" in result.stderr
-
-
-def test_a_second_ctrl_c_leaves_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.job["status"] = "running"
-    host.on_follow = lambda: os.kill(os.getpid(), signal.SIGINT)
-
-    async def cancel(self: FlashpodsClient, job_id: str) -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGINT)
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    monkeypatch.setattr(FlashpodsClient, "cancel", cancel)
-    result = call("run", "--no-files", "x")
-    assert result.exit_code == 130
-    assert "left job j1" in result.stderr
-
-
-def test_ctrl_c_during_the_create_takes_it_back(host: Host) -> None:
-    inner = host.__call__
-
-    async def slow(request: httpx.Request) -> httpx.Response:
-        if request.method == "POST":
-            os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        return await inner(request)
-
-    made = functools.partial(FlashpodsClient, transport=httpx.MockTransport(slow))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flashpods.client.client.FlashpodsClient", made)
-        result = call("run", "--no-files", "x")
-    assert result.exit_code == 130
-    assert host.requests == [("POST", "/jobs"), ("DELETE", "/jobs/j1")]
-
-
-@pytest.mark.parametrize("gone_at", ["POST", "GET"])
-def test_a_host_that_goes_away_leaves_a_trace_of_the_job(
-    host: Host, monkeypatch: pytest.MonkeyPatch, gone_at: str
-) -> None:
-    inner = host.__call__
-
-    async def cut(request: httpx.Request) -> httpx.Response:
-        if request.method == gone_at:
-            raise httpx.ReadError("cut")
-        return await inner(request)
-
-    async def nap(seconds: float) -> None:
-        await asyncio.sleep(0)
-
-    made = functools.partial(FlashpodsClient, transport=httpx.MockTransport(cut), sleep=nap)
-    monkeypatch.setattr("flashpods.client.client.FlashpodsClient", made)
-    result = call("run", "--no-files", "--json", "x")
-    assert result.exit_code == 125
-    answer = json.loads(result.stdout)
-    assert answer["error"] == "host_unreachable"
-    if gone_at == "POST":
-        assert "flashpods ps" in result.stderr
-    else:
-        assert answer["details"] == {"job_id": "j1"}
-        assert "flashpods attach j1" in result.stderr
+    return at_home(monkeypatch, tmp_path)
 
 
 def test_ps(host: Host) -> None:
@@ -407,11 +137,7 @@ def test_the_host_can_not_be_reached(host: Host, monkeypatch: pytest.MonkeyPatch
     def gone(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    async def nap(seconds: float) -> None:
-        await asyncio.sleep(0)
-
-    made = functools.partial(FlashpodsClient, transport=httpx.MockTransport(gone), sleep=nap)
-    monkeypatch.setattr("flashpods.client.client.FlashpodsClient", made)
+    answered_by(gone, monkeypatch)
     assert call("ps").exit_code == 3
     assert "(host_unreachable)" in call("ps").stderr
     assert call("run", "--no-files", "x").exit_code == 125
@@ -498,12 +224,3 @@ def test_help_loads_nothing_slow() -> None:
         "assert not {'httpx', 'rich', 'pydantic'} & set(sys.modules), 'slow imports'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=20)
-
-
-def test_default_project_is_the_hosts_alphabet(tmp_path: Path) -> None:
-    odd = tmp_path / "ä b/..c" / ("x" * 100)
-    name = default_project(odd)
-    assert name.isascii()
-    assert len(name) <= 64
-    assert name != default_project(tmp_path / "other" / ("x" * 100))
-    assert default_project(Path("/")).startswith("tree-")

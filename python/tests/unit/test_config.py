@@ -94,9 +94,11 @@ def test_json_that_is_nested_too_deeply_is_said_so(tmp_path: Path) -> None:
 
 
 def test_other_variables_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path, {})
+    before = load(file)
     monkeypatch.setenv("FLASHPODS_SETTINGS_FILE", "/nowhere")
     monkeypatch.setenv("FLASHPODS_SETTINGS_X", "1")
-    load(write(tmp_path, {}))
+    assert load(file) == before
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,24 @@ def test_a_small_tree_is_emptied_if_that_is_asked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_freed_takes_no_room_even_while_it_is_held(tmp_path: Path) -> None:
+    """As overlayfs holds what is deleted in a layer below it."""
+    tree = tmp_path / "layer"
+    (tree / "d").mkdir(parents=True)
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * MB)
+    (tree / "d" / "link").symlink_to(other)
+    os.mkfifo(tree / "pipe")
+    files = [tree / "f", tree / "d" / "f"]
+    for path in files:
+        path.write_bytes(b"x" * MB)
+    with files[0].open() as first, files[1].open() as second:
+        assert json.loads(disk_tool.answer(json.dumps({"empty": str(tree)}))) == {"ok": True}
+        assert [os.fstat(f.fileno()).st_blocks for f in (first, second)] == [0, 0]
+    assert list(tree.iterdir()) == []
+    assert other.stat().st_size == MB
+
+
 def test_a_deep_tree_is_emptied_from_within(tmp_path: Path) -> None:
     top = tmp_path / "layer"
     top.mkdir()

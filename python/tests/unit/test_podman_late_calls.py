@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_podman_rest import Server, ok
+from podman_rest_rig import Server, asking, ok, serving
 
 from flashpods.adapters.podman import rest as module
-from flashpods.adapters.podman.rest import Answer, RestClient
+from flashpods.adapters.podman.rest import RESTLESS_SECONDS, Answer, RestClient
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
@@ -90,67 +90,80 @@ async def test_one_that_nobody_makes_is_not_awaited_for_long(tmp_path: Path) -> 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    fake = Server(tmp_path / "s")
-    listener = await asyncio.start_unix_server(fake.serve, fake.socket)
-    yield fake
-    listener.close()
+    async with serving(tmp_path / "s") as found:
+        yield found
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[RestClient]:
-    rest = RestClient(server.socket, call_seconds=5, calls=2, waits=2)
-    yield rest
-    await rest.close()
+    async with asking(server) as rest:
+        yield rest
 
 
-async def calmed(client: RestClient) -> None:
+class Clock:
+    """Stands still but for what the test lets pass: a busy machine's pauses tell nothing."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+async def calmed(client: RestClient, clock: Clock) -> None:
     await client.call("GET", "/x")
-    async with asyncio.timeout(30):
-        while client.restless():  # noqa: ASYNC110 - time has no event
-            await asyncio.sleep(0.01)
-
-
-async def never(_method: str, _target: str, _writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
+    clock.now += RESTLESS_SECONDS
+    assert client.restless() == 0
 
 
 async def test_an_engine_is_restless_once_it_answers_again(
-    server: Server, client: RestClient, monkeypatch: pytest.MonkeyPatch
+    server: Server, client: RestClient, clock: Clock
 ) -> None:
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
-    await calmed(client)
-    server.handler = never
+    await calmed(client, clock)
+    server.handler = server.silence
     with pytest.raises(Unavailable):
         await client.call("GET", "/x", deadline=0.2)
+    clock.now += RESTLESS_SECONDS
     assert client.restless() == 0  # nobody knows yet
     server.handler = ok
     await client.call("GET", "/x")
-    assert client.restless() > 0.2
+    assert client.restless() == RESTLESS_SECONDS  # twice as long as it took, but not longer
+    clock.now += RESTLESS_SECONDS
+    assert client.restless() == 0
 
 
-async def test_a_first_answer_tells_by_its_time(server: Server, client: RestClient) -> None:
+async def test_a_first_answer_tells_by_its_time(
+    server: Server, client: RestClient, clock: Clock
+) -> None:
     """It may be the first of one that stood still when we began to ask."""
 
     async def late(method: str, target: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.2)
+        clock.now += 0.25
         await ok(method, target, writer)
 
     server.handler = late
     await client.call("GET", "/x")
-    assert client.restless() > 0.2
-    await calmed(client)
+    assert client.restless() == 0.5
+    await calmed(client, clock)
     await client.call("GET", "/x")
     assert client.restless() == 0  # an engine that is slow is not one that stood still
 
 
 async def test_waits_of_minutes_tell_nothing(
-    server: Server, client: RestClient, monkeypatch: pytest.MonkeyPatch
+    server: Server, client: RestClient, clock: Clock
 ) -> None:
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.05)
-    await calmed(client)
-    server.handler = never
+    await calmed(client, clock)
+    server.handler = server.silence
     with pytest.raises(Unavailable):
         await client.call("POST", "/wait", deadline=0.2, long=True)
+    clock.now += 100
     server.handler = ok
     await client.call("GET", "/x")
     assert client.restless() == 0

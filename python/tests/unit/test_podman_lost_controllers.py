@@ -8,7 +8,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from flashpods.adapters.podman import runtime as module
+from flashpods.adapters.podman import engine as module
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine

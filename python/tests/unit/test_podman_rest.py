@@ -4,68 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from podman_rest_rig import Server, answer, asking, ok, serving
 
 from flashpods.adapters.podman.images import Images, classify
 from flashpods.adapters.podman.rest import ANSWER_BYTES, RestClient, one_line
 from flashpods.errors import Unavailable
 from flashpods.ports import ImageError
 
-Handler = Callable[[str, str, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Server:
-    """Answers with ``handler(method, target, writer)``; counts connections and requests."""
-
-    def __init__(self, socket: Path) -> None:
-        self.socket = socket
-        self.handler: Handler = ok
-        self.connections = 0
-        self.requests: list[tuple[str, str, bytes]] = []
-        self.came = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                method, target, _ = head.split(" ", 2)
-                length = int(head.lower().split("content-length:")[1].split("\r\n")[0])
-                self.requests.append((method, target, await reader.readexactly(length)))
-                self.came.set()
-                await self.handler(method, target, writer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-def answer(body: bytes, status: str = "200 OK", extra: str = "") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body
-
-
-async def ok(method: str, target: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(answer(b'{"ok": true}'))
-
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    fake = Server(tmp_path / "s")
-    listener = await asyncio.start_unix_server(fake.serve, fake.socket)
-    yield fake
-    listener.close()
+    async with serving(tmp_path / "s") as found:
+        yield found
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[RestClient]:
-    rest = RestClient(server.socket, call_seconds=5, calls=2, waits=2)
-    yield rest
-    await rest.close()
+    async with asking(server) as rest:
+        yield rest
 
 
 async def test_a_call_and_its_connection_again(server: Server, client: RestClient) -> None:
@@ -106,10 +67,7 @@ async def test_nobody_there(tmp_path: Path, name: str) -> None:
 async def test_a_deadline_frees_the_slot_and_drops_the_connection(
     server: Server, client: RestClient
 ) -> None:
-    async def never(method: str, target: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    server.handler = never
+    server.handler = server.silence
     with pytest.raises(Unavailable, match=r"within 0\.05 s"):
         await client.call("GET", "/x", deadline=0.05)
     server.handler = ok

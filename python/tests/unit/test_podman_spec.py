@@ -132,6 +132,7 @@ INFO = {
             "gidmap": [{"container_id": 0, "host_id": 991, "size": 1}],
         },
     },
+    "store": {"graphRoot": "/srv/storage"},
     "version": {"Version": "5.4.2"},
 }
 
@@ -139,6 +140,7 @@ INFO = {
 def test_info_tells_user_and_controllers() -> None:
     engine = engine_from(INFO, Podman())
     assert (engine.uid, engine.gid, engine.version) == (990, 991, "5.4.2")
+    assert engine.graph_root == Path("/srv/storage")
     assert engine.enforces
 
 

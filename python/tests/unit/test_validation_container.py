@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -28,10 +29,20 @@ def host(state: object) -> Host:
 ALIVE = SimpleNamespace(running=True)
 
 
-async def test_it_is_up_with_its_first_line(tmp_path: Path) -> None:
+async def test_it_is_up_with_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "raw"
+    look, looks, third = container._lines, itertools.count(1), asyncio.Event()
+
+    def counted(path: Path) -> tuple[str, ...]:
+        if next(looks) == 3:
+            third.set()
+        return look(path)
+
+    monkeypatch.setattr(container, "_lines", counted)
     waiting = asyncio.create_task(container._up(host(ALIVE), "c", log))
-    await asyncio.sleep(3 * container.LOOK_SECONDS)
+    await asyncio.wait_for(third.wait(), 5)
     assert not waiting.done()
     log.write_bytes(LINE)
     await asyncio.wait_for(waiting, 5)

@@ -17,6 +17,7 @@ from flashpods.api.context import Context
 from flashpods.api.download import FileBody, IteratorBody
 from flashpods.api.jobs import find
 from flashpods.api.parse import no_query
+from flashpods.bulkhead import Bulkhead
 from flashpods.errors import BadRequest, FlashpodsError, Gone, NotFound, Unavailable, cut
 from flashpods.jobs.model import Artifact, Job, Phase
 from flashpods.jobs.names import valid_artifact_name
@@ -24,6 +25,8 @@ from flashpods.jobs.states import JobStatus
 from flashpods.web.reply import Header, Reply, json_reply
 from flashpods.web.routing import add
 
+DOWNLOADS: Final = 64  # at once: each holds some 3 MiB, whatever its client takes
+PLACE_SECONDS: Final = 5.0
 _DELETED: Final = frozenset({JobStatus.CLEANING, JobStatus.CLEANED})
 _RANGES: Final = re.compile(r"\s*bytes\s*=(.*)\Z", re.IGNORECASE | re.DOTALL)
 _RANGE: Final = re.compile(r"\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*\Z")
@@ -95,6 +98,9 @@ class Artifacts:
         """Keep what they use."""
         self._store = context.services.store
         self._files = context.services.artifacts
+        self._places = Bulkhead(
+            DOWNLOADS, seconds=PLACE_SECONDS, work=f"{DOWNLOADS} downloads are under way"
+        )
 
     async def page(self, request: Request) -> Reply:
         """List what was collected."""
@@ -161,13 +167,13 @@ class Artifacts:
         begin, end = wanted or (0, size)
         if wanted:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (begin, end - 1, size)))
-        return FileBody(file, begin, end, 206 if wanted else 200, headers)
+        return FileBody(file, (begin, end), 206 if wanted else 200, headers, self._places)
 
     async def _directory(self, request: Request, job: Job, artifact: Artifact) -> ASGIApp:
         headers = [(b"content-type", b"application/x-tar"), *_common(f"{artifact.name}.tar")]
         if request.method == "HEAD":
-            return IteratorBody(iter(()), headers)
-        return IteratorBody(await self._files.tar(job.id, artifact.name), headers)
+            return IteratorBody(iter(()), headers, self._places)
+        return IteratorBody(await self._files.tar(job.id, artifact.name), headers, self._places)
 
 
 def _common(filename: str) -> list[Header]:

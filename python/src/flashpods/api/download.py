@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 
 from starlette.types import Receive, Scope, Send
 
+from flashpods.bulkhead import Bulkhead
 from flashpods.web.reply import Header
 
 #: One read ahead of one being sent: at most two chunks a download in our memory.
@@ -17,7 +18,9 @@ CHUNK_BYTES: Final = 1024 * 1024
 class _Body:
     """Sends chunks until there are no more or the client has left."""
 
-    def __init__(self, status: int, headers: Sequence[Header]) -> None:
+    def __init__(self, status: int, headers: Sequence[Header], places: Bulkhead) -> None:
+        self._places = places
+        self._ahead: asyncio.Future[bytes] | None = None
         self.status = status
         self.headers = list(headers)
 
@@ -30,35 +33,50 @@ class _Body:
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        loop = asyncio.get_running_loop()
-        ahead: asyncio.Future[bytes] | None = None
-        watcher: asyncio.Task[None] | None = None
+        """Send it.
+
+        Raises:
+            Unavailable: too many are sent already; nothing is sent of this one.
+        """
+        start = {"type": "http.response.start", "status": self.status, "headers": self.headers}
         try:
-            await send(
-                {"type": "http.response.start", "status": self.status, "headers": self.headers}
-            )
-            if scope["method"] != "HEAD":
-                watcher = asyncio.create_task(_left(receive))
-                ahead = loop.run_in_executor(None, self._next)
-                while not watcher.done() and (chunk := await asyncio.shield(ahead)):
-                    ahead = loop.run_in_executor(None, self._next)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if scope["method"] == "HEAD":
+                await send(start)
+            else:
+                async with self._places.place():
+                    await send(start)
+                    await self._chunks_to(send, receive)
             await send({"type": "http.response.body", "body": b""})
         finally:
-            if watcher:
-                watcher.cancel()
-            await _release(ahead, self._close)
+            await _release(self._ahead, self._close)
+
+    async def _chunks_to(self, send: Send, receive: Receive) -> None:
+        loop = asyncio.get_running_loop()
+        watcher = asyncio.create_task(_left(receive))
+        try:
+            self._ahead = loop.run_in_executor(None, self._next)
+            while not watcher.done() and (chunk := await asyncio.shield(self._ahead)):
+                self._ahead = loop.run_in_executor(None, self._next)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            watcher.cancel()
 
 
 class FileBody(_Body):
-    """The bytes ``begin`` up to ``end`` of an open file, which it closes."""
+    """The bytes of an open file from the span's first up to its second, which it closes."""
 
     def __init__(
-        self, file: BinaryIO, begin: int, end: int, status: int, headers: Sequence[Header]
+        self,
+        file: BinaryIO,
+        span: tuple[int, int],
+        status: int,
+        headers: Sequence[Header],
+        places: Bulkhead,
     ) -> None:
         """Take over the file."""
-        super().__init__(status, (*headers, (b"content-length", b"%d" % (end - begin))))
+        begin, end = span
+        length = (b"content-length", b"%d" % (end - begin))
+        super().__init__(status, (*headers, length), places)
         self._file = file
         self._at = begin
         self._end = end
@@ -83,9 +101,11 @@ class FileBody(_Body):
 class IteratorBody(_Body):
     """Chunks of unknown number, from an iterator, which it closes."""
 
-    def __init__(self, chunks: Iterator[bytes], headers: Sequence[Header]) -> None:
+    def __init__(
+        self, chunks: Iterator[bytes], headers: Sequence[Header], places: Bulkhead
+    ) -> None:
         """Take over the iterator."""
-        super().__init__(200, headers)
+        super().__init__(200, headers, places)
         self._chunks = chunks
 
     def _next(self) -> bytes:

@@ -15,6 +15,7 @@ from flashpods.api.context import Context
 from flashpods.api.jobs import find
 from flashpods.api.parse import Query
 from flashpods.api.stream import Feeds, Follow
+from flashpods.bulkhead import Bulkhead
 from flashpods.errors import BadRequest, Gone, NotFound, cut
 from flashpods.jobs.model import Job
 from flashpods.jobs.states import JobStatus
@@ -27,6 +28,7 @@ MOST_PAGE: Final = 1024 * 1024
 SMALL_BYTES: Final = 256 * 1024  # text that the event loop may make JSON of by itself
 PIECE: Final = 64 * 1024
 LARGE_AT_ONCE: Final = 4  # larger answers being made: each holds some megabytes
+TURN_SECONDS: Final = 15.0
 _CURSOR: Final = re.compile(r"[0-9]{1,16}\Z")
 _DELETED: Final = frozenset({JobStatus.CLEANING, JobStatus.CLEANED})
 
@@ -45,7 +47,9 @@ class Output:
         self._store = context.services.store
         self._logs = context.services.logs
         self._feeds = Feeds(context)
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large = Bulkhead(
+            LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other large answers are being made"
+        )
 
     async def get(self, request: Request) -> ASGIApp:
         """Answer with the tail, a page, or a stream."""
@@ -82,7 +86,7 @@ class Output:
         if whole and len(page.output) <= SMALL_BYTES:
             return _reply(page, 0)
         del page  # not held while we wait
-        async with self._large:
+        async with self._large.place():
             return await asyncio.to_thread(_reply, await self._logs.tail(job_id, lines), 0)
 
     async def _page(self, job_id: str, offset: int, limit: int) -> Reply:
@@ -92,7 +96,7 @@ class Output:
             if page is None or len(page.output) <= SMALL_BYTES:
                 return _reply(page, offset)
             del page  # one line, longer than that
-        async with self._large:
+        async with self._large.place():
             page = await self._logs.read(job_id, offset, limit)
             return await asyncio.to_thread(_reply, page, offset)
 

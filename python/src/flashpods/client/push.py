@@ -34,7 +34,8 @@ __all__ = [
     "target_url_of",
 ]
 
-FINALIZE_READ_SECONDS: Final = 120.0
+# The host may wait 30 s for a turn, and then has two minutes.
+FINALIZE_READ_SECONDS: Final = 180.0
 # The daemon's last act for a transfer comes just after our rsync has ended.
 IN_PROGRESS_SECONDS: Final = 15.0
 IN_PROGRESS_DELAY: Final = 0.05

@@ -31,7 +31,11 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
         StaleState: the row had already ended.
     """
     ran = job.status is JobStatus.RUNNING
-    if ending.outcome.error in {BUDGET, HOST} or Excess.noted(job.warnings):
+    if (
+        ending.outcome.error in {BUDGET, HOST}
+        or Excess.noted(job.warnings)
+        or (ran and line.disk.crowded())  # it may have filled the disk and ended by itself
+    ):
         await line.make_room(job)
     if ran:
         await line.show(job, Phase.COLLECTING)

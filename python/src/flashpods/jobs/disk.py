@@ -126,6 +126,10 @@ class DiskWatch:
         """Return whether the job is watched."""
         return job_id in self._watched
 
+    def crowded(self) -> bool:
+        """Return whether the host is so full that who holds most is ended."""
+        return any(fill.fraction >= self._budget.guard for fill in self._meter.fills().values())
+
     async def exceeded(self, job: Job, container_id: str) -> Excess:
         """Return when the job is to be ended; the caller cancels it when the job has ended."""
         young = job.started_at is not None and (

@@ -74,6 +74,11 @@ class Supervisor:
             event.set()
         return job
 
+    @property
+    def held(self) -> bool:
+        """Whether launches wait for :meth:`release`."""
+        return not self._launching.is_set()
+
     def hold(self) -> None:
         """Launch nothing until :meth:`release`: a create of the process before may be under way.
 

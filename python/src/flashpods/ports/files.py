@@ -57,6 +57,7 @@ class LogStore(Protocol):
 
         At most ``lines`` (1 to 10 000) of them: the newest complete ones that fit in
         ``most_bytes``, but one at least if there is one; the answer's ``lines`` says how many.
+        Raises Unavailable: many more read large ones at once.
         """
         ...
 

@@ -21,6 +21,7 @@ import uvicorn
 from flashpods import sdlisten, sdnotify
 from flashpods.config import Settings, load
 from flashpods.config_base import ConfigError
+from flashpods.config_tokens import Tokens
 from flashpods.errors import Unavailable
 from flashpods.logs_setup import configure_logging, join_stdlib_logging
 from flashpods.token import secrets
@@ -132,6 +133,19 @@ def allow_connections(most: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
+def door_of(tokens: Tokens, cgroup_parent: str, metrics: Metrics) -> Door:
+    """Return what lets connections in, by their peer's cgroup and how many there are."""
+    from flashpods.adapters.peercred import SocketPeer  # noqa: PLC0415 - late, as are the API's
+
+    return Door(
+        cgroup_parent=cgroup_parent,
+        most=tokens.connections,
+        most_per_peer=tokens.connections_per_peer,
+        metrics=metrics,
+        peer_of=SocketPeer,
+    )
+
+
 @contextlib.asynccontextmanager
 async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIterator[Parts]:
     """Build the parts on their adapters, with a trust bundle at hand.
@@ -140,8 +154,7 @@ async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIter
         ConfigError: ``podman.cgroup_parent`` is not set.
         Unavailable: there is no trust bundle within ``tokens.start_seconds``.
     """
-    from flashpods.adapters.peercred import SocketPeer  # noqa: PLC0415 - late, as are the API's
-    from flashpods.adapters.podman.labels import ContainerLabels  # noqa: PLC0415 - likewise
+    from flashpods.adapters.podman.labels import ContainerLabels  # noqa: PLC0415 - late, as there
     from flashpods.adapters.podman.rest import RestClient  # noqa: PLC0415 - likewise
     from flashpods.adapters.spiffe import authorities  # noqa: PLC0415 - likewise
     from flashpods.adapters.spiffe.bundles import BundleKeeper  # noqa: PLC0415 - likewise
@@ -170,13 +183,7 @@ async def wired(settings: Settings, vault: Vault, metrics: Metrics) -> AsyncIter
             vault=vault,
             verifier=BundleVerifier(keeper, tokens.audience),
             types=ContainerLabels(rest, seconds=tokens.podman_seconds),
-            door=Door(
-                cgroup_parent=podman.cgroup_parent,
-                most=tokens.connections,
-                most_per_peer=tokens.connections_per_peer,
-                metrics=metrics,
-                peer_of=SocketPeer,
-            ),
+            door=door_of(tokens, podman.cgroup_parent, metrics),
             metrics=metrics,
         )
     finally:

@@ -7,7 +7,7 @@ belong to subordinate ids. Each line of standard input is a request, each answer
 
 - ``{"measure": [PATH…], "most": ENTRIES}``: ``[[DEVICE, BYTES, ENTRIES]…]``, see :func:`measure`
 - ``{"ease": PATH}``: whether it was emptied, see :func:`ease`
-- ``{"empty": PATH}``: true, see :func:`empty`
+- ``{"empty": PATH}``: true, see :func:`free`
 
 A process is forked for each request, so that what a job piles up is never in ours for longer.
 """
@@ -29,6 +29,7 @@ BLOCK: Final = 512  # what st_blocks counts, stat(2)
 EASY_ENTRIES, EASY_DEPTH = 10_000, 100  # what the engine deletes without harm to others
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -71,6 +72,27 @@ class Tally:
             return False
         self._twins.add(key)
         return True
+
+
+class _Cut(Tally):
+    """Cuts each file to nothing on the way."""
+
+    def take(self, directory: int) -> list[str]:
+        """Cut what files are in an open directory; return the names of its directories."""
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(OSError):  # its deletion tells
+                        _cut(directory, entry.name)
+        return Tally.take(self, directory)
+
+
+def _cut(directory: int, name: str) -> None:
+    fd = os.open(name, _FILE, dir_fd=directory)
+    try:
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 @dataclass(slots=True)
@@ -122,6 +144,21 @@ def ease(path: str) -> bool:
     finally:
         os.close(root)
     return not easy and empty(path)
+
+
+def free(path: str) -> bool:
+    """Empty a directory at once, also where a file system lies over it; see :func:`empty`.
+
+    overlayfs keeps what is deleted below it until it is unmounted, and the engine may have no room
+    to do that. What has no length takes no room.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        root = os.open(path, _DIRECTORY)
+        try:
+            _walked(root, _Cut(sys.maxsize))
+        finally:
+            os.close(root)
+    return empty(path)
 
 
 def empty(path: str) -> bool:
@@ -209,7 +246,7 @@ def answer(request: str) -> str:
         if "ease" in asked:
             result = ease(asked["ease"])
         elif "empty" in asked:
-            result = empty(asked["empty"])
+            result = free(asked["empty"])
         else:
             result = [measure(place, asked["most"]) for place in asked["measure"]]
         return json.dumps({"ok": result})

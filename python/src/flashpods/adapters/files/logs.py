@@ -25,6 +25,7 @@ from flashpods.adapters.files import logread
 from flashpods.adapters.files.capture import Capture, capture_max_bytes, sweep
 from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
 from flashpods.adapters.files.openlogs import OpenLogs, read_apart
+from flashpods.bulkhead import Bulkhead
 from flashpods.jobs import names
 from flashpods.ports import TAIL_BYTES, LogTail
 
@@ -36,6 +37,7 @@ DRAIN_TRIES: Final = 4
 THREADS: Final = 2
 INLINE_BYTES: Final = 256 * 1024  # larger pages are read in a thread even when in memory
 LARGE_AT_ONCE: Final = 4  # tails in threads: each holds some megabytes
+TURN_SECONDS: Final = 15.0  # for one of these places
 
 _WATCHED: Final = Mask.MODIFY | Mask.MOVED_TO | Mask.ONESHOT
 _T = TypeVar("_T")
@@ -91,7 +93,7 @@ class FileLogStore:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._waiters: dict[str, _Waiters] = {}
         self._open = OpenLogs(logs)
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large = Bulkhead(LARGE_AT_ONCE, seconds=TURN_SECONDS, work="other logs are read")
         self._inotify: Inotify | None = None
         self._events: asyncio.Task[None] | None = None
         self._closed = False
@@ -219,7 +221,7 @@ class FileLogStore:
         else:
             if small == most_bytes or page.lines == lines or page.offset == 0:
                 return page
-        async with self._large:
+        async with self._large.place():
             return await asyncio.to_thread(
                 read_apart,
                 self._path(job_id),

@@ -9,8 +9,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from flashpods.adapters.files import tree_tool
 from flashpods.adapters.files.trees import TooLarge
@@ -21,6 +23,10 @@ R = TypeVar("R")
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHOWN_STDERR = 300
+THREADS: Final = 4
+SLACK_SECONDS: Final = 5.0  # in which work that has begun stops by itself, and is not left behind
+# Half a million files take seconds: asyncio's own threads are for what somebody waits to read.
+_POOL: Final = ThreadPoolExecutor(THREADS, thread_name_prefix="trees")
 
 
 class Stopped(Exception):
@@ -48,16 +54,18 @@ class Budget:
 async def in_thread(
     seconds: float, function: Callable[..., R], /, *args: object, **kwargs: object
 ) -> R:
-    """Run ``function(…, guard=…)`` in a thread; a cancelled caller stops it.
+    """Run ``function(…, guard=…)`` in one of a few threads; a cancelled caller stops it.
 
     Raises:
-        Unavailable: it took longer than ``seconds``.
+        Unavailable: it took longer than ``seconds``, the wait for a thread included.
         OSError: the function's.
     """
     budget = Budget(seconds)
     try:
-        return await asyncio.to_thread(function, *args, guard=budget.check, **kwargs)
-    except (Stopped, BlockingIOError) as e:
+        work = partial(function, *args, guard=budget.check, **kwargs)
+        async with asyncio.timeout(seconds + SLACK_SECONDS):
+            return await asyncio.get_running_loop().run_in_executor(_POOL, work)
+    except (Stopped, BlockingIOError, TimeoutError) as e:
         raise Unavailable("work on files did not end in time; it will be tried again") from e
     finally:
         budget.stop()

@@ -37,14 +37,14 @@ class TreeHelper:
         """Return the result of a request.
 
         Raises:
-            Unavailable: it failed, or took longer than ``seconds``; it was ended then.
+            Unavailable: it failed, or took longer than ``seconds``, the wait for its turn included;
+                if it had begun, it was ended.
         """
-        async with self._one:
-            try:
-                async with asyncio.timeout(seconds):
-                    reply = await self._reply(json.dumps(request))
-            except (TimeoutError, OSError, ValueError) as e:
-                raise Unavailable(f"work on a job's files did not end well: {e!r}") from e
+        try:
+            async with asyncio.timeout(seconds), self._one:
+                reply = await self._reply(json.dumps(request))
+        except (TimeoutError, OSError, ValueError) as e:
+            raise Unavailable(f"work on a job's files did not end well: {e!r}") from e
         match reply:
             case {"ok": result}:
                 return result

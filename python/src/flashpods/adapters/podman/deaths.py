@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.podman.cgroups import PROC, open_process
-from flashpods.adapters.podman.look import inspect
+from flashpods.adapters.podman.look import Unshown, inspect
 from flashpods.adapters.podman.rest import RestClient
 from flashpods.errors import Unavailable
 from flashpods.ports import ContainerState
@@ -26,6 +26,8 @@ FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the engine does not answer."""
 STATUS_LOST_AFTER: Final = 6.0
 """Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""
+UNSHOWN_AFTER: Final = 60.0
+"""Seconds for which the engine refused to show a dead one, after which it never will."""
 SLICE: Final = 20.0
 """Seconds of one ``wait`` call of the engine; then it is made anew."""
 
@@ -60,24 +62,27 @@ class DeathWatch:
         self._pid = pid
         self._look = FIRST_LOOK
         self._dead_since: float | None = None
+        self._unshown_since: float | None = None
 
     async def run(self) -> ContainerState | None:
         """Return once it is dead, its status is definite and so its output is written.
 
         Returns:
             The state, with ``exit_code`` None if the engine has lost the status (conmon was
-            killed); or None if there is no such container any more.
+            killed); or None if there is no such container any more, or none that it can show.
         """
         backoff = FIRST_BACKOFF
         await self._by_kernel(self._pid)
         while True:
             try:
                 state = await inspect(self._rest, self._id)
-            except Unavailable:
+            except Unavailable as e:
+                if self._never_shown(e):
+                    return None
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, MOST_BACKOFF)
                 continue
-            backoff = FIRST_BACKOFF
+            backoff, self._unshown_since = FIRST_BACKOFF, None
             if state is None or (state.exited and state.exit_code is not None):
                 return state
             if state.exited:
@@ -132,6 +137,14 @@ class DeathWatch:
     def _died(self) -> None:
         if self._dead_since is None:
             self._dead_since = asyncio.get_running_loop().time()
+
+    def _never_shown(self, error: Unavailable) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._dead_since is None or not isinstance(error, Unshown):
+            self._unshown_since = None
+        elif self._unshown_since is None:
+            self._unshown_since = now
+        return self._unshown_since is not None and now - self._unshown_since > UNSHOWN_AFTER
 
     def _status_lost(self) -> bool:
         if self._dead_since is None:

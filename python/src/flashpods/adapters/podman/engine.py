@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 from flashpods.adapters.podman.cgroups import controllers_below
@@ -9,6 +11,43 @@ from flashpods.adapters.podman.rest import RestClient
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
+
+
+class Probe:
+    """Asks the engine what it is, once for all who want to know.
+
+    A caller with less time than the answer takes, as a look at the host's health has, leaves the
+    question to the next one.
+    """
+
+    def __init__(self, rest: RestClient, settings: Podman) -> None:
+        """Ask nothing yet."""
+        self._rest = rest
+        self._settings = settings
+        self._asked: asyncio.Task[Engine] | None = None
+
+    async def ask(self) -> Engine:
+        """Return the answer to the question that is under way, or to a new one.
+
+        Raises:
+            Unavailable: see :func:`probe`.
+        """
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(probe(self._rest, self._settings))
+            self._asked.add_done_callback(_heard)
+        return await asyncio.shield(self._asked)
+
+    async def close(self) -> None:
+        """Give up the question."""
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.gather(self._asked, return_exceptions=True)
+
+
+def _heard(asked: asyncio.Task[Engine]) -> None:
+    """Take in a failure that nobody waited for."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def probe(rest: RestClient, settings: Podman) -> Engine:
@@ -47,4 +86,11 @@ def engine_from(info: dict[str, Any], settings: Podman) -> Engine:
         ) from None
     if settings.cgroup_parent:
         controllers |= controllers_below(settings.cgroup_parent)
-    return Engine(version=version, uid=uid, gid=gid, controllers=controllers)
+    root = (info.get("store") or {}).get("graphRoot")
+    return Engine(
+        version=version,
+        uid=uid,
+        gid=gid,
+        controllers=controllers,
+        graph_root=Path(root) if root else None,
+    )

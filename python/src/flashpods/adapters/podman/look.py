@@ -6,7 +6,8 @@ be inspected ("container not known"), but it is listed and keeps its name, until
 
 So is one that was made in the last seconds before a power cut: Podman's database is on the disk, of
 the files that describe its layer only the names are ("getting graph driver info", ``readlink …:
-invalid argument``, because they are empty).
+invalid argument``, because they are empty), or its list of layers is an older one ("layer not
+known"). What runs all the same is known by what the list says of it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,26 @@ from flashpods.jobs.model import LABEL_MARK
 from flashpods.ports import ContainerState
 
 # containers/storage, ErrContainerUnknown; libpod, getContainerInspectData
-UNSTORED: Final = ("container not known", "getting graph driver info")
+UNSTORED: Final = ("container not known", "layer not known", "getting graph driver info")
+# SQLite's error 13, and the system's ENOSPC
+FULL: Final = ("database or disk is full", "no space left on device")
+
+
+class Unshown(Unavailable):
+    """The engine answers, but can't show this one container."""
+
+
+class NoRoom(Unavailable):
+    """The engine has no room to note what it found, and so does not tell."""
 
 
 async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
     """Ask for one container; None if there is none.
 
     Raises:
-        Unavailable: the engine does not answer, or not to this.
+        NoRoom: the engine's disk is full.
+        Unavailable: the engine does not answer.
+        Unshown: it does, but not to this.
     """
     answer = await rest.call("GET", f"/containers/{name_or_id}/json")
     if answer.status == 404:
@@ -40,7 +53,8 @@ async def inspect(rest: RestClient, name_or_id: str) -> ContainerState | None:
         for item in await _listed(rest):
             if name_or_id in {item["Id"], *item["Names"]}:
                 return from_list(item, bare=True)
-    raise Unavailable(f"Podman cannot inspect {name_or_id}: {answer.message}")
+    kind = NoRoom if any(mark in answer.message for mark in FULL) else Unshown
+    raise kind(f"Podman cannot inspect {name_or_id}: {answer.message}")
 
 
 async def containers(rest: RestClient) -> list[ContainerState]:

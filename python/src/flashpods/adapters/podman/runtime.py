@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from flashpods import failpoints
 from flashpods.adapters.files.tree_helper import TreeHelper
+from flashpods.adapters.podman import stored
 from flashpods.adapters.podman.cgroups import (
     CGROUPS,
     PROC,
@@ -25,10 +26,10 @@ from flashpods.adapters.podman.cgroups import (
     waits_for_start,
 )
 from flashpods.adapters.podman.deaths import DeathWatch
-from flashpods.adapters.podman.engine import probe
+from flashpods.adapters.podman.engine import Probe
 from flashpods.adapters.podman.images import Images, Progress
 from flashpods.adapters.podman.library import Library
-from flashpods.adapters.podman.look import containers, inspect
+from flashpods.adapters.podman.look import NoRoom, Unshown, containers, inspect
 from flashpods.adapters.podman.refusals import refusal
 from flashpods.adapters.podman.rest import Answer, RestClient, Seen
 from flashpods.adapters.podman.spec import LOG_MAX_BYTES, Engine, cgroup_parent, create_request
@@ -84,7 +85,7 @@ class PodmanRuntime:
         self._library = Library(settings)
         self._trees = TreeHelper()
         self._engine: Engine | None = None
-        self._probing = asyncio.Lock()
+        self._asking = Probe(self._rest, settings)
         # Of two keep-id creates at once Podman 5.4.2 gives some a map of one id, with which crun
         # fails, 4.3.1 none at all, and the service of both may die: podman issue 23264,
         # containers/storage issue 2030.
@@ -97,6 +98,7 @@ class PodmanRuntime:
         """Give up pulls and close connections; containers run on."""
         await self._images.close()
         await self._creates.close()
+        await self._asking.close()
         await self._rest.close()
         await self._trees.close()
 
@@ -254,8 +256,15 @@ class PodmanRuntime:
         return False
 
     async def inspect(self, name_or_id: str) -> ContainerState | None:
-        """Return what the engine knows; see the port."""
-        return await inspect(self._rest, name_or_id)
+        """Return what the engine knows, or its storage if there is no room; see the port."""
+        try:
+            return await inspect(self._rest, name_or_id)
+        except NoRoom:
+            root = self._engine.graph_root if self._engine else None
+            state = await asyncio.to_thread(stored.exited, root, name_or_id, self._emptied)
+            if state is None:
+                raise
+            return state
 
     async def awaited(self, name: str) -> ContainerState | None:
         """Inspect it, again while the engine may be making it; see the port."""
@@ -294,7 +303,10 @@ class PodmanRuntime:
 
     async def remove(self, name_or_id: str) -> None:
         """Kill and remove, and its cgroup parent; see the port."""
-        state = await self.inspect(name_or_id)
+        try:
+            state = await self.inspect(name_or_id)
+        except Unshown:  # which does not say that it can't be removed
+            state = None
         if state is not None and state.layer is not None:
             if state.running and not await asyncio.to_thread(self._emptied, state):
                 await self._killed(state)
@@ -368,7 +380,7 @@ class PodmanRuntime:
         """
         if self._engine is None or not self._engine.enforces:
             return False
-        self._engine = await probe(self._rest, self._settings)
+        self._engine = await self._asking.ask()
         return not self._engine.enforces
 
     def _read_limits(self, pid: int, container_id: str) -> Limits | None:
@@ -380,9 +392,7 @@ class PodmanRuntime:
     async def _probe(self) -> Engine:
         """Return what the engine can do, asked once in this process's life."""
         if self._engine is None:
-            async with self._probing:
-                if self._engine is None:
-                    self._engine = await probe(self._rest, self._settings)
+            self._engine = await self._asking.ask()
         return self._engine
 
 

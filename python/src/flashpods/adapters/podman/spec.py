@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from flashpods.config import Podman
@@ -23,12 +24,16 @@ HARMLESS: Final = ["rbind", "nosuid", "nodev"]
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What the engine said about itself. ``uid`` and ``gid`` are those it runs as."""
+    """What the engine said about itself.
+
+    ``uid`` and ``gid`` are those it runs as, ``graph_root`` is where its storage lies.
+    """
 
     version: str
     uid: int
     gid: int
     controllers: frozenset[str]
+    graph_root: Path | None = None
 
     @property
     def enforces(self) -> bool:

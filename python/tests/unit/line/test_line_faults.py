@@ -1,0 +1,117 @@
+"""A store, a log or a line that fails once: it is tried again, and no other job waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from line_world import World, row_of
+
+from flashpods.errors import Unavailable
+from flashpods.jobs.model import (
+    Job,
+)
+from flashpods.jobs.states import JobStatus
+
+
+async def test_a_log_that_cannot_be_completed_ends_the_job_with_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_job_id: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = await world.running()
+    monkeypatch.setattr(world.logs, "drain", refuse)
+    world.runtime.exit(job.container_name, 0)
+    row = await world.ended(job)
+    assert row.status is JobStatus.COMPLETED
+    assert "the log is incomplete: No space left on device" in row.warnings
+
+
+async def test_a_store_that_is_away_for_a_moment_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.running()
+    real = world.store.advance
+    calls = 0
+
+    async def flaky(*args: Any, **keywords: Any) -> Job:
+        nonlocal calls
+        calls += 1
+        moved = await real(*args, **keywords) if calls == 2 else None
+        if calls <= 2:
+            raise Unavailable("the answer was lost")
+        assert moved is None
+        return await real(*args, **keywords)
+
+    monkeypatch.setattr(world.store, "advance", flaky)
+    world.runtime.exit(job.container_name, 0)
+    async with asyncio.timeout(30):
+        while world.supervisor.has(job.id):
+            await world.changes.wait(job.id, 0.02)
+            world.clock.advance(1)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
+    assert await world.history(job) == ["pending", "starting", "running", "completed"]
+
+
+async def test_a_log_that_cannot_be_followed_keeps_nobody_from_ending_the_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    follow = world.logs.follow
+
+    async def refuse(job_id: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise OSError(28, "No space left on device")
+        await follow(job_id)
+
+    monkeypatch.setattr(world.logs, "follow", refuse)
+    job = await world.running()
+    for _ in range(2):
+        await world.clock.until_sleeping(2)  # the job's deadline, and the next try
+        world.clock.advance(2)
+    async with asyncio.timeout(30):
+        while calls < 3:
+            await world.changes.wait(job.id, 0.01)
+    calls = 0
+    other = await world.running()
+    await world.supervisor.cancel(other.id)
+    assert (await world.until(other, JobStatus.CANCELLED)).exit_code == 143
+    await world.supervisor.cancel(job.id)
+    await world.ended(job)
+
+
+async def test_a_line_that_breaks_is_begun_again_before_the_minute_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await world.until(await world.running(), JobStatus.RUNNING)
+    advance, calls = world.store.advance, 0
+
+    async def locked(*args: Any, **more: Any) -> Job:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a defect of ours")
+        return await advance(*args, **more)
+
+    monkeypatch.setattr(world.store, "advance", locked)
+    world.runtime.exit(job.container_name, 0)
+    await world.supervisor.idle()
+    await asyncio.wait_for(world.supervisor.broke.wait(), 5)
+    await world.recovery.run_once()
+    await world.supervisor.idle()
+    assert (await row_of(world, job)).status is JobStatus.COMPLETED
+
+
+async def test_a_line_that_is_cancelled_by_mistake_is_begun_again(world: World) -> None:
+    job = await world.running()
+    (task,) = (t for t in asyncio.all_tasks() if t.get_name() == f"job {job.id}")
+    task.cancel()
+    await asyncio.wait_for(world.supervisor.broke.wait(), 5)
+    await world.recovery.run_once()
+    assert world.supervisor.has(job.id)
+    world.runtime.exit(job.container_name, 0)
+    assert (await world.ended(job)).status is JobStatus.COMPLETED
