@@ -104,7 +104,7 @@ async def test_a_well_host_and_what_is_only_worth_knowing(api: ApiFactory) -> No
     assert (seen["severity"], seen["anchor"]) == ("critical", "disks-fill-up")
 
 
-async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
+async def test_jobs_that_fail(api: ApiFactory) -> None:
     running = start(api)
     await admin(running.settings_path, "backup")
     for _ in range(6):
@@ -127,6 +127,10 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     change(running, f"UPDATE jobs SET image = '{last['image']}' {which}")
     await only(running)
 
+
+async def test_jobs_that_hang(api: ApiFactory) -> None:
+    running = start(api)
+    await admin(running.settings_path, "backup")
     stuck = await submit(running.client, GATE)
     await until(running.client, stuck, "running")
     running.kill()
@@ -145,6 +149,11 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     running.start()
     await only(running)
 
+
+async def test_what_nobody_sees_to(api: ApiFactory) -> None:
+    running = start(api)
+    await admin(running.settings_path, "backup")
+    ended = await run(running.client, "true")
     # A container whose job no row explains, while nobody recovers.
     orphan = await submit(running.client, GATE)
     await until(running.client, orphan, "running")
@@ -157,7 +166,8 @@ async def test_jobs_that_fail_or_hang(api: ApiFactory) -> None:
     assert "orphan_containers" not in await found(running)
 
     # Retention that nobody sees to.
-    change(running, f"UPDATE jobs SET completed_at = '{past(days=2)}'")
+    late = f"completed_at = '{past(days=2)}' WHERE id = '{ended['id']}'"
+    change(running, f"UPDATE jobs SET {late}")
     assert (await found(running))["cleanup_behind"]["severity"] == "warning"
     await admin(running.settings_path, "gc")
     await only(running, "api_down")
