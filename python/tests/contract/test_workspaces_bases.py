@@ -64,7 +64,7 @@ async def test_nobody_takes_a_tree_away_that_becomes_a_base(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work, go = threading.Event(), threading.Event()
-    arm = tree_tool.arm
+    arm = trees.arm
 
     def slow(*arguments: Any) -> None:
         at_work.set()

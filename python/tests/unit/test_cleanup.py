@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flashpods.adapters.files import tree_tool
+from flashpods.adapters.files import tree_tool, trees
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
@@ -257,7 +257,7 @@ async def test_a_workspace_that_becomes_a_base_is_left_to_the_next_round(
     job = await world.ended()
     tree(world.root / "work" / job.id)
     at_work, go = threading.Event(), threading.Event()
-    arm = tree_tool.arm
+    arm = trees.arm
 
     def slow(*arguments: Any) -> None:
         at_work.set()

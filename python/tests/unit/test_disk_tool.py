@@ -94,7 +94,7 @@ def test_it_stops_when_its_time_is_over_with_what_it_has(
         for number in range(100):
             (tmp_path / place / "d" / f"f{number}").write_bytes(b"x" * 8192)
     ticks = itertools.count()
-    monkeypatch.setattr(disk_tool.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
     places = [str(tmp_path / place) for place in ("a", "b")]
     asked = {"measure": places, "most": MOST, "seconds": 60}
     for _, size, entries, whole in json.loads(disk_tool.answer(json.dumps(asked)))["ok"]:
