@@ -1,6 +1,7 @@
 """The cleanup sweeps what crashes leave, touches nothing else, and outlives any failure."""
 
 import asyncio
+import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from flashpods.adapters.files import tree_tool, trees
 from flashpods.adapters.files.artifacts import FileArtifactStore
 from flashpods.adapters.files.logs import FileLogStore
 from flashpods.adapters.files.workspaces import FileWorkspaces
@@ -282,3 +284,30 @@ async def test_the_tree_of_an_active_job_stays_and_counts_as_nothing_done(world:
     upload = await world.store.get_upload(UPLOAD)
     assert upload is not None
     assert upload.state is UploadState.UPLOADING
+
+
+async def test_a_workspace_that_becomes_a_base_is_left_to_the_next_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take longer than the grace after a job's end."""
+    job = await world.ended()
+    tree(world.root / "work" / job.id)
+    at_work, go = threading.Event(), threading.Event()
+    arm = trees.arm
+
+    def slow(*arguments: Any) -> None:
+        at_work.set()
+        assert go.wait(30)
+        arm(*arguments)
+
+    monkeypatch.setattr(tree_tool, "arm", slow)
+    kept = asyncio.create_task(world.workspaces.keep_as_base(job.id, "proj", keep=1))
+    assert await asyncio.to_thread(at_work.wait, 30)
+    world.clock.advance(16)
+    report = await world.cleaner.run_once()
+    assert (report.done, report.failed) == ({}, {})
+    go.set()
+    await kept
+    assert (world.root / "transfers" / ".bases" / "proj" / "f").exists()
+    report = await world.cleaner.run_once()
+    assert (report.done, report.failed) == ({}, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -26,8 +27,8 @@ def descriptors() -> int:
 
 def test_an_absent_tree_and_a_file_are_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert measure(str(tmp_path / "no"), MOST) == (0, 0, 0)
-    assert measure(str(tmp_path / "file"), MOST) == (0, 0, 0)
+    assert measure(str(tmp_path / "no"), MOST) == (0, 0, 0, True)
+    assert measure(str(tmp_path / "file"), MOST) == (0, 0, 0, True)
 
 
 def test_what_is_allocated_counts_not_what_is_promised(tmp_path: Path) -> None:
@@ -37,8 +38,8 @@ def test_what_is_allocated_counts_not_what_is_promised(tmp_path: Path) -> None:
         file.truncate(2**40)
     with (tmp_path / "reserved").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 2 * MB)
-    device, size, entries = measure(str(tmp_path), MOST)
-    assert (device, entries) == (tmp_path.stat().st_dev, 4)
+    device, size, entries, whole = measure(str(tmp_path), MOST)
+    assert (device, entries, whole) == (tmp_path.stat().st_dev, 4, True)
     assert size == allocated(*tmp_path.rglob("*"))
     assert 3 * MB <= size < 4 * MB
 
@@ -47,7 +48,7 @@ def test_a_file_of_many_names_takes_its_space_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * MB)
     for number in range(20):
         os.link(tmp_path / "a", tmp_path / f"b{number}")
-    _, size, entries = measure(str(tmp_path), MOST)
+    _, size, entries, _ = measure(str(tmp_path), MOST)
     assert (size, entries) == (allocated(tmp_path / "a"), 21)
 
 
@@ -57,7 +58,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"x" * MB)
     (tree / "out").symlink_to("..")
     (tree / "file").symlink_to("../big")
-    _, size, entries = measure(str(tree), MOST)
+    _, size, entries, _ = measure(str(tree), MOST)
     assert (size < MB, entries) == (True, 2)
 
 
@@ -84,6 +85,25 @@ def test_it_stops_above_the_most(tmp_path: Path) -> None:
     assert measure(str(tmp_path), 60)[2] == 61
 
 
+def test_it_stops_when_its_time_is_over_with_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk, where each entry takes a second; each place has its part of the time."""
+    for place in ("a", "b"):
+        (tmp_path / place / "d").mkdir(parents=True)
+        for number in range(100):
+            (tmp_path / place / "d" / f"f{number}").write_bytes(b"x" * 8192)
+    ticks = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    places = [str(tmp_path / place) for place in ("a", "b")]
+    asked = {"measure": places, "most": MOST, "seconds": 60}
+    for _, size, entries, whole in json.loads(disk_tool.answer(json.dumps(asked)))["ok"]:
+        assert (20 < entries < 40, size > 10 * 8192, whole) == (True, True, False)
+    asked["seconds"] = 1000
+    for _, _, entries, whole in json.loads(disk_tool.answer(json.dumps(asked)))["ok"]:
+        assert (entries, whole) == (101, True)
+
+
 def test_a_directory_that_moves_meanwhile_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +123,7 @@ def test_a_directory_that_moves_meanwhile_stops_nothing(
         return found
 
     monkeypatch.setattr(disk_tool.Tally, "take", spy)
-    _, size, entries = measure(str(tree), MOST)
+    _, size, entries, _ = measure(str(tree), MOST)
     assert moved
     assert size >= 2 * MB, "what was left to see after the move was seen"
     assert entries == 7
@@ -111,17 +131,17 @@ def test_a_directory_that_moves_meanwhile_stops_nothing(
 
 def test_requests_are_answered_in_turn_and_a_failure_is_an_answer(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * MB)
-    good = json.dumps({"measure": [str(tmp_path), str(tmp_path / "no")], "most": 10})
-    long = json.dumps({"measure": [str(tmp_path / ("x" * 300))], "most": 10})
+    good = json.dumps({"measure": [str(tmp_path), str(tmp_path / "no")], "most": 10, "seconds": 20})
+    long = json.dumps({"measure": [str(tmp_path / ("x" * 300))], "most": 10, "seconds": 20})
     (found, none) = json.loads(disk_tool.answer(good))["ok"]
-    assert (found[1:], none) == ([allocated(tmp_path / "f"), 1], [0, 0, 0])
+    assert (found[1:], none) == ([allocated(tmp_path / "f"), 1, True], [0, 0, 0, True])
     assert json.loads(disk_tool.answer(long)) == {"error": "File name too long"}
 
 
 def test_the_helper_lives_on_when_a_walk_dies(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     with answers.open("w") as file:
-        good = json.dumps({"measure": [str(tmp_path)], "most": 10})
+        good = json.dumps({"measure": [str(tmp_path)], "most": 10, "seconds": 20})
         assert disk_tool.serve(["no json\n", good + "\n"], file) == 0
     first, second = map(json.loads, answers.read_text().splitlines())
     assert first == {"error": "the walk was ended"}

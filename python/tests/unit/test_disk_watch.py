@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from flashpods.errors import Unavailable
 from flashpods.jobs.disk import (
     BUDGET,
+    FAILURES,
     FIRST_SECONDS,
     GUARD_PAUSE,
     HOST,
@@ -85,6 +87,23 @@ def test_who_holds_most_of_the_full_disk_goes(
     fills: dict[int, DiskFill], uses: dict[str, DiskUse], chosen: str | None
 ) -> None:
     assert offender(0.92, fills, uses) == chosen
+
+
+@pytest.mark.parametrize(
+    ("uses", "doubts", "chosen"),
+    [
+        ({"a": use(0), "b": use(5)}, {"a": 60}, "a"),  # 55 are nobody's else
+        ({"a": use(0), "b": use(50)}, {"a": 60}, "b"),  # only 10 are
+        ({"a": use(0), "b": use(5)}, {"a": math.inf}, "a"),
+        ({"a": use(0)}, {"a": 0.5}, None),
+        ({"a": use(3), "b": use(2)}, {"a": 0, "b": 0}, "a"),  # what was counted counts
+        ({"a": use(1), "b": use(2, device=2)}, {"a": math.inf}, "a"),
+    ],
+)
+def test_who_cannot_be_measured_counts_for_what_no_other_explains(
+    uses: dict[str, DiskUse], doubts: dict[str, float], chosen: str | None
+) -> None:
+    assert offender(0.92, {1: fill(95)}, uses, doubts) == chosen
 
 
 # ------------------------------------------------------------------ the watch
@@ -252,6 +271,58 @@ async def test_an_unmeasurable_job_is_left_running_and_tried_again(world: World)
     world.clock.advance(LOOK_SECONDS * 4)
     await world.watch.look()
     assert (await world.excess(job_id)).error == BUDGET
+
+
+def part(size: int, entries: int = 1) -> DiskUse:
+    return DiskUse(where={1: size}, entries=entries, whole=False)
+
+
+async def test_what_was_counted_in_time_counts_for_the_limit(world: World) -> None:
+    job_id = await world.begin("a")
+    world.meter.uses[job_id] = part(11 * GIB)
+    world.clock.advance(FIRST_SECONDS + 0.1)
+    await world.watch.look()
+    excess = await world.excess(job_id)
+    assert (excess.error, "at least 11.00 GiB" in excess.why) == (BUDGET, True)
+
+
+async def test_who_cannot_be_walked_in_time_goes_for_the_host_not_an_innocent(
+    world: World,
+) -> None:
+    slow, innocent = [await world.begin(letter) for letter in "ab"]
+    world.meter.uses = {slow: part(GIB), innocent: use(2 * GIB)}
+    await world.watch.look()
+    world.gain(95 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    excess = await world.excess(slow)
+    assert (excess.error, "of this one 1.00 GiB" in excess.why) == (HOST, True)
+    assert not world.tasks[innocent].done()
+
+
+async def test_who_holds_what_the_disk_gained_goes_not_who_cannot_be_walked(world: World) -> None:
+    slow, writer = [await world.begin(letter) for letter in "ab"]
+    world.meter.uses = {slow: part(GIB), writer: use(9 * GIB)}
+    world.meter.fill = fill(85 * GIB, 100 * GIB)
+    await world.watch.look()
+    world.gain(10 * GIB)
+    world.clock.advance(0.1)
+    await world.watch.look()
+    assert (await world.excess(writer)).error == HOST
+    assert not world.tasks[slow].done()
+
+
+async def test_one_whose_measuring_fails_again_and_again_goes_for_the_host(world: World) -> None:
+    job_id = await world.begin("a")
+    world.meter.fail_with = Unavailable("the walk took too long")
+    await world.watch.look()
+    world.gain(95 * GIB)
+    for _ in range(FAILURES):
+        assert not world.tasks[job_id].done()
+        world.clock.advance(GUARD_PAUSE + 0.1)
+        await world.watch.look()
+        await asyncio.sleep(0)
+    assert (await world.excess(job_id)).error == HOST
 
 
 async def test_a_job_found_at_start_is_measured_at_once(world: World) -> None:

@@ -39,13 +39,13 @@ async def helper() -> AsyncIterator[TreeHelper]:
 
 
 def measure(*places: Path) -> dict[str, object]:
-    return {"measure": [str(p) for p in places], "most": 100}
+    return {"measure": [str(p) for p in places], "most": 100, "seconds": 20}
 
 
 async def test_one_process_answers_many(helper: TreeHelper, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * MB)
     for _ in range(3):
-        ((device, size, entries),) = await helper.ask(measure(tmp_path), seconds=20)
+        ((device, size, entries, _),) = await helper.ask(measure(tmp_path), seconds=20)
         assert (device, entries) == (tmp_path.stat().st_dev, 1)
         assert size >= MB
     together = [helper.ask(measure(tmp_path), seconds=20) for _ in range(20)]
@@ -146,3 +146,22 @@ async def test_the_store_is_watched_once_it_was_seen(
         for fill in fills.values():
             assert 0 <= fill.bytes_used <= fill.bytes_total
             assert 0 <= fill.fraction <= 1
+
+
+async def test_what_was_counted_in_time_is_the_answer(
+    meter: SystemDiskMeter, tmp_path: Path
+) -> None:
+    layer = tmp_path / "store" / "l" / "diff"
+    for number in range(2000):
+        (layer / f"f{number}").touch()
+    hasty = SystemDiskMeter(staging=tmp_path / "staging", work=tmp_path / "work", seconds=0.001)
+    try:
+        part = await hasty.held(job(), container(layer), most=10_000)
+        process = hasty._helper._process
+        assert (part.whole, part.entries < 2002) == (False, True)
+        await hasty.held(job(), container(layer), most=10_000)
+        assert hasty._helper._process is process, "it was not ended"
+    finally:
+        await hasty.close()
+    whole = await meter.held(job(), container(layer), most=10_000)
+    assert (whole.whole, whole.entries) == (True, 2002)

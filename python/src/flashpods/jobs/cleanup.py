@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from flashpods import failpoints
-from flashpods.errors import FlashpodsError, StaleState
+from flashpods.errors import FlashpodsError, StaleState, Unavailable
 from flashpods.jobs.model import Job, JobFate, Note, Step, UploadState
 from flashpods.jobs.names import UPLOAD_ID
 from flashpods.jobs.states import TERMINAL, JobStatus, Trigger
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 Act = Coroutine[Any, Any, object]
 Items = AsyncIterator[tuple[str, Act]]
-"""What a step finds: a name for the log, and the act that deals with it (0: nothing to do)."""
+"""What a step finds: a name for the log, and the act that deals with it (0, False: not done)."""
 
 CLEANABLE = TERMINAL - {JobStatus.CLEANED}
 SWEEPS: Final = frozenset({"rows", "spares", "bases", "images"})
@@ -303,7 +303,8 @@ class Cleaner:
         failpoints.hit("cleanup.after_finish_log")
         await self._artifacts.delete(job.id)
         failpoints.hit("cleanup.after_finish_artifacts")
-        await self._workspaces.discard(job.id)
+        if not await self._workspaces.discard(job.id):
+            raise Unavailable("the workspace is still being worked on; the next round tries again")
         failpoints.hit("cleanup.after_finish_workspace")
         step = Step(why="log and artifacts deleted", at=now)
         await self._store.advance(job.id, job.status, Trigger.CLEANED, step)

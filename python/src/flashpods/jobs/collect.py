@@ -116,7 +116,9 @@ async def tidy(line: Line, job: Job, *, keep_base: bool) -> bool:
         if project is not None:
             await line.workspaces.keep_as_base(job.id, project, keep=line.policy.bases)
         failpoints.hit("tidy.after_base")
-        await line.workspaces.discard(job.id)
+        if not await line.workspaces.discard(job.id):
+            log.info("workspace_in_use", job_id=job.id)
+            return False
         failpoints.hit("tidy.after_discard")
         if not keep_base:
             await line.artifacts.delete(job.id)

@@ -9,6 +9,7 @@ and then. The bound does not see what another frees at the same moment; the walk
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -30,6 +31,7 @@ TOP_BYTES: Final = 4 * 1024**3  # a second; no disk of ours takes more
 TOP_ENTRIES: Final = 100_000
 GUARD_PAUSE: Final = 5.0  # what a job held is freed within that time after its end
 GUARD_LEAST: Final = 0.01  # of a file system; ending a job that holds less saves nothing
+FAILURES: Final = 3  # in a row; then a job counts as one that can't be measured
 
 BUDGET, HOST = "disk_limit_exceeded", "host_disk_full"
 
@@ -67,7 +69,8 @@ class Budget:
     def excess(self, use: DiskUse) -> Excess | None:
         """Return why a job that holds so much is to be ended, if it is."""
         if use.bytes > self.bytes:
-            why = f"it holds {_size(use.bytes)} on disk, the limit is {_size(self.bytes)}"
+            held = ("" if use.whole else "at least ") + _size(use.bytes)
+            why = f"it holds {held} on disk, the limit is {_size(self.bytes)}"
         elif use.entries > self.entries:
             why = f"it holds over {self.entries} files and directories, which is the limit"
         else:
@@ -76,15 +79,37 @@ class Budget:
 
 
 def offender(
-    guard: float, fills: Mapping[int, DiskFill], uses: Mapping[str, DiskUse]
+    guard: float,
+    fills: Mapping[int, DiskFill],
+    uses: Mapping[str, DiskUse],
+    doubts: Mapping[str, float] | None = None,
 ) -> str | None:
     """Return the job that is to go, because a file system is ``guard`` full: who holds most of it.
 
-    None if none is so full, or if no job holds enough of it for its end to matter.
+    Args:
+        guard: the used fraction.
+        fills: the file systems.
+        uses: what each job is known to hold.
+        doubts: of a job that can't be measured, the bytes that it can hold at most. It counts for
+            what of them no other job is known to hold.
+
+    Returns:
+        None if none is so full, or if no job holds enough of it for its end to matter.
     """
+    everything = sum(use.bytes for use in uses.values())
     for device, fill in fills.items():
         if fill.fraction >= guard and uses:
             held = {job_id: use.where.get(device, 0) for job_id, use in uses.items()}
+            here = sum(held.values())
+            unexplained = {
+                job_id: min(
+                    most - (everything - uses[job_id].bytes),
+                    fill.bytes_used - (here - held[job_id]),
+                )
+                for job_id, most in (doubts or {}).items()
+            }
+            for job_id, size in unexplained.items():
+                held[job_id] = max(held[job_id], int(size))
             most = max(held, key=held.__getitem__)
             if held[most] >= GUARD_LEAST * fill.bytes_total:
                 return most
@@ -98,11 +123,31 @@ class _Watched:
     job: Job
     container_id: str
     verdict: asyncio.Future[Excess]
-    use: DiskUse
-    gained: tuple[int, int]  # the odometer when it was measured
-    at: float  # when that was
+    use: DiskUse  # when it was last measured wholly
+    least: DiskUse  # as far as is known, what was counted in part included
+    gained: tuple[int, int]  # the odometer when it was measured wholly
+    bounded: bool  # whether ``use`` and what was gained since bound what it holds
+    at: float  # when it was last looked at
     took: float = 0.0
+    failures: int = 0  # in a row
     container: ContainerState | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether what is known of it may be far from what it holds."""
+        return not self.least.whole or self.failures >= FAILURES
+
+    def learn(self, use: DiskUse, gained: tuple[int, int]) -> None:
+        """Take up what was counted when the odometer showed ``gained``."""
+        self.failures = 0
+        if use.whole:
+            self.use = self.least = use
+            self.gained, self.bounded = gained, True
+            return
+        devices = {*use.where, *self.least.where}
+        where = {d: max(use.where.get(d, 0), self.least.where.get(d, 0)) for d in devices}
+        entries = max(use.entries, self.least.entries)
+        self.least = DiskUse(where=where, entries=entries, whole=False)
 
 
 class DiskWatch:
@@ -136,12 +181,15 @@ class DiskWatch:
             (self._clock.now() - job.started_at).total_seconds() < FIRST_SECONDS
         )
         now = self._clock.monotonic()
+        nothing = DiskUse(where={}, entries=0)
         watched = _Watched(
             job=job,
             container_id=container_id,
             verdict=asyncio.get_running_loop().create_future(),
-            use=DiskUse(where={}, entries=0),
+            use=nothing,
+            least=nothing,
             gained=self._gained,
+            bounded=young,
             at=now if young else now - LOOK_SECONDS,
         )
         self._watched[job.id] = watched
@@ -214,9 +262,11 @@ class DiskWatch:
         except Unavailable as e:
             log.warning("disk_use_unknown", job_id=watched.job.id, reason=e.message)
             watched.at, watched.took = self._clock.monotonic(), 1.0
+            watched.failures += 1
             return
         watched.at = self._clock.monotonic()
-        watched.took, watched.use, watched.gained = watched.at - began, use, gained
+        watched.took = watched.at - began
+        watched.learn(use, gained)
         if excess := self._budget.excess(use):
             self._end(watched, excess)
 
@@ -229,13 +279,22 @@ class DiskWatch:
         for watched in list(self._watched.values()):
             if not watched.verdict.done() and now - watched.at > HASTE_LOAD * watched.took:
                 await self._measure(watched)
-        alive = {i: w.use for i, w in self._watched.items() if not w.verdict.done()}
+        alive = {i: w for i, w in self._watched.items() if not w.verdict.done()}
         self._guarded_until = self._clock.monotonic() + GUARD_PAUSE
-        chosen = offender(self._budget.guard, fills, alive)
-        if chosen is not None and chosen in self._watched:
-            held = _size(self._watched[chosen].use.bytes)
+        uses = {i: w.least for i, w in alive.items()}
+        doubts = {
+            i: self._most(w)[0] if w.bounded else math.inf for i, w in alive.items() if w.doubtful
+        }
+        chosen = offender(self._budget.guard, fills, uses, doubts)
+        if chosen is not None:
+            held = _size(alive[chosen].least.bytes)
             why = f"the host's disk is {100 * fullest:.0f} % full, and no job holds more: {held}"
-            self._end(self._watched[chosen], Excess(error=HOST, why=why))
+            if alive[chosen].doubtful:
+                why = (
+                    f"the host's disk is {100 * fullest:.0f} % full, and what fills it is held by "
+                    f"no job that can be measured; of this one {held} could be counted"
+                )
+            self._end(alive[chosen], Excess(error=HOST, why=why))
 
     def _end(self, watched: _Watched, excess: Excess) -> None:
         if not watched.verdict.done():

@@ -287,11 +287,10 @@ class Recovery:
             await asyncio.gather(time_again, broke, return_exceptions=True)
 
 
-async def _gone(deletion: Awaitable[None], name: str) -> bool:
+async def _gone(deletion: Awaitable[object], name: str) -> bool:
     """Await a deletion; what can't be deleted is left to the cleanup, and keeps no other."""
     try:
-        await deletion
+        return await deletion is not False
     except (FlashpodsError, OSError) as e:
         log.warning("leftover_stays", name=name, reason=str(e))
         return False
-    return True

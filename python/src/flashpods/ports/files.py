@@ -182,15 +182,21 @@ class Workspaces(Protocol):
         """Delete the tree, in transfer or finalized; absent is fine."""
         ...
 
-    async def discard(self, job_id: str) -> None:
-        """Delete the job's workspace; absent is fine."""
+    async def discard(self, job_id: str) -> bool:
+        """Delete the job's workspace; absent is fine.
+
+        Returns:
+            Whether it is gone. False, and nothing done: :meth:`keep_as_base` is at work on it, in
+            whichever process; try again later.
+        """
         ...
 
     async def keep_as_base(self, job_id: str, project: str, *, keep: int) -> None:
         """Make a workspace that no job could write to the project's base for later transfers.
 
-        Replaces the project's former base and deletes the oldest bases beyond ``keep``. Absent is
-        fine.
+        Replaces the project's former base, in one step where the file system can, and deletes the
+        oldest bases beyond ``keep``. Absent is fine. Killed or failed at any moment the former base
+        stays, or the new one is there; a repeated call continues.
         """
         ...
 
@@ -248,10 +254,14 @@ class DiskFill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUse:
-    """What a job holds on disks: allocated bytes by device, and entries on all of them."""
+    """What a job holds on disks: allocated bytes by device, and entries on all of them.
+
+    Not ``whole``: it holds at least so much; there was no time to count the rest.
+    """
 
     where: Mapping[int, int]
     entries: int
+    whole: bool = True
 
     @property
     def bytes(self) -> int:
@@ -273,7 +283,7 @@ class DiskMeter(Protocol):
         """Return what a job holds: ``/artifacts``, its container's layer, an agent's ``/work``.
 
         Files without a name that its processes hold open count. Above ``most`` entries it stops
-        counting. Costs by the entries.
+        counting. Costs by the entries, and within a bounded time: then the answer is not whole.
 
         Raises:
             Unavailable: it can't be measured now.

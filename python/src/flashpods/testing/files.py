@@ -181,9 +181,10 @@ class FakeWorkspaces:
         for parent in (self.transfers, self.finalized_trees):
             shutil.rmtree(parent / upload_id, ignore_errors=True)
 
-    async def discard(self, job: str) -> None:
+    async def discard(self, job: str) -> bool:
         """Delete a workspace."""
         shutil.rmtree(self.work / job_id(job), ignore_errors=True)
+        return True
 
     async def keep_as_base(self, job: str, project: str, *, keep: int) -> None:
         """Move to the bases."""

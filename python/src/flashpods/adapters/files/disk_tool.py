@@ -5,7 +5,8 @@ Standard library only. It runs as a program within the user namespace of
 belong to subordinate ids. Each line of standard input is a request, each answered by one line,
 ``{"ok": RESULT}`` or ``{"error": MESSAGE}``:
 
-- ``{"measure": [PATH…], "most": ENTRIES}``: ``[[DEVICE, BYTES, ENTRIES]…]``, see :func:`measure`
+- ``{"measure": [PATH…], "most": ENTRIES, "seconds": SECONDS}``: ``[[DEVICE, BYTES, ENTRIES,
+  WHOLE]…]``, see :func:`measure`; each path has an equal part of the time that is left
 - ``{"ease": PATH}``: whether it was emptied, see :func:`ease`
 - ``{"empty": PATH}``: true, see :func:`free`
 
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TextIO
@@ -38,9 +41,11 @@ class Tally:
 
     most: int
     deepest: int = sys.maxsize
+    until: float = math.inf  # on the monotonic clock
     bytes: int = 0
     entries: int = 0
     depth: int = 0
+    late: bool = False  # its time was over before all was counted
     _twins: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -48,11 +53,19 @@ class Tally:
         """Whether there is more, or it is deeper, than the caller wants to hear of."""
         return self.entries > self.most or self.depth > self.deepest
 
+    @property
+    def over(self) -> bool:
+        """Whether to count no further."""
+        return self.late or self.full
+
     def take(self, directory: int) -> list[str]:
         """Count what is in an open directory; return the names of its directories."""
         inner = []
         with os.scandir(directory) as entries:
             for entry in entries:
+                self.late = time.monotonic() > self.until
+                if self.late:
+                    return []
                 self.entries += 1
                 if self.full:
                     return []
@@ -104,12 +117,12 @@ class _Level:
     left: list[str]
 
 
-def measure(path: str, most: int) -> tuple[int, int, int]:
-    """Return (device, allocated bytes, entries) of a tree; absent is empty.
+def measure(path: str, most: int, seconds: float = math.inf) -> tuple[int, int, int, bool]:
+    """Return (device, allocated bytes, entries, whether that is all) of a tree; absent is empty.
 
     Holds two descriptors and goes up by ``..``, so depth costs nothing; it never follows a link,
-    and a directory that is moved away meanwhile is found again from the top or left out. It stops
-    above ``most`` entries.
+    and a directory that is moved away meanwhile is found again from the top or left out. It
+    stops above ``most`` entries, and after ``seconds`` with what it has counted by then.
 
     Raises:
         OSError: the tree is not ours to read.
@@ -117,10 +130,10 @@ def measure(path: str, most: int) -> tuple[int, int, int]:
     try:
         root = os.open(path, _DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
-        return 0, 0, 0
+        return 0, 0, 0, True
     try:
-        tally = _walked(root, Tally(most))
-        return os.fstat(root).st_dev, tally.bytes, tally.entries
+        tally = _walked(root, Tally(most, until=time.monotonic() + seconds))
+        return os.fstat(root).st_dev, tally.bytes, tally.entries, not tally.late
     finally:
         os.close(root)
 
@@ -184,7 +197,7 @@ def _walked(root: int, tally: Tally) -> Tally:
     fd = os.dup(root)
     try:
         levels = [_Level("", _which(fd), tally.take(fd))]
-        while levels and not tally.full:
+        while levels and not tally.over:
             tally.depth = max(tally.depth, len(levels))
             if levels[-1].left:
                 fd = _down(fd, levels, tally)
@@ -238,6 +251,16 @@ def _up(fd: int, root: int, levels: list[_Level]) -> int:
     return fd
 
 
+def _measured(places: list[str], most: int, seconds: float) -> list[tuple[int, int, int, bool]]:
+    """Measure each, with an equal part of the time that those before it left."""
+    until = time.monotonic() + seconds
+    found = []
+    for number, place in enumerate(places):
+        part = (until - time.monotonic()) / (len(places) - number)
+        found.append(measure(place, most, part))
+    return found
+
+
 def answer(request: str) -> str:
     """Return the answer to one line."""
     try:
@@ -248,7 +271,7 @@ def answer(request: str) -> str:
         elif "empty" in asked:
             result = free(asked["empty"])
         else:
-            result = [measure(place, asked["most"]) for place in asked["measure"]]
+            result = _measured(asked["measure"], asked["most"], asked["seconds"])
         return json.dumps({"ok": result})
     except OSError as e:
         return json.dumps({"error": e.strerror or type(e).__name__})

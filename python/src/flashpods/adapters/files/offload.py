@@ -124,15 +124,28 @@ async def discard_tree(seconds: float, parent: Path, name: str) -> None:
         Unavailable: it took longer than ``seconds``; what is left is out of sight.
         OSError: it can't be deleted.
     """
+    await _discard("discard", tree_tool.discard, seconds, parent, name)
+
+
+async def discard_idle_tree(seconds: float, parent: Path, name: str) -> bool:
+    """Do so unless somebody is at work on the tree; return whether it is gone.
+
+    Raises:
+        Unavailable, OSError: as :func:`discard_tree`.
+    """
+    return bool(await _discard("discard_idle", tree_tool.discard_idle, seconds, parent, name))
+
+
+async def _discard(
+    verb: str, function: Callable[..., object], seconds: float, parent: Path, name: str
+) -> Any:
     if ours(parent):
         try:
-            await in_thread(seconds, tree_tool.discard, str(parent), name)
+            return await in_thread(seconds, function, str(parent), name)
         except PermissionError:  # a file of a subordinate id within
             if os.geteuid() == 0:
                 raise  # a namespace gives root nothing that it lacks
-        else:
-            return
-    await in_namespace(seconds, "discard", str(parent), name)
+    return await in_namespace(seconds, verb, str(parent), name)
 
 
 def ours(path: Path) -> bool:

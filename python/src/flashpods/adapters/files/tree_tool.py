@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flashpods.adapters.files import disk_tool
 from flashpods.adapters.files.trees import (
+    ASIDE,
     Guard,
     Spare,
     TooLarge,
@@ -34,6 +35,7 @@ from flashpods.adapters.files.trees import (
     open_path,
     remove,
     scan,
+    try_lock,
 )
 
 BASES = ".bases"
@@ -41,6 +43,9 @@ SUBUID = Path("/etc/subuid")
 SUBGID = Path("/etc/subgid")
 _BASES_SEEN = 4096
 _UNBOUNDED = 1 << 60
+FORMER = ".former-"  # a base whose successor is about to take its name
+_TRIES = 5
+_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _START = (
     "import sys; sys.path.append(sys.argv.pop(1)); import flashpods.adapters.files.tree_tool as t"
@@ -101,6 +106,33 @@ def discard(parent: str, name: str, *, guard: Guard = go_on) -> None:
         discard_at(fd, name, guard)
     finally:
         os.close(fd)
+
+
+def discard_idle(parent: str, name: str, *, guard: Guard = go_on) -> bool:
+    """Do what :func:`discard` does, unless somebody is at work on the tree and holds its lock.
+
+    Returns:
+        Whether it is gone.
+
+    Raises:
+        OSError: as :func:`discard`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = open_path(parent)
+        except FileNotFoundError:
+            return True
+        stack.callback(os.close, fd)
+        for each in (name, ASIDE + name):  # :func:`keep` has it aside for a moment
+            try:
+                root = open_dir(fd, each)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            stack.callback(os.close, root)
+            if not try_lock(root):
+                return False
+        discard_at(fd, name, guard)
+    return True
 
 
 def finalize(
@@ -178,6 +210,10 @@ def keep(
 ) -> None:
     """Make ``work/job`` the project's base in ``transfers``; absent is fine.
 
+    At any moment the project has a whole base if it had one: the new tree and the former base
+    change places in one step. Aside, under a name that says so, whichever of them is there is to
+    go; so nothing that a killed process left is ever doubtful.
+
     Args:
         work: the directory of workspaces.
         job: the name of the workspace.
@@ -188,7 +224,7 @@ def keep(
         guard: see :data:`~flashpods.adapters.files.trees.Guard`.
 
     Raises:
-        TooLarge, OSError: the base may be missing; a repeated call continues.
+        TooLarge, OSError: a repeated call continues.
     """
     with contextlib.ExitStack() as stack:
 
@@ -201,18 +237,73 @@ def keep(
         shelf = opened(_shelf(module, owner))
         try:
             root = opened(open_dir(source, job))
+            lock(root, guard)
+            os.stat(job, dir_fd=source, follow_symlinks=False)  # not taken while we waited
         except (FileNotFoundError, NotADirectoryError):
             _trim(shelf, bases, guard)
             return
-        lock(root, guard)
         if bases == 0:
             discard_at(source, job, guard)
         else:
             arm(root, Spare(source, job), owner, most, guard)
-            move_aside(shelf, project, guard)
-            os.rename(job, project, src_dir_fd=source, dst_dir_fd=shelf)
             os.fchown(root, owner, -1)
+            move_aside(source, job, guard)
+            _bring_in(source, ASIDE + job, shelf, project, guard)
+            remove(source, ASIDE + job, guard)
         _trim(shelf, bases, guard)
+
+
+def _bring_in(source: int, new: str, shelf: int, project: str, guard: Guard) -> None:
+    """Give ``new`` the project's name; the former base, if any, is aside then."""
+    from flashpods.adapters.files.exchange import exchange  # noqa: PLC0415 - ctypes takes its time
+
+    for _ in range(_TRIES):
+        try:
+            exchange(source, new, shelf, project)
+        except FileNotFoundError:  # there is no former one
+            pass
+        except OSError as e:
+            if e.errno not in _NO_EXCHANGE:
+                raise
+            _bring_in_by_turns(source, new, shelf, project, guard)
+            return
+        else:
+            return
+        try:
+            os.rename(new, project, src_dir_fd=source, dst_dir_fd=shelf)
+        except OSError as e:
+            if e.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise  # else another job's tree has come in meanwhile
+        else:
+            return
+    raise OSError(errno.EBUSY, "other jobs' trees keep coming in", project)
+
+
+def _bring_in_by_turns(source: int, new: str, shelf: int, project: str, guard: Guard) -> None:
+    """Do so where the file system can't exchange: between two renames there is no base.
+
+    Of a process killed there :func:`_restore` finds the former one, at the next :func:`keep`.
+    """
+    remove(shelf, FORMER + project, guard)  # of a process killed after the second
+    os.rename(project, FORMER + project, src_dir_fd=shelf, dst_dir_fd=shelf)
+    try:
+        os.rename(new, project, src_dir_fd=source, dst_dir_fd=shelf)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):  # another has restored it
+            os.rename(FORMER + project, project, src_dir_fd=shelf, dst_dir_fd=shelf)
+        raise
+
+
+def _restore(shelf: int, former: str, guard: Guard) -> None:
+    """Give a former base its name again, or delete it if there is another by that name."""
+    project = former.removeprefix(FORMER)
+    try:
+        os.stat(project, dir_fd=shelf, follow_symlinks=False)
+    except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(former, project, src_dir_fd=shelf, dst_dir_fd=shelf)
+    else:
+        remove(shelf, former, guard)
 
 
 def _shelf(module: int, owner: int) -> int:
@@ -228,7 +319,9 @@ def _trim(shelf: int, most: int, guard: Guard) -> None:
     """Delete what is aside, then the bases beyond ``most``, by when they came (their ctime)."""
     aged = []
     for entry in scan(shelf, _BASES_SEEN):
-        if entry.name.startswith("."):
+        if entry.name.startswith(FORMER):
+            _restore(shelf, entry.name, guard)
+        elif entry.name.startswith("."):
             remove(shelf, entry.name, guard)
         else:
             aged.append((entry.stat(follow_symlinks=False).st_ctime_ns, entry.name))
@@ -247,10 +340,12 @@ def main(arguments: list[str]) -> int:
                 keep(work, job, transfers, project, bases=int(bases), most=int(most))
             case ["discard", parent, name]:
                 discard(parent, name)
+            case ["discard_idle", parent, name]:
+                answer["ok"] = discard_idle(parent, name)
             case ["serve"]:
                 return disk_tool.serve()
             case _:
-                sys.stderr.write("usage: finalize|keep|discard|serve ARGUMENT…\n")
+                sys.stderr.write("usage: finalize|keep|discard|discard_idle|serve ARGUMENT…\n")
                 return 2
     except TooLarge:
         answer = {"error": "too_large"}

@@ -123,16 +123,20 @@ def lock(root: int, guard: Guard) -> None:
         BlockingIOError: it is still at work after :data:`LOCK_SECONDS`.
     """
     deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            guard()
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
+    while not try_lock(root):
+        guard()
+        if time.monotonic() > deadline:
+            raise BlockingIOError(errno.EWOULDBLOCK, "the tree is still being worked on")
+        time.sleep(0.01)
+
+
+def try_lock(root: int) -> bool:
+    """Take the lock of :func:`lock` if nobody has it; it goes with the descriptor."""
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 # --------------------------------------------------------------------------- measure, disarm

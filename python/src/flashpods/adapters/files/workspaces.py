@@ -18,6 +18,7 @@ from pathlib import Path
 from flashpods.adapters.files import tree_copy, tree_tool
 from flashpods.adapters.files.ids import is_job_id, is_upload_id
 from flashpods.adapters.files.offload import (
+    discard_idle_tree,
     discard_tree,
     in_namespace,
     in_thread,
@@ -162,17 +163,15 @@ class FileWorkspaces:
         """See :meth:`flashpods.ports.Workspaces.discard_upload`. Raises Unavailable, OSError."""
         if not UPLOAD_ID.match(upload_id):
             return
-        await self._discard(self._transfers, upload_id)
-        await self._discard(self._finalized, upload_id)
+        for parent in (self._transfers, self._finalized):
+            if _left(parent, upload_id):
+                await discard_tree(self._seconds, parent, upload_id)
 
-    async def discard(self, job: str) -> None:
+    async def discard(self, job: str) -> bool:
         """See :meth:`flashpods.ports.Workspaces.discard`. Raises Unavailable, OSError."""
-        await self._discard(self._work, job_id(job))
-
-    async def _discard(self, parent: Path, name: str) -> None:
-        # A child per id would cost 60 ms each where there is nothing: look first.
-        if _there(parent / name) or _there(parent / (ASIDE + name)):
-            await discard_tree(self._seconds, parent, name)
+        if not _left(self._work, job_id(job)):
+            return True
+        return await discard_idle_tree(self._seconds, self._work, job)
 
     async def keep_as_base(self, job: str, project: str, *, keep: int) -> None:
         """See :meth:`flashpods.ports.Workspaces.keep_as_base`.
@@ -229,10 +228,12 @@ class FileWorkspaces:
         costs that transfer time, no file.
         """
         shelf = self._transfers / tree_tool.BASES
-        old = await asyncio.to_thread(_aged, shelf, before)
-        for name in old:
-            await discard_tree(self._seconds, shelf, name)
-        return len(old)
+        dropped = 0
+        for name in await asyncio.to_thread(_names, shelf):
+            # Each when its turn comes: a new one may have taken the name meanwhile.
+            if await asyncio.to_thread(_old_base, shelf, name, before):
+                dropped += await discard_idle_tree(self._seconds, shelf, name)
+        return dropped
 
 
 def _no_upload(upload_id: str) -> NotFound:
@@ -257,6 +258,11 @@ def _mount_of(key: str, path: Path) -> tuple[int, str]:
 
 def _there(path: Path) -> bool:
     return os.path.lexists(path)
+
+
+def _left(parent: Path, name: str) -> bool:
+    """Whether there is something to delete; a child that finds nothing would cost 60 ms."""
+    return _there(parent / name) or _there(parent / (ASIDE + name))
 
 
 def _is_tree(path: Path) -> bool:
@@ -326,11 +332,9 @@ def _sweep_spares(parents: tuple[Path, ...], before: datetime) -> int:
     return swept
 
 
-def _aged(shelf: Path, before: datetime) -> list[str]:
-    """Return the old bases, and what was left of one on its way out."""
-    aged = []
-    for name in filter(PROJECT.match, _names(shelf)):
-        at = _changed(shelf / name) or _changed(shelf / (ASIDE + name))
-        if at is not None and at < before:
-            aged.append(name)
-    return aged
+def _old_base(shelf: Path, name: str, before: datetime) -> bool:
+    """Whether a name is an old base's, or of what was left of one on its way out."""
+    if not PROJECT.match(name.removeprefix(tree_tool.FORMER)):
+        return False
+    at = _changed(shelf / name) or _changed(shelf / (ASIDE + name))
+    return at is not None and at < before
