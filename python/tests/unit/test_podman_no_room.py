@@ -37,7 +37,9 @@ def runtime(root: Path, *, said: str = FULL, populated: int = 0) -> PodmanRuntim
     settings = Podman(socket=Path("/nowhere/podman.sock"), cgroup_parent="/ctrs")
     made = PodmanRuntime(settings, cgroups=root, proc=root)
     made._rest.call = call  # type: ignore[assignment,method-assign] # it is not there
-    made._engine.known = Engine(version="4.9.3", uid=1, gid=1, controllers=frozenset(), graph_root=root)
+    made._engine.known = Engine(
+        version="4.9.3", uid=1, gid=1, controllers=frozenset(), graph_root=root
+    )
     return made
 
 
