@@ -15,6 +15,9 @@ from flashpods_dev import helper_build
 from flashpods_dev.git_server import git
 from flashpods_dev.helper_build import Programs
 
+# The first one builds them; on a busy machine that takes longer than any test.
+pytestmark = pytest.mark.timeout(helper_build.BUILD_SECONDS + 300)
+
 
 @pytest.fixture(scope="module")
 def programs() -> Programs:

@@ -16,6 +16,10 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 MOST_BYTES = 15 * 1000**2
 
 
+# The first one builds them; on a busy machine that takes longer than any test.
+pytestmark = pytest.mark.timeout(helper_build.BUILD_SECONDS + 300)
+
+
 @pytest.fixture(scope="module")
 def programs() -> Programs:
     return helper_build.ensure(CHECKOUT)
