@@ -19,7 +19,7 @@ async def test_a_turn_that_does_not_come_is_unavailable(
 ) -> None:
     monkeypatch.setattr(tree_tool, "command", tree_tool.program)  # without a namespace
     helper = TreeHelper()
-    request = {"measure": [str(tmp_path)], "most": 100}
+    request = {"measure": [str(tmp_path)], "most": 100, "seconds": 20}
     await helper.ask(request, seconds=20)
     process = helper._process
     assert process is not None
