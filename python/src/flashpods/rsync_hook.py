@@ -22,6 +22,7 @@ from typing import Final
 
 from flashpods import rsync_watch
 from flashpods.adapters.sqlite import transfers
+from flashpods.rsync_measure import Count, measure
 from flashpods.rsync_record import (
     InTransfer,
     admit,
@@ -138,10 +139,10 @@ def post(options: argparse.Namespace, env: Mapping[str, str]) -> None:
     module = Path(env["RSYNC_MODULE_PATH"])
     forget = as_owner(options.database, lambda c: " ".join(transfers.forget(c, rsync_pid)))
     ids = finished(*forget).split()
-    sizes = {upload_id: measure(module, upload_id) for upload_id in ids}
+    sizes = {i: count(module, i) for i in ids if UPLOAD_ID.fullmatch(i)}
     become_owner(options.database)
     with transaction(options.database) as connection:
-        settle(connection, {i: found for i, found in sizes.items() if found}, quota_of(options))
+        settle(connection, sizes, quota_of(options))
 
 
 def quota_of(options: argparse.Namespace) -> rsync_watch.Quota:
@@ -151,11 +152,13 @@ def quota_of(options: argparse.Namespace) -> rsync_watch.Quota:
     )
 
 
-def measure(module: Path, upload_id: str) -> tuple[int, int] | None:
-    """Return (bytes, entries) of the tree; None if it is too large to be walked in time."""
-    if not UPLOAD_ID.fullmatch(upload_id):
-        return None
-    return rsync_watch.measure(module / upload_id, seconds=MEASURE_SECONDS)
+def count(module: Path, upload_id: str) -> Count:
+    """Count the tree; one that can't be walked holds, as far as is known, at least nothing."""
+    try:
+        return measure(module / upload_id, seconds=MEASURE_SECONDS)
+    except OSError as e:
+        sys.stderr.write(f"flashpods-rsync-hook post: {upload_id} was not measured: {e}\n")
+        return Count(0, 0, in_time=False)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

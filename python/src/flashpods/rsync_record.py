@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.sqlite import transfers
+from flashpods.rsync_measure import Count
 from flashpods.rsync_request import Refused
 from flashpods.rsync_watch import Quota
 
@@ -115,17 +116,21 @@ def keep_size(connection: sqlite3.Connection, upload_id: str, size: int, files: 
     return str(others)
 
 
-def settle(
-    connection: sqlite3.Connection, sizes: Mapping[str, tuple[int, int]], quota: Quota
-) -> None:
-    """Keep what transfers left, as (bytes, entries) by upload.
+def settle(connection: sqlite3.Connection, sizes: Mapping[str, Count], quota: Quota) -> None:
+    """Keep what transfers left, by upload.
 
-    What was ended for its quota keeps the figures that say so: its temporary file is gone.
+    What was ended for its quota keeps the figures that say so: its temporary file is gone. A count
+    that was not in time only raises what the watcher has kept.
     """
     connection.executemany(
-        "UPDATE uploads SET size_bytes = ?, file_count = ? WHERE id = ? AND state = 'uploading'"
+        "UPDATE uploads SET size_bytes = max(?, iif(?, 0, coalesce(size_bytes, 0))),"
+        " file_count = max(?, iif(?, 0, coalesce(file_count, 0)))"
+        " WHERE id = ? AND state = 'uploading'"
         " AND coalesce(size_bytes, 0) <= ? AND coalesce(file_count, 0) <= ?",
-        [(*found, i, quota.max_bytes, quota.max_files) for i, found in sizes.items()],
+        [
+            (c.bytes, c.in_time, c.entries, c.in_time, i, quota.max_bytes, quota.max_files)
+            for i, c in sizes.items()
+        ],
     )
 
 

@@ -5,7 +5,8 @@ it needs neither the API nor the database to act. What the transfer's processes 
 (``/proc/PID/io``, ``wchar``, proc(5)) and the inodes that the file system has lost bound what the
 tree can have become; only when that bound passes the quota is the tree walked, with its writers
 stopped, so that the walk is exact and costs them nothing that they could use. A tree may pass the
-quota by 2 %, because a finalize refuses it by then anyway. Standard library only.
+quota by 2 %, because a finalize refuses it by then anyway. A transfer whose tree can't be walked in
+time, twice, or whose watch fails, is ended as well. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.sqlite import transfers
+from flashpods.rsync_measure import Count, measure
 
 # No machine of ours takes more; they only say how soon the next look must come.
 TOP_BYTES: Final = 8 * 1024**3  # a second
@@ -37,6 +40,7 @@ TELL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 0.2
 END_SECONDS: Final = 1.0
 WALK_SECONDS: Final = 20.0
+LATE_WALKS: Final = 2  # in a row, of those that were due: then nobody knows what arrives
 TEMPORARY: Final = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # what rsync calls an arriving file
 
 NICENESS: Final = -15  # what it watches must not keep it from the processor
@@ -75,7 +79,7 @@ def start(watch: Callable[[], None]) -> Callable[[], None]:
             os.setsid()
             os.close(send)
             null = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):  # rsync reads the hook's output to its end
+            for number in range(2):  # rsync reads the hook's output to its end; errors are logged
                 os.dup2(null, number)
             if os.read(receive, 1):
                 watch()
@@ -89,35 +93,6 @@ def start(watch: Callable[[], None]) -> Callable[[], None]:
 def _go(send: int) -> None:
     os.write(send, b"g")
     os.close(send)
-
-
-def measure(
-    tree: Path,
-    *,
-    seconds: float,
-    most_bytes: float = float("inf"),
-    most_files: float = float("inf"),
-) -> tuple[int, int] | None:
-    """Return (bytes of files, entries) of a tree; it stops counting above a ``most``.
-
-    Works on descriptors and follows no link, so a change meanwhile leads nowhere else.
-
-    Returns:
-        None when time is up. An absent tree is empty.
-    """
-    end = time.monotonic() + seconds
-    size = entries = 0
-    with contextlib.suppress(FileNotFoundError):  # the tree itself
-        for _, directories, files, directory in os.fwalk(tree, follow_symlinks=False):
-            entries += len(directories) + len(files)
-            for name in files:
-                with contextlib.suppress(FileNotFoundError):  # a finalize or a push is at work
-                    size += os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
-            if time.monotonic() > end:
-                return None
-            if size > most_bytes or entries > most_files:
-                break
-    return size, entries
 
 
 def family(pid: int) -> list[int]:
@@ -215,13 +190,23 @@ class Watch:
         self._told_size = 0
         self._asked = False
         self._walk_took = 0.0
+        self._late = 0  # walks in a row that were not in time
         self._pace = float(FIRST_PACE)  # entries a second
 
     def run(self) -> None:
-        """Watch until the transfer has ended, or end it."""
+        """Watch until the transfer has ended, or end it; a watch that fails ends it too."""
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        try:
+            self._watch()
+        except BaseException as e:
+            self._outlast(0.0)
+            self._log(f"its watch failed: {type(e).__name__}: {e}")
+            raise
+
+    def _watch(self) -> None:
         self._walk()
+        self._late = 0  # nobody was stopped for that one
         self._inform()
         while transfers.alive(*self._writer):
             size, files = self._bounds()
@@ -240,7 +225,11 @@ class Watch:
 
     @property
     def _over(self) -> bool:
-        return self._size > self._most_bytes or self._files > self._most_files
+        return (
+            self._size > self._most_bytes
+            or self._files > self._most_files
+            or self._late >= LATE_WALKS
+        )
 
     def _bounds(self) -> tuple[int, int]:
         """Return what the tree's bytes and entries can be by now."""
@@ -272,13 +261,28 @@ class Watch:
         )
         ran, self._walked = began - self._walked, time.monotonic()
         self._walk_took = self._walked - began
-        if found is not None:
-            if ran < began:  # not the first walk
-                self._pace = max(0, found[1] - self._files) / max(ran, PAUSE_LEAST)
-            self._size, self._files = found
-            self._size -= self._replaced()
+        if not found.in_time:
+            self._take_part(found)
+            return
+        self._late = 0
+        if ran < began:  # not the first walk
+            self._pace = max(0, found.entries - self._files) / max(ran, PAUSE_LEAST)
+        self._size, self._files = found.bytes - self._replaced(), found.entries
         self._wrote_then = sum(self._wrote.values())
         self._inodes_then = inodes(self._tree.parent)
+
+    def _take_part(self, found: Count) -> None:
+        """Keep what a walk that was not in time has seen, and the marks of the last that was.
+
+        Once the transfer is ended for it, the tree counts as what it can have become, as far as it
+        matters for a quota, because nobody knows better.
+        """
+        self._late += 1
+        size, files = self._size, self._files
+        if self._late >= LATE_WALKS:
+            size, files = map(min, self._bounds(), (self._most_bytes + 1, self._most_files + 1))
+        self._size = max(size, found.bytes - self._replaced())
+        self._files = max(files, found.entries)
 
     def _replaced(self) -> int:
         """Return the bytes that the arriving file will free when it takes an old one's place."""
@@ -319,16 +323,28 @@ class Watch:
         # rsync tells its client, and deletes what is half; but it acts on SIGTERM at its next turn
         # to the network, before which it makes all directories and links of a directory.
         number = signal.SIGTERM if self._files <= self._most_files else signal.SIGKILL
+        self._send(number)
+
+    def _finish(self) -> None:
+        self._outlast(time.monotonic() + END_SECONDS)
+        if self._late >= LATE_WALKS:
+            self._log(f"its tree could not be walked in {WALK_SECONDS:g} s")
+        self._tell(self._size, self._files, True)
+
+    def _outlast(self, until: float) -> None:
+        """Wait for the end of what writes; kill what is left of it from ``until`` on."""
+        while transfers.alive(*self._writer):
+            if time.monotonic() > until:
+                self._send(signal.SIGKILL)
+            time.sleep(PAUSE_LEAST)
+
+    def _send(self, number: signal.Signals) -> None:
         for pid in reversed(family(self._writer[0])):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _finish(self) -> None:
-        end = time.monotonic() + END_SECONDS
-        while transfers.alive(*self._writer):
-            if time.monotonic() > end:
-                for pid in reversed(family(self._writer[0])):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(PAUSE_LEAST)
-        self._tell(self._size, self._files, True)
+    def _log(self, why: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(
+                f"flashpods-rsync-hook: the push to {self._tree.name} was ended: {why}\n"
+            )

@@ -41,9 +41,6 @@ def failed(agent: Rig, error: str, result: tuple[int, str]) -> None:
     assert KEY not in out
 
 
-# ------------------------------------------------------------------ the work
-
-
 def test_an_empty_tree_becomes_a_clone_and_the_work_a_pushed_branch(agent: Rig) -> None:
     code, out = agent.run(FLASHPODS_CONTEXT="It printed 1.")
     assert code == 0, out

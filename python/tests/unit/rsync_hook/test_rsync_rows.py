@@ -54,7 +54,7 @@ def test_pre_adopts_an_unknown_upload_and_post_forgets_the_transfer(
     assert (code, said) == (1, f"another transfer writes to {ID}; wait for it to end")
     assert run(database, "post") == (0, "")
     assert query(database, "SELECT * FROM transfers") == []
-    assert query(database, "SELECT size_bytes FROM uploads") == [(1000 + 234,)]
+    assert query(database, "SELECT size_bytes FROM uploads") == [(1000 + 234 + len("/etc"),)]
     assert run(database, "pre") == (0, "")
     if ROOT:
         assert {file.stat().st_uid for file in database.parent.iterdir()} <= {OWNER, 0}

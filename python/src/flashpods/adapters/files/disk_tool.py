@@ -26,12 +26,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TextIO
 
+from flashpods.adapters.files.descent import DIRECTORY, descend
 from flashpods.adapters.files.trees import BATCH, remove, scan
 
 BLOCK: Final = 512  # what st_blocks counts, stat(2)
 EASY_ENTRIES, EASY_DEPTH = 10_000, 100  # what the engine deletes without harm to others
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -108,27 +108,18 @@ def _cut(directory: int, name: str) -> None:
         os.close(fd)
 
 
-@dataclass(slots=True)
-class _Level:
-    """A directory on the way down: its name in its parent, which it is, what is left in it."""
-
-    name: str
-    which: tuple[int, int]
-    left: list[str]
-
-
 def measure(path: str, most: int, seconds: float = math.inf) -> tuple[int, int, int, bool]:
     """Return (device, allocated bytes, entries, whether that is all) of a tree; absent is empty.
 
-    Holds two descriptors and goes up by ``..``, so depth costs nothing; it never follows a link,
-    and a directory that is moved away meanwhile is found again from the top or left out. It
-    stops above ``most`` entries, and after ``seconds`` with what it has counted by then.
+    Depth costs nothing (:mod:`flashpods.adapters.files.descent`), and a directory that is moved
+    away meanwhile is found again from the top or left out. It stops above ``most`` entries, and
+    after ``seconds`` with what it has counted by then.
 
     Raises:
         OSError: the tree is not ours to read.
     """
     try:
-        root = os.open(path, _DIRECTORY)
+        root = os.open(path, DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return 0, 0, 0, True
     try:
@@ -149,7 +140,7 @@ def ease(path: str) -> bool:
         OSError: something in it can't be deleted; the rest may be gone.
     """
     try:
-        root = os.open(path, _DIRECTORY)
+        root = os.open(path, DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -166,7 +157,7 @@ def free(path: str) -> bool:
     to do that. What has no length takes no room.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        root = os.open(path, _DIRECTORY)
+        root = os.open(path, DIRECTORY)
         try:
             _walked(root, _Cut(sys.maxsize))
         finally:
@@ -181,7 +172,7 @@ def empty(path: str) -> bool:
         OSError: something in it can't be deleted; the rest may be gone.
     """
     try:
-        root = os.open(path, _DIRECTORY)
+        root = os.open(path, DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return True
     try:
@@ -194,61 +185,19 @@ def empty(path: str) -> bool:
 
 
 def _walked(root: int, tally: Tally) -> Tally:
-    fd = os.dup(root)
-    try:
-        levels = [_Level("", _which(fd), tally.take(fd))]
-        while levels and not tally.over:
-            tally.depth = max(tally.depth, len(levels))
-            if levels[-1].left:
-                fd = _down(fd, levels, tally)
-            else:
-                levels.pop()
-                fd = _up(fd, root, levels)
-        return tally
-    finally:
-        os.close(fd)
+    with contextlib.closing(descend(root, _enter)) as directories:
+        for here in directories:
+            tally.depth = max(tally.depth, here.depth)
+            here.inner.extend(tally.take(here.fd))
+            if tally.over:
+                break
+    return tally
 
 
-def _which(fd: int) -> tuple[int, int]:
-    info = os.fstat(fd)
-    return info.st_dev, info.st_ino
-
-
-def _down(fd: int, levels: list[_Level], tally: Tally) -> int:
-    """Enter the next directory of the lowest level; return the descriptor to go on from."""
-    name = levels[-1].left.pop()
-    try:
-        deeper = os.open(name, _DIRECTORY, dir_fd=fd)
-    except OSError:  # gone, or no directory any more
-        return fd
-    os.close(fd)
-    levels.append(_Level(name, _which(deeper), tally.take(deeper)))
-    return deeper
-
-
-def _up(fd: int, root: int, levels: list[_Level]) -> int:
-    """Return to the lowest level that is left; levels that are not to be found any more go."""
-    if not levels:
-        return fd
-    with contextlib.suppress(OSError):
-        above = os.open("..", _DIRECTORY, dir_fd=fd)
-        if _which(above) == levels[-1].which:
-            os.close(fd)
-            return above
-        os.close(above)
-    os.close(fd)  # it was moved meanwhile: come again from the top
-    fd = os.dup(root)
-    for depth, level in enumerate(levels[1:], 1):
-        try:
-            deeper = os.open(level.name, _DIRECTORY, dir_fd=fd)
-        except OSError:
-            del levels[depth:]
-            break
-        os.close(fd)
-        fd = deeper
-        if _which(fd) != level.which:
-            level.left.clear()  # another one by the same name
-    return fd
+def _enter(parent: int, name: str) -> int | None:
+    with contextlib.suppress(OSError):  # gone, no directory any more, or not ours to read
+        return os.open(name, DIRECTORY, dir_fd=parent)
+    return None
 
 
 def _measured(places: list[str], most: int, seconds: float) -> list[tuple[int, int, int, bool]]:

@@ -12,15 +12,15 @@ import errno
 import os
 import stat
 
+from flashpods.adapters.files.descent import descend
 from flashpods.adapters.files.trees import (
     ASIDE,
     Guard,
-    TooLarge,
     discard_at,
     go_on,
     open_dir,
     open_path,
-    scan,
+    walk,
 )
 
 _CHUNK = 16 << 20
@@ -64,43 +64,25 @@ def copy(finalized: str, source: str, target: str, most: int, *, guard: Guard = 
 
 
 def _copy_tree(source: int, target: int, most: int, guard: Guard) -> None:
-    pending: list[tuple[str, ...]] = [()]
-    left = most
-    while pending:
-        guard()
-        parts = pending.pop()
-        with contextlib.ExitStack() as stack:
-            old = _descend(source, parts)
-            stack.callback(os.close, old)
-            new = _descend(target, parts)
-            stack.callback(os.close, new)
-            entries = scan(old, left + 1)
-            left -= len(entries)
-            if left < 0:
-                raise TooLarge
+    """Walk the source, and beside it what is made of it, which has the same directories."""
+    with (
+        contextlib.closing(walk(source, most, guard)) as there,
+        contextlib.closing(descend(target, open_dir, whole=True)) as here,
+    ):
+        for (old, entries), new in zip(there, here, strict=True):
             for entry in entries:
+                if entry.is_dir(follow_symlinks=False):  # as the walk decides, so they stay abreast
+                    os.mkdir(entry.name, 0o700, dir_fd=new.fd)
+                    new.inner.append(entry.name)
+                    continue
                 info = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(info.st_mode):
-                    os.mkdir(entry.name, 0o700, dir_fd=new)
-                    pending.append((*parts, entry.name))
-                elif stat.S_ISLNK(info.st_mode):
-                    os.symlink(os.readlink(entry.name, dir_fd=old), entry.name, dir_fd=new)
+                if stat.S_ISLNK(info.st_mode):
+                    os.symlink(os.readlink(entry.name, dir_fd=old), entry.name, dir_fd=new.fd)
                     times = (info.st_atime_ns, info.st_mtime_ns)
-                    os.utime(entry.name, ns=times, dir_fd=new, follow_symlinks=False)
+                    os.utime(entry.name, ns=times, dir_fd=new.fd, follow_symlinks=False)
                 elif stat.S_ISREG(info.st_mode):
-                    _copy_file(old, new, entry.name, guard)
-            _like(new, os.fstat(old))
-
-
-def _descend(root: int, parts: tuple[str, ...]) -> int:
-    fd = os.dup(root)
-    for part in parts:
-        try:
-            deeper = open_dir(fd, part)
-        finally:
-            os.close(fd)
-        fd = deeper
-    return fd
+                    _copy_file(old, new.fd, entry.name, guard)
+            _like(new.fd, os.fstat(old))
 
 
 def _copy_file(old: int, new: int, name: str, guard: Guard) -> None:

@@ -15,6 +15,7 @@ import os
 import pwd
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 
 from flashpods.adapters.files import disk_tool
@@ -227,11 +228,7 @@ def keep(
         TooLarge, OSError: a repeated call continues.
     """
     with contextlib.ExitStack() as stack:
-
-        def opened(fd: int) -> int:
-            stack.callback(os.close, fd)
-            return fd
-
+        opened = partial(_until, stack)
         source, module = opened(open_path(work)), opened(open_path(transfers))
         owner = os.fstat(module).st_uid
         shelf = opened(_shelf(module, owner))
@@ -251,6 +248,12 @@ def keep(
             _bring_in(source, ASIDE + job, shelf, project, guard)
             remove(source, ASIDE + job, guard)
         _trim(shelf, bases, guard)
+
+
+def _until(stack: contextlib.ExitStack, fd: int) -> int:
+    """Return the descriptor, which is closed with the stack."""
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _bring_in(source: int, new: str, shelf: int, project: str, guard: Guard) -> None:

@@ -17,7 +17,9 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+
+from flashpods.adapters.files.descent import DIRECTORY, descend
 
 MUNGED = "/rsyncd-munged/"  # rsyncd.conf(5), "munge symlinks"
 ASIDE = ".rm-"  # a tree on its way out; whoever deletes the name deletes this too
@@ -28,7 +30,6 @@ LOCK_SECONDS = 30.0
 Guard = Callable[[], None]
 """Called now and then; raises to stop the work."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 
 
@@ -66,15 +67,15 @@ def open_dir(parent: int, name: str) -> int:
         OSError: ``ENOTDIR`` for a link or a file, ``ENOENT``, ``EACCES``.
     """
     try:
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        return os.open(name, DIRECTORY, dir_fd=parent)
     except PermissionError:
         grant(parent, name, 0o700)
-        return os.open(name, _DIRECTORY, dir_fd=parent)
+        return os.open(name, DIRECTORY, dir_fd=parent)
 
 
 def open_path(path: str) -> int:
     """Open a directory by its path; its last name is no link."""
-    return os.open(path, _DIRECTORY)
+    return os.open(path, DIRECTORY)
 
 
 def scan(fd: int, most: int) -> list[os.DirEntry[str]]:
@@ -85,35 +86,26 @@ def scan(fd: int, most: int) -> list[os.DirEntry[str]]:
 
 def walk(
     root: int, most: int, guard: Guard = go_on
-) -> Iterator[tuple[int, list[os.DirEntry[str]]]]:
+) -> Generator[tuple[int, list[os.DirEntry[str]]], None, None]:
     """Yield each directory of a tree, parents first: (descriptor, entries).
 
-    A directory is reached name by name from the root and entered only after its entry was
-    yielded, so the caller may open up or delete what it sees.
+    A directory is entered only after its entry was yielded, so the caller may open up or delete
+    what it sees. Nothing is left out.
 
     Raises:
         TooLarge: more than ``most`` entries.
         OSError: the tree changed under us, or is not ours to read.
     """
-    pending: list[tuple[str, ...]] = [()]
     left = most
-    while pending:
-        guard()
-        parts = pending.pop()
-        fd = os.dup(root)
-        try:
-            for part in parts:
-                deeper = open_dir(fd, part)
-                os.close(fd)
-                fd = deeper
-            entries = scan(fd, left + 1)
+    with contextlib.closing(descend(root, open_dir, whole=True)) as directories:
+        for here in directories:
+            guard()
+            entries = scan(here.fd, left + 1)
             left -= len(entries)
             if left < 0:
                 raise TooLarge
-            yield fd, entries
-            pending.extend((*parts, e.name) for e in entries if e.is_dir(follow_symlinks=False))
-        finally:
-            os.close(fd)
+            yield here.fd, entries
+            here.inner.extend(e.name for e in entries if e.is_dir(follow_symlinks=False))
 
 
 def lock(root: int, guard: Guard) -> None:
