@@ -42,6 +42,7 @@ class OnCall:
         self.printed = ""  # by the last commands
         self.findings: list[dict[str, Any]] = []
         self.log: list[str] = []
+        self.code = ""  # the doctor's for the trouble at hand
         self.section = guide.Section("", "")  # the one that is followed
         self.late = ""  # a job that should be gone by now
         self.thief = ""  # a job that presents another's identity
@@ -82,7 +83,9 @@ class OnCall:
         for example, ours in EXAMPLES.items():
             command = command.replace(example, ours)
         if re.search(r"\bJOB\b", command):
-            evidence = " ".join(line for f in self.findings for line in f["evidence"])
+            # Of the trouble at hand, if it names one: what happened in the hour before is told too.
+            found = [f for f in self.findings if f["code"] == self.code and f["evidence"]]
+            evidence = " ".join(line for f in found or self.findings for line in f["evidence"])
             ids = JOB_ID.findall(evidence) or JOB_ID.findall(self.printed)
             assert ids, f"{command}: no job was named\n{self.printed}"
             command = re.sub(r"\bJOB\b", ids[0], command)

@@ -95,7 +95,7 @@ def by_doctor(code: str, *beginnings: str) -> Step:
 
 def live_through(oncall: OnCall, trouble: Trouble) -> Outcome:
     """Break it, wait for the symptom, ask the doctor, follow the guide, see that it is well."""
-    oncall.log, oncall.printed = [], ""
+    oncall.log, oncall.printed, oncall.code = [], "", trouble.code
     oncall.section = guide.section(trouble.section)
     assert trouble.sees in oncall.section.symptom, (trouble.sees, oncall.section.symptom)
     oncall.api.ready()  # ends what a trouble before, which failed, has left
