@@ -39,7 +39,10 @@ class Counted:
         return found
 
 
-async def test_a_short_list_needs_no_thread(reader: Reader) -> None:
+async def test_a_short_list_needs_no_thread(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flashpods.adapters.sqlite.reader.INLINE_SECONDS", 60.0)
     query = Counted(5)
     assert await reader.adaptive(query) == 5
     assert query.threads == [threading.main_thread()]
