@@ -21,6 +21,7 @@ from flashpods.client.errors import DownloadError
 __all__ = ["extract"]
 
 MAX_MEMBERS: Final = 200_000
+MOST_LEVELS: Final = 128  # a host collects 64
 COPY_BYTES: Final = 1 << 18
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -160,6 +161,8 @@ def _parts(name: str) -> tuple[str, ...]:
     parts = tuple(part for part in name.split("/") if part not in {"", "."})
     if name.startswith("/") or ".." in parts:
         raise _Refused(f"{name!r} lies outside of it")
+    if len(parts) > MOST_LEVELS:
+        raise _Refused(f"{name[:80]!r} is over {MOST_LEVELS} levels deep, deeper than any host's")
     return parts
 
 
