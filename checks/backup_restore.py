@@ -21,6 +21,11 @@ def back_up() -> Any:
     return json.loads(host.succeed(f"cat {BACKUPS}/status.json"))
 
 
+def listed(kind: str) -> list[str]:
+    """Return the names of the backups of the database, or of artifacts and logs."""
+    return [b["file"] for b in admin("backup --list")["backups"] if b["kind"] == kind]
+
+
 def metric(name: str, wanted: str) -> None:
     """Return when the host's metric has that value."""
     host.wait_until_succeeds(
@@ -74,7 +79,8 @@ with subtest("run by hand, the unit leaves a copy that is proved to be good"):
     assert host.succeed(f"stat -c '%U %a' {file}").split() == ["flashpods", "600"]
     said = admin(f"verify {file}")
     assert said["sound"] is True and said["jobs"] == total, said
-    assert [b["file"] for b in admin("backup --list")["backups"]] == [status["file"]]
+    archive = status["file"].replace("db-", "files-").replace(".db", ".tar.zst")
+    assert listed("db") == [status["file"]] and listed("files") == [archive], admin("backup --list")
     metric("flashpods_backup_ok", "1")
 
 with subtest("once more on the same day: the new copy takes the old one's place"):
@@ -154,7 +160,7 @@ with subtest("seven days stay, and the newest of each of four weeks; the others 
         weeks.setdefault(day.isocalendar()[:2], day)
     stay = {today, *earlier[:6], *list(weeks.values())[:4]}
     wanted = {f"db-{day:%Y%m%d}.db{'' if day == today else '.zst'}" for day in stay}
-    found = {b["file"] for b in admin("backup --list")["backups"]}
+    found = set(listed("db"))
     assert found == wanted and 8 <= len(found) <= 11, (sorted(found), sorted(wanted))
     oldest = min(found)
     assert admin(f"verify {BACKUPS}/{oldest}")["sound"] is True
