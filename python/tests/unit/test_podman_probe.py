@@ -65,6 +65,18 @@ async def test_it_is_known_in_the_end_though_each_who_asks_gives_up(slow: Slow) 
     await slow.runtime.close()
 
 
+async def test_an_answer_that_comes_when_nobody_waits_is_kept(slow: Slow) -> None:
+    await hurried(slow)
+    slow.go_on.set()
+    asked = slow.runtime._engine._asked
+    assert asked is not None
+    async with asyncio.timeout(30):
+        await asyncio.wait((asked,))
+        await slow.runtime.ping()
+    assert slow.asked == 1
+    await slow.runtime.close()
+
+
 async def test_one_question_for_all_who_ask_at_once(slow: Slow) -> None:
     pings = [asyncio.create_task(slow.runtime.ping()) for _ in range(5)]
     await asyncio.sleep(0.02)

@@ -33,9 +33,7 @@ class Probe:
         Raises:
             Unavailable: see :func:`probe`.
         """
-        if self.known is None:
-            self.known = await self.ask()
-        return self.known
+        return self.known or await self.ask()
 
     async def lost_controllers(self) -> bool:
         """Whether the engine could enforce limits when it was last asked, and no longer can.
@@ -47,8 +45,7 @@ class Probe:
         """
         if self.known is None or not self.known.enforces:
             return False
-        self.known = await self.ask()
-        return not self.known.enforces
+        return not (await self.ask()).enforces
 
     async def ask(self) -> Engine:
         """Return the answer to the question that is under way, or to a new one.
@@ -57,9 +54,13 @@ class Probe:
             Unavailable: see :func:`probe`.
         """
         if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(probe(self._rest, self._settings))
+            self._asked = asyncio.create_task(self._question())
             self._asked.add_done_callback(_heard)
         return await asyncio.shield(self._asked)
+
+    async def _question(self) -> Engine:
+        self.known = await probe(self._rest, self._settings)  # also when nobody waits any more
+        return self.known
 
     async def close(self) -> None:
         """Give up the question."""
