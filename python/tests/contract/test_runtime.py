@@ -104,8 +104,11 @@ async def test_start_of_an_absent_one_is_refused(engine: Engine) -> None:
 
 async def test_sigterm_ends_one_that_listens(engine: Engine) -> None:
     _, container_id = await engine.started("runs")
-    await engine.runtime.kill(container_id, "SIGTERM")
-    state = await engine.wait(container_id)
+    waiting = asyncio.create_task(engine.wait(container_id))
+    while not waiting.done():  # one that comes before its PID 1 is executed is lost
+        await engine.runtime.kill(container_id, "SIGTERM")
+        await asyncio.wait({waiting}, timeout=2)
+    state = await waiting
     assert state is not None
     assert state.exit_code == 143
 

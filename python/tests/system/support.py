@@ -322,6 +322,19 @@ async def follow(
         yield events(answer.aiter_raw())
 
 
+async def says(client: httpx.AsyncClient, job_id: str, text: str, seconds: float = 60) -> None:
+    """Wait for the text in the output of a running job.
+
+    What a signal does to it is settled from then on only: a container is "running" before its
+    PID 1 is executed, and what reaches that by SIGTERM earlier is lost on a busy host.
+    """
+    async with asyncio.timeout(seconds), follow(client, job_id) as stream:
+        async for event in stream:
+            assert event.type != "end", event
+            if text in event.data:
+                return
+
+
 async def follow_to_end(
     client: httpx.AsyncClient, job_id: str, *, offset: int = 0, seconds: float = 60
 ) -> tuple[str, Event]:

@@ -227,10 +227,7 @@ async def test_a_refused_push_is_the_jobs_error(place: Place, host: Connected) -
 
 async def test_a_cancelled_agent_leaves_its_patch(place: Place, host: Connected) -> None:
     job_id = await submit(host, "sleep", "feature/five")
-    async with support.follow(host.client, job_id) as stream:
-        async for event in stream:
-            if "ready" in event.data:
-                break
+    await support.says(host.client, job_id, "ready")
     assert (await host.client.delete(f"/jobs/{job_id}")).status_code == 200
     row = await support.ended(host.client, job_id)
     assert (row["status"], row["exit_code"], row["error"]) == ("cancelled", 143, None)
