@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import sys
+from typing import Any
 
 import httpx
 import pytest
@@ -121,6 +124,8 @@ def test_a_matrix_that_can_not_be(
 
 
 async def test_a_search_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[dict[str, Any]] = []  # what nobody retrieves, for the log
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
     page = {"output": "x\n" * 500_000, "total_bytes": 1_000_000, "next_offset": 1_000_000}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=page))
     monkeypatch.setattr(output, "_command", lambda: [sys.executable, "-c", "raise SystemExit(3)"])
@@ -128,3 +133,6 @@ async def test_a_search_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ClientError) as caught:
             await output._search(client, "j", Query())
     assert caught.value.code == "search_failed"
+    del caught  # its frames hold the child
+    gc.collect()
+    assert left == []

@@ -161,6 +161,8 @@ async def _search(client: FlashpodsClient, job_id: str, query: Query) -> Result:
         if child.returncode is None:
             child.kill()
             await child.wait()
+        with suppress(ConnectionError):  # asked for, or asyncio logs that nobody did
+            await child.stdin.wait_closed()
     if child.returncode or not answer:
         raise ClientError("search_failed", "the search ended without an answer; try again")
     return Result(**json.loads(answer))
