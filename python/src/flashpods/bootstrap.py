@@ -329,6 +329,7 @@ async def build(settings: Settings) -> Services:
         cancel=supervisor.cancel,
         started_at=adapters.clock.now(),
         start=start,
+        wind_down=supervisor.wind_down,
         stop=stop,
     )
 

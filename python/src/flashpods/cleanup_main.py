@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from flashpods.allocator import keep_small
 from flashpods.bootstrap import Adapters, build_cleaner
 from flashpods.config import Settings, load
 from flashpods.config_base import ConfigError
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     configure_logging()
+    keep_small()
     try:
         sys.exit(asyncio.run(clean(load(args.config), once=args.once, job=args.job)))
     except ConfigError as e:

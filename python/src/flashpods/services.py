@@ -43,4 +43,5 @@ class Services:
     cancel: Callable[[str], Awaitable[Job]]  # request_cancel and wake the job's line
     started_at: datetime
     start: Callable[[], Awaitable[None]]  # recovery and background work; called by the lifespan
+    wind_down: Callable[[], None]  # at the signal that ends the process, before the last answers
     stop: Callable[[], Awaitable[None]]

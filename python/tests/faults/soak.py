@@ -147,6 +147,9 @@ async def disturb(rig: Rig, course: Course) -> None:
         how = "SIGKILL" if chance.random() < 0.33 else "SIGTERM"
         await asyncio.to_thread(service.kill if how == "SIGKILL" else service.terminate)
         course.restarts[f"{service.name} {how}"] += 1
+        if how == "SIGKILL":  # which may fail what is being launched; an orderly stop fails nothing
+            found = rig.see.rows("SELECT id FROM jobs WHERE status = 'starting'")
+            rig.excused |= {job_id for (job_id,) in found}
         begun = time.monotonic()
         await asyncio.to_thread(service.start)
         if service is rig.stack.api:

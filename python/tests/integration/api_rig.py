@@ -104,6 +104,7 @@ class Rig:
             cancel=cancel,
             started_at=self.clock.now(),
             start=nothing,
+            wind_down=lambda: None,
             stop=stop,
         )
 

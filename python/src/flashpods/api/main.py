@@ -16,6 +16,7 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from flashpods.allocator import keep_small
 from flashpods.api.app import Api, create_app
 from flashpods.api.context import Context
 from flashpods.config import Settings, load
@@ -47,8 +48,9 @@ class Server(web.Server):
             self._ready_fd = None
 
     def stopping(self) -> None:
-        """End event streams and waits."""
+        """End event streams and waits, and begin no other container."""
         self._api.context.held.close()
+        self._api.context.services.wind_down()
 
 
 def configure(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -127,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     configure_logging()
     join_stdlib_logging()
+    keep_small()
     try:
         settings = load(options.config)
         with asyncio.Runner(loop_factory=web.loop) as runner:

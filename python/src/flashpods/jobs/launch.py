@@ -32,7 +32,7 @@ _WORKER_ARGV = ("/bin/sh", "-c", 'exec 2>&1; exec /bin/sh -c "$1"', "sh")
 _AGENT_ARGV = ("/bin/sh", "-c", "exec /entrypoint.sh 2>&1")
 
 
-async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Semaphore) -> Job:
+async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: Slots) -> Job:
     """Bring a ``pending`` or half-launched ``starting`` job to ``running``.
 
     Args:
@@ -68,10 +68,46 @@ async def launch(line: Line, job: Job, cancel: asyncio.Event, slots: asyncio.Sem
         slot.give()
 
 
+class Slots:
+    """How many containers may be made at once; once they are closed, no other is begun."""
+
+    def __init__(self, count: int) -> None:
+        """All are free."""
+        self._free = asyncio.Semaphore(count)
+        self._taken = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def acquire(self) -> None:
+        """Wait for one; where they are closed, until the caller's task is cancelled."""
+        await self._free.acquire()
+        if self._closed:
+            self._free.release()
+            await asyncio.Event().wait()
+        self._taken += 1
+        self._idle.clear()
+
+    def release(self) -> None:
+        """Give one back."""
+        self._taken -= 1
+        if self._taken == 0:
+            self._idle.set()
+        self._free.release()
+
+    def close(self) -> None:
+        """Give out no more."""
+        self._closed = True
+
+    async def idle(self) -> None:
+        """Return when none is taken."""
+        await self._idle.wait()
+
+
 class Slot:
     """A place among those that make containers at once; given up while an image is pulled."""
 
-    def __init__(self, slots: asyncio.Semaphore) -> None:
+    def __init__(self, slots: Slots) -> None:
         """Hold nothing yet."""
         self._slots = slots
         self._held = False

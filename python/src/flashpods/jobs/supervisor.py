@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -11,7 +12,7 @@ import structlog
 from flashpods import failpoints
 from flashpods.errors import StaleState, Unavailable
 from flashpods.jobs.collect import conclude
-from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, launch, unless
+from flashpods.jobs.launch import FIRST_BACKOFF, MOST_BACKOFF, Slots, launch, unless
 from flashpods.jobs.line import CancelRequested, JobFailed, Line
 from flashpods.jobs.model import Job, Outcome
 from flashpods.jobs.monitor import Ending, judge, monitor
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 # A stopped engine does what was asked of it when it goes on, although nobody waits any more.
 LATE_SECONDS: Final = 60.0
+# A stop lets containers that are being made come to run: of a job in "starting" without one nobody
+# could say later whether its command has begun, so it would fail (contract section 2).
+SETTLE_SECONDS: Final = 5.0
 
 
 class Supervisor:
@@ -32,10 +36,11 @@ class Supervisor:
         self._line = line
         self.broke = asyncio.Event()  # something is left to recovery: it should not wait a minute
         self.late_until = 0.0  # loop time; until then an abandoned create may yet be done
-        self._slots = asyncio.Semaphore(line.policy.launch_slots)
+        self._slots = Slots(line.policy.launch_slots)
         self._launching = asyncio.Event()  # cleared by hold()
         self._launching.set()
         self._closing = False
+        self._settled_by: float | None = None  # loop time
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancels: dict[str, asyncio.Event] = {}
 
@@ -104,8 +109,17 @@ class Supervisor:
         while self._tasks:
             await asyncio.wait(set(self._tasks.values()))
 
+    def wind_down(self) -> None:
+        """Begin no other launch: :meth:`close` is near, and waits for those under way till then."""
+        self._settled_by = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        self._slots.close()
+
     async def close(self) -> None:
         """Leave all jobs where they are; the next process finds them."""
+        if self._settled_by is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._settled_by):
+                    await self._slots.idle()
         self._closing = True
         tasks = list(self._tasks.values())
         for task in tasks:
