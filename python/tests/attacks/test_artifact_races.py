@@ -107,7 +107,7 @@ async def test_odd_files(host: Connected, score: Score) -> None:
 async def test_swap(host: Connected, score: Score) -> None:
     for round_ in range(20 if FULL else 4):
         with score.attempt():
-            job_id = await support.submit(host.client, SWAP.format(seconds=30))
+            job_id = await support.submit(host.client, SWAP.format(seconds=600))
             await support.until(host.client, job_id, "running")
             await host.client.get(f"/jobs/{job_id}?wait={0.2 + 0.1 * round_:.1f}")
             done = await asyncio.to_thread(

@@ -59,7 +59,9 @@ class Seen:
 
 def document_of(stack: MiniStack, auth: dict[str, str]) -> dict[str, Any]:
     """Return the document, its jobs' images and commands narrowed to what runs here."""
-    found = httpx.get(f"{stack.api_url}/openapi.json", headers=auth, trust_env=False)
+    found = httpx.get(
+        f"{stack.api_url}/openapi.json", headers=auth, trust_env=False, timeout=CALL_SECONDS
+    )
     document: dict[str, Any] = found.json()
     for name in ("WorkerRequest", "AgentRequest"):
         document["components"]["schemas"][name]["properties"]["image"] = {"enum": [None]}
@@ -82,8 +84,8 @@ def broken(response: Any) -> bool:
 def push(stack: MiniStack, tree: Path, upload_id: str) -> None:
     """Push with rsync, which may be refused: a chain finalizes what it likes."""
     subprocess.run(
-        ["rsync", "-r", "--timeout=10", f"{tree}/", f"{stack.info.rsync_url}/{upload_id}/"],
-        capture_output=True, timeout=60, check=False,
+        ["rsync", "-r", "--timeout=60", f"{tree}/", f"{stack.info.rsync_url}/{upload_id}/"],
+        capture_output=True, timeout=120, check=False,
     )  # fmt: skip
 
 
