@@ -51,7 +51,7 @@ async def test_a_failed_job_has_artifacts_too(host: Connected, end: str, status:
 
 
 async def test_a_cancelled_job_has_artifacts_too(host: Connected) -> None:
-    command = "cd /artifacts; echo partial > report; echo ready; exec sleep 100"
+    command = "cd /artifacts; echo partial > report; echo ready; exec sleep 600"
     job_id = await support.submit(host.client, command)
     await support.says(host.client, job_id, "ready")
     assert (await host.client.delete(f"/jobs/{job_id}")).status_code == 200

@@ -95,7 +95,7 @@ def push(pusher: MiniStack, place: Path, port: int) -> None:
         ("import", str(archive), "localhost/blob:1"),
         (*to, "localhost/blob:1", f"127.0.0.1:{port}/flashpods/blob:1"),
     ):
-        done = pusher.run_podman(*arguments)
+        done = pusher.run_podman(*arguments, seconds=600)
         assert done.returncode == 0, done.stderr
 
 
