@@ -158,7 +158,8 @@ def test_questions_to_the_resolver_are_bounded_on_one_flow_too(lab: Lab) -> None
         said = lab.host.start(*as_user(), sys.executable, "-c", script).line().split()
     answered, seconds = int(said[0]), float(said[1])
     size = 28 + len(question)
-    assert 3200 // size <= answered <= (3200 + 800 * seconds) / size + 1
+    # The kernel lets a second's more through at once.
+    assert 3200 // size <= answered <= (4000 + 800 * seconds) / size + 1
     assert answered < 500 or seconds > 25  # a machine that slow lets all through
     assert grown == {"job_over_names": 500 - answered}
 
