@@ -111,7 +111,7 @@ def own(directory: Path, uid: int) -> None:
         os.chown(directory / name, uid, uid)
 
 
-def clear(directory: Path, *, seconds: float = 10) -> bool:
+def clear(directory: Path, *, seconds: float = 60) -> bool:
     """Kill every process below a cgroup and remove it; absent is fine.
 
     Returns:

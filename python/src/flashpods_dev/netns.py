@@ -19,7 +19,7 @@ from flashpods_dev.machine import StackError
 
 CLONE_NEWNET: Final = 0x40000000  # sched.h
 OWN: Final = Path("/proc/self/ns/net")
-SECONDS: Final = 20  # for anything here to start, and to answer
+SECONDS: Final = 60  # for anything here to start, to answer and to end, on a loaded machine
 
 
 class Process:
@@ -60,7 +60,7 @@ class Process:
         """Kill and reap it; repeated: nothing."""
         with suppress(ProcessLookupError):
             self._child.kill()
-        self._child.wait(10)
+        self._child.wait(SECONDS)
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
@@ -89,7 +89,7 @@ class Namespace:
             input=text,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=SECONDS,
             check=False,
         )
         if done.returncode:

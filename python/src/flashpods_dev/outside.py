@@ -24,7 +24,7 @@ from flashpods_dev.caller import give_back
 from flashpods_dev.machine import VARIABLE
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOP_SECONDS = 25  # more than the inside takes to stop; then it is killed
+STOP_SECONDS = 60  # more than the inside takes to stop; then it is killed
 
 
 def run(checkout: Path, arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from flashpods_dev.machine import UID, StackError
 from flashpods_dev.zygote import Child
 
+PATIENCE = 120.0  # seconds for what takes one, on a machine that is slow, loaded, or stalls
 # The shell writes its own pid, which the command keeps: no window in which it is elsewhere.
 JOIN = 'echo $$ >"$0" && exec "$@"'
 # Podman keeps its locks in /dev/shm under the user's number, and a store that comes up frees them
@@ -58,7 +59,7 @@ class Service:
         twins: bool = False,
         fork: Callable[[Path], Child] | None = None,
         passes: Callable[[], Sequence[int]] = tuple,
-        patience: float = 30,
+        patience: float = PATIENCE,
     ) -> None:
         """Keep the recipe; nothing starts yet.
 
@@ -152,11 +153,11 @@ class Service:
         """SIGKILL, and return when all of it is dead. Dead: nothing happens."""
         with ExitStack() as handles:
             dying = self._signal(signal.SIGKILL, handles)
-            self.wait(10)
+            self.wait(PATIENCE)
             for handle in dying:  # a twin that dies later would still serve
-                select.select([handle], [], [], 10)
+                select.select([handle], [], [], PATIENCE)
 
-    def terminate(self, seconds: float = 10) -> int:
+    def terminate(self, seconds: float = PATIENCE) -> int:
         """SIGTERM, then SIGKILL after that time; return the exit code (-9: it was needed)."""
         with ExitStack() as handles:
             self._signal(signal.SIGTERM, handles)

@@ -27,7 +27,7 @@ from flashpods_dev.identity.parts import Identity, Options
 from flashpods_dev.layout import Layout, dump, free_port, merge, port_is_free, write_for_user
 from flashpods_dev.machine import CGROUP_ROOT, IMAGE, UID, Machine, StackError
 from flashpods_dev.probe import Unix, answers, listens
-from flashpods_dev.service import Service, as_user, in_cgroup, with_shm
+from flashpods_dev.service import PATIENCE, Service, as_user, in_cgroup, with_shm
 from flashpods_dev.zygote import Child, Zygote
 
 API_GRACE = 9  # seconds; http.shutdown_seconds is 8
@@ -268,7 +268,7 @@ class MiniStack:
         log = self.layout.logs / "fork.log"
         log.write_bytes(b"")
         os.chown(log, UID, UID)
-        code = self._zygote_with(env).fork("cleanup", arguments, log).wait(60)
+        code = self._zygote_with(env).fork("cleanup", arguments, log).wait(PATIENCE)
         return code, log.read_text(errors="replace")
 
     def _zygote_with(self, env: Mapping[str, str]) -> Zygote:
@@ -278,7 +278,7 @@ class MiniStack:
         return self._zygote
 
     def run_python(
-        self, *args: str, seconds: float = 60, env: Mapping[str, str] | None = None
+        self, *args: str, seconds: float = PATIENCE, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a module of ours as the stack's user: ``run_python("flashpods.cleanup_main", …)``."""
         return subprocess.run(

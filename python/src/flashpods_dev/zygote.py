@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ANSWER_SECONDS = 30
+ANSWER_SECONDS = 120
 
 
 class Child:
@@ -83,7 +83,7 @@ class Zygote:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        self._process.wait(10)
+        self._process.wait(ANSWER_SECONDS)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import Connected
+from support import SECONDS, Connected
 
 HERE = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def token_of(host: Connected) -> str:
 
 
 async def raw(
-    port: int, request: bytes, *, source: str = "127.0.0.1", seconds: float = 60
+    port: int, request: bytes, *, source: str = "127.0.0.1", seconds: float = SECONDS
 ) -> Answer | None:
     """Send bytes and read one answer; None when the connection closed without one."""
     async with asyncio.timeout(seconds):
@@ -99,7 +99,7 @@ async def bystander(host: Connected, path: str = "/jobs?limit=20") -> AsyncItera
         yield seen
     finally:
         process.stdin.close()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SECONDS):
             out = await process.stdout.read()
             await process.wait()
     for key, value in json.loads(out).items():

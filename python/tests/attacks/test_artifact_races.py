@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 import support
 from attacker import bystander
-from scoring import FULL, Score
+from scoring import FULL, PATIENCE, Score
 from support import Connected
 
 NAMES = """cd /artifacts; python3 -c "
@@ -68,7 +68,8 @@ def harmless(content: bytes) -> bool:
 async def test_many_names(host: Connected, score: Score) -> None:
     async with bystander(host) as seen:
         began = time.monotonic()
-        row = await support.run(host.client, NAMES.format(count=100_000))
+        job_id = await support.submit(host.client, NAMES.format(count=100_000))
+        row = await support.ended(host.client, job_id, 70 * PATIENCE)
         took = time.monotonic() - began
     with score.attempt():
         assert row["error"] == "artifact_limit_exceeded", row
@@ -107,7 +108,7 @@ async def test_odd_files(host: Connected, score: Score) -> None:
 async def test_swap(host: Connected, score: Score) -> None:
     for round_ in range(20 if FULL else 4):
         with score.attempt():
-            job_id = await support.submit(host.client, SWAP.format(seconds=30))
+            job_id = await support.submit(host.client, SWAP.format(seconds=600))
             await support.until(host.client, job_id, "running")
             await host.client.get(f"/jobs/{job_id}?wait={0.2 + 0.1 * round_:.1f}")
             done = await asyncio.to_thread(

@@ -141,9 +141,12 @@ async def fill(host: Connected, score: Score, command: str) -> tuple[dict[str, o
     """Run a filler beside a neighbour; check that it, and only it, is ended, and leaves nothing."""
     neighbour = await support.submit(host.client, "sleep 600")
     await support.until(host.client, neighbour, "running")
-    job_id = await support.submit(host.client, command)
+    # Some take half a second to their end: it must be looked at before that.
+    gate = "while [ ! -e /artifacts/go ]; do sleep 0.05; done; rm /artifacts/go"
+    job_id = await support.submit(host.client, f"{gate}; {command}")
     await support.until(host.client, job_id, "running")
     peak = Peak(host, job_id)
+    (host.settings.paths.artifacts / ".staging" / job_id / "go").touch()
     began = time.monotonic()
     end = asyncio.create_task(support.ended(host.client, job_id, seconds=300))
     await peak.until(end)
@@ -269,7 +272,7 @@ def crowded(machine: Machine) -> Iterator[MiniStack]:
     for place, size, uid in ((state, 600 * MB, 0), (artifacts, 800 * MB, UID)):
         place.mkdir(exist_ok=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size},uid={uid},mode=755", "small"]
-        subprocess.run([*mount, str(place)], check=True, timeout=20)
+        subprocess.run([*mount, str(place)], check=True, timeout=60)
     overrides = {
         "http": {"rate_per_second": 1e6, "rate_burst": 1_000_000},
         "development": {"pretend_cpus": 32, "pretend_memory_gb": 64},
@@ -294,7 +297,7 @@ def one_disk(machine: Machine) -> Iterator[MiniStack]:
     for place, size in ((state, 600 * MB), (journal, 50 * MB)):
         place.mkdir(exist_ok=True)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "small"]
-        subprocess.run([*mount, str(place)], check=True, timeout=20)
+        subprocess.run([*mount, str(place)], check=True, timeout=60)
     try:
         with MiniStack(state, machine, parts=("podman", "rsyncd", "api")) as stack:
             yield stack

@@ -94,14 +94,14 @@ async def cancelled(host: Connected, job_id: str) -> None:
 @pytest.mark.attack(3, "injection into what is run")
 async def test_values(host: Connected, score: Score) -> None:
     """Every odd value arrives as itself, or is refused; the container is as any other."""
-    plain = await support.submit(host.client, "sleep 60")
+    plain = await support.submit(host.client, "sleep 600")
     normal = shape(await inspected(host, plain))
     await cancelled(host, plain)
     body = {"type": "agent", "task": "sleep", "git_branch": "main", "cpus": 1, "memory_gb": 1}
     values = EVIL if FULL else EVIL[:8]
     for evil in values:
         with score.attempt():
-            command = f"sleep 60 # {evil}" if "\n" not in evil else f"sleep 60; : '{evil}'"
+            command = f"sleep 600 # {evil}" if "\n" not in evil else f"sleep 600; : '{evil}'"
             answer = await support.post_job(host.client, command)
             assert answer.status_code == 201, (evil, answer.text)
             job_id = answer.json()["job_id"]

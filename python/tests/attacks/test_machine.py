@@ -52,7 +52,7 @@ MET = {
     ("DELETE", "/jobs/ID", 200),
     ("GET", "/jobs/ID/artifacts", 200),
 }
-COMMANDS = ["true", "exit 3", "echo out; echo file > /artifacts/f", "sleep 30"]
+COMMANDS = ["true", "exit 3", "echo out; echo file > /artifacts/f", "sleep 3000"]
 
 
 @dataclass

@@ -57,7 +57,7 @@ async def test_the_token_is_nowhere(host: Connected, scratch: Path, score: Score
         "env; cat /proc/*/environ /proc/*/cmdline; ls -R /run; echo x > /artifacts/a",
         files_id=upload,
     )
-    running = await support.submit(host.client, "sleep 60")
+    running = await support.submit(host.client, "sleep 600")
     await support.until(host.client, running, "running")
     for request in faults_that_log(token):
         await raw(host.stack.port, request)

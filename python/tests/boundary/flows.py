@@ -17,7 +17,7 @@ from collections import Counter
 
 from probe import SAID
 
-SECONDS = 5.0
+SECONDS = 30.0  # whoever answers or refuses does so at once, or when it is its turn
 LINE = b"internet\n"  # an echo's answer, and what servers.py says to a datagram
 
 

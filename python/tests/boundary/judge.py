@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -77,7 +77,7 @@ def with_rules(lab: Rules, prober: Prober, verdicts: Mapping[str, Sequence[str]]
     """Nobody answers, and the very counters have seen each packet; the internet answers."""
     lab.load()
     internet = [cell for cell in cells(verdicts.get("I", ())) if cell[2] not in SERVICES]
-    said = prober(*internet, seconds=10)
+    said = prober(*internet)
     assert set(said) <= {"internet"}, list(zip(internet, said, strict=True))
     unsure = cells(verdicts.get("~", ()))
     expect_nobody(unsure, prober(*unsure, seconds=PATIENCE))
@@ -89,6 +89,19 @@ def with_rules(lab: Rules, prober: Prober, verdicts: Mapping[str, Sequence[str]]
         if grown == expected(known):
             return
     raise AssertionError(f"counted {grown}, not {expected(known)}")
+
+
+def expect_shut(
+    lab: Rules, prober: Prober, shut: Sequence[Cell], counter: str, said: Collection[str]
+) -> None:
+    """Each cell comes to one of ``said``, and the very counter has seen one packet of each."""
+    for _ in range(TRIES):
+        with lab.counted() as grown:
+            came = prober(*shut, seconds=PATIENCE)
+        assert set(came) <= set(said), list(zip(shut, came, strict=True))
+        if grown == {counter: len(shut)}:
+            return
+    raise AssertionError(f"counted {grown}, not {counter}: {len(shut)}")
 
 
 def expected(verdicts: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -67,7 +67,7 @@ def slirp_process(lab: Lab, command: Sequence[str], *options: str) -> Iterator[P
         os.close(here)
         process.end()
         helper.kill()
-        helper.wait(10)
+        helper.wait(SECONDS)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ HERE: Final = Path(__file__).parent
 CHECKOUT: Final = HERE.parents[2]
 TEMPLATE: Final = CHECKOUT / "modules" / "network" / "ruleset.nft"
 
+ANSWER: Final = 20.0  # seconds; whoever answers or refuses does so at once, or when it is its turn
 SERVICES: Final = (8080, 873)
 OTHERS: Final = (8081, 22, 9464, 7777)  # SPIRE's server, ssh, metrics, a free port as control
 PORTS: Final = (*SERVICES, *OTHERS)
@@ -83,14 +84,14 @@ class Prober:
     def __init__(self, process: Process) -> None:
         self.process = process
 
-    def __call__(self, *cells: tuple[str, str, int], seconds: float = 3.0) -> list[str]:
-        """Return what each of the cells, tried at once, came to."""
+    def __call__(self, *cells: tuple[str, str, int], seconds: float = ANSWER) -> list[str]:
+        """Return what each of the cells, tried at once, came to; a silence lasts ``seconds``."""
         question = json.dumps({"seconds": seconds, "cells": cells})
         answer: list[str] = json.loads(self.process.ask(question, seconds + SECONDS))
         assert len(answer) == len(cells)
         return answer
 
-    def one(self, address: str, port: int, protocol: str = "tcp", seconds: float = 3.0) -> str:
+    def one(self, address: str, port: int, protocol: str = "tcp", seconds: float = ANSWER) -> str:
         """Return what one cell came to."""
         return self((protocol, address, port), seconds=seconds)[0]
 

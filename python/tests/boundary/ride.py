@@ -10,10 +10,11 @@ import sys
 
 
 def main() -> None:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as client:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as client:
         print("ready", flush=True)
-        client.settimeout(1)
         for line in sys.stdin:
+            # An answer comes at once, or when it is its turn; what is refused may never have one.
+            client.settimeout(1 if line.startswith("refused") else 30)
             try:
                 client.sendall(line.encode())
                 said = client.recv(100).decode()

@@ -20,7 +20,7 @@ from flashpods_dev.stack import MiniStack
 
 API = "http://10.0.0.1:8080"
 API_PORT = 8080
-JOB_SECONDS = 60
+JOB_SECONDS = 120
 # The API is where a host has it, and all CPUs are there that the tests ask for.
 OVERRIDES: dict[str, Any] = {
     "http": {"host": "0.0.0.0", "rate_per_second": 1e6, "rate_burst": 10**6},
@@ -85,9 +85,9 @@ async def run(
     return row["status"], [line.partition("] ")[2] for line in said.splitlines()]
 
 
-def probing(*cells: tuple[str, str, int]) -> str:
+def probing(*cells: tuple[str, str, int], seconds: float = 3) -> str:
     """Return a job's command that tries cells and prints what they came to."""
-    task = json.dumps({"seconds": 3, "cells": cells})
+    task = json.dumps({"seconds": seconds, "cells": cells})
     script = (HERE / "probe.py").read_text()
     return f"printf '%s\\n' {shlex.quote(task)} | python3 -c {shlex.quote(script)}"
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing
 
 import pytest
 from modes import pasta, slirp4netns
-from netlab import HERE, RESOLVER, WEB4, WEB6, Lab, Prober, as_user, ruleset
+from netlab import ANSWER, HERE, RESOLVER, WEB4, WEB6, Lab, Prober, as_user, ruleset
 
 from flashpods.boundary import LISTS
 from flashpods_dev.machine import SUBIDS_START
@@ -31,9 +31,9 @@ def listening(session_lab: Lab) -> None:
     """Who answers on a flow for as long as it is kept."""
     at = [[address, PORT] for address in (WEB4, WEB6)]
     session_lab.internet.serve("internet", echo=[PORT], udp=at)
-    # What a job has left is gone soon.
+    # What a job has left is gone soon; but not while it begins more, on a machine that stalls.
     for name in ("udp_timeout", "udp_timeout_stream", "tcp_timeout_close", "icmp_timeout"):
-        session_lab.host.set(f"net/netfilter/nf_conntrack_{name}", "1")
+        session_lab.host.set(f"net/netfilter/nf_conntrack_{name}", "6")
 
 
 class Flows:
@@ -66,7 +66,7 @@ def entries(lab: Lab) -> int:
 
 def begin_when_possible(flows: Flows, protocol: str) -> None:
     """Begin a flow as soon as there is room for it."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while flows("open", protocol, 1) != {"echoed": 1}:
         assert time.monotonic() < end, "there is no room, although all flows are gone"
 
@@ -144,19 +144,23 @@ def test_questions_to_the_resolver_are_bounded_on_one_flow_too(lab: Lab) -> None
     lab.load(ruleset(new_flows=10))  # 3200 bytes of questions at once, 800 a second
     question = b"\0\0\1\0\0\1" + bytes(6) + b"\4some\7example\0\0\1\0\1"
     script = (
-        "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)\n"
+        "import socket, time; began = time.monotonic()\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(30)\n"
         "s.bind(('127.0.0.1', 0)); print('ready', flush=True)\n"
         "said = []\n"
         "for _ in range(500):\n"
         "    try:\n"
         f"        s.sendto({question!r}, ({RESOLVER!r}, 53)); s.recv(100); said.append(True)\n"
         "    except PermissionError: said.append(False)\n"
-        "print(sum(said), flush=True)"
+        "print(sum(said), time.monotonic() - began, flush=True)"
     )
     with lab.counted() as grown:
-        answered = int(lab.host.start(*as_user(), sys.executable, "-c", script).line())
+        said = lab.host.start(*as_user(), sys.executable, "-c", script).line().split()
+    answered, seconds = int(said[0]), float(said[1])
     size = 28 + len(question)
-    assert 3200 // size <= answered < 100
+    # The kernel lets a second's more through at once.
+    assert 3200 // size <= answered <= (4000 + 800 * seconds) / size + 1
+    assert answered < 500 or seconds > 25  # a machine that slow lets all through
     assert grown == {"job_over_names": 500 - answered}
 
 
@@ -168,10 +172,11 @@ def test_what_a_refused_flow_looks_like_in_a_job(
 
     Neither does so for a datagram.
     """
+    asked = {"tcp": 3.0 if tcp == "silent" else ANSWER, "udp": 3.0}  # a silence lasts as long
     with helper(lab) as prober:
         lab.load(ruleset(max_flows=BOUND, new_flows=MANY))
         assert job("open", "tcp", TRIES)["echoed"] >= BOUND
         with lab.counted() as grown:
-            said = prober(("tcp", WEB4, PORT), ("udp", WEB4, PORT))
+            said = [prober.one(WEB4, PORT, protocol, soon) for protocol, soon in asked.items()]
         assert said == [tcp, "silent"]
         assert grown.keys() == {"job_over_flows"}

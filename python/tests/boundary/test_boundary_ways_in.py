@@ -33,9 +33,7 @@ def test_ports(lab: Lab, parameters: dict[str, Any], laptop: set[int], internet:
         shut = [("tcp", address, port) for port in PORTS if port not in allowed]
         if allowed:
             assert set(prober(*(("tcp", address, port) for port in allowed))) == {"host"}
-        with lab.counted() as grown:
-            assert set(prober(*shut, seconds=judge.PATIENCE)) == {"silent"}
-        assert grown == {"input_other": len(shut)}, address
+        judge.expect_shut(lab, prober, shut, "input_other", {"silent"})
 
 
 def test_another_peer_gets_nothing(lab: Lab) -> None:
@@ -47,9 +45,7 @@ def test_another_peer_gets_nothing(lab: Lab) -> None:
     cells = [("tcp", "10.0.0.1", port) for port in PORTS]
     try:
         for prober in (lab.laptop.probe(), lab.internet.probe()):
-            with lab.counted() as grown:
-                assert set(prober(*cells, seconds=judge.PATIENCE)) == {"silent"}
-            assert grown == {"input_other": len(cells)}
+            judge.expect_shut(lab, prober, cells, "input_other", {"silent"})
     finally:
         lab.laptop.ip("route del 10.0.0.1/32")
         lab.internet.ip("route del 10.0.0.1/32", "addr del 10.0.0.2/32 dev lo")
@@ -64,7 +60,7 @@ def test_root_reaches_all(lab: Lab) -> None:
     at = [("tcp", address, port) for address in OWN for port in PORTS]
     for uid in (0, UID + 1):
         prober = lab.host.probe("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
-        assert set(prober(*at, seconds=10)) == {"host"}
+        assert set(prober(*at)) == {"host"}
         assert prober(("tcp", WEB4, 8080), ("tcp", "10.0.0.2", 22)) == ["internet", "laptop"]
         assert prober.one(FOREIGN_DNS, 53) == "internet"
 
@@ -91,13 +87,9 @@ def test_nothing_passes_through(lab: Lab) -> None:
     assert set(bridged(*own)) == {"host"}
     assert bridged.one(WEB4, 80) == "internet"
     lab.load()
-    with lab.counted() as grown:
-        judge.expect_nobody(own, bridged(*own, seconds=judge.PATIENCE))
-    assert grown == {"input_other": len(own)}
+    judge.expect_shut(lab, bridged, own, "input_other", judge.NOBODY)
     for prober, cells in ways.items():
-        with lab.counted() as grown:
-            judge.expect_nobody(cells, prober(*cells, seconds=judge.PATIENCE))
-        assert grown == {"forward_any": len(cells)}, cells
+        judge.expect_shut(lab, prober, cells, "forward_any", judge.NOBODY)
 
 
 def test_the_resolver_is_reached_by_name_service_alone(lab: Lab) -> None:

@@ -26,7 +26,7 @@ BOUND = 5.0  # seconds; what any answer of the API may take while the engine is 
 async def timed(rig: Rig, path: str) -> int:
     """GET, within :data:`BOUND`; return the status."""
     begun = time.monotonic()
-    answer = await rig.client.get(path, timeout=30)
+    answer = await rig.client.get(path, timeout=2 * rig.slack(BOUND))
     took = time.monotonic() - begun
     assert took < rig.slack(BOUND), f"GET {path} took {took:.1f} s"
     return answer.status_code
@@ -49,16 +49,17 @@ async def back_to_normal(rig: Rig, score: Score, since: float) -> None:
 
 async def at_create(rig: Rig, chance: random.Random) -> None:
     """Return somewhere within create, init and start of three containers."""
-    for _ in range(3):
-        await rig.must(await rig.count(client_job_id=new_key()))
-    starting = "SELECT 1 FROM jobs WHERE status = 'starting'"
-    await soon(lambda: bool(rig.see.rows(starting)), "starting")
+    jobs = [await rig.must(await rig.count(client_job_id=new_key())) for _ in range(3)]
+    await soon(lambda: rig.see.reached("starting", *jobs), "starting")
     await asyncio.sleep(chance.uniform(0, 0.15))
 
 
 async def at_start(rig: Rig, chance: random.Random) -> None:
     job_id = await rig.must(await rig.count(pause=0.01))  # it must be there to be seen
-    await soon(lambda: f"job_{job_id}" in rig.see.containers(), "container")
+    name = f"job_{job_id}"
+    await soon(
+        lambda: name in rig.see.containers() or rig.see.reached("running", job_id), "container"
+    )
     await asyncio.sleep(chance.uniform(0, 0.08))
 
 

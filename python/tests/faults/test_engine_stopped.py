@@ -23,7 +23,6 @@ from flashpods_dev.service import twins
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
 
 CALL_SECONDS = 4  # the deadline of the API's calls to the engine
-STARTING = "SELECT 1 FROM jobs WHERE status = 'starting'"
 
 
 class Engine:
@@ -65,7 +64,7 @@ async def creating(rig: Rig, engine: Engine, chance: random.Random) -> list[str]
     """The API knows the image, so the first of its calls is a create; the others wait for that."""
     engine.stop()
     jobs = await posted(rig, 3)
-    await soon(lambda: bool(rig.see.rows(STARTING)), "starting")
+    await soon(lambda: rig.see.reached("starting", *jobs), "starting")
     await asyncio.sleep(chance.uniform(0.05, 0.2))
     return jobs
 
@@ -73,7 +72,7 @@ async def creating(rig: Rig, engine: Engine, chance: random.Random) -> list[str]
 async def launching(rig: Rig, engine: Engine, chance: random.Random) -> list[str]:
     """Stop somewhere within create, init and start of three containers."""
     jobs = await posted(rig, 3)
-    await soon(lambda: bool(rig.see.rows(STARTING)), "starting")
+    await soon(lambda: rig.see.reached("starting", *jobs), "starting")
     await asyncio.sleep(chance.uniform(0, 0.15))
     engine.stop()
     return jobs
@@ -82,7 +81,10 @@ async def launching(rig: Rig, engine: Engine, chance: random.Random) -> list[str
 async def starting(rig: Rig, engine: Engine, chance: random.Random) -> list[str]:
     """Stop somewhere between init and the end of a short job."""
     jobs = await posted(rig, 1)
-    await soon(lambda: f"job_{jobs[0]}" in rig.see.containers(), "container")
+    name = f"job_{jobs[0]}"
+    await soon(
+        lambda: name in rig.see.containers() or rig.see.reached("running", jobs[0]), "container"
+    )
     await asyncio.sleep(chance.uniform(0, 0.08))
     engine.stop()
     return jobs

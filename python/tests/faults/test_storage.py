@@ -35,12 +35,12 @@ def mounts() -> Iterator[Callable[..., None]]:
     def mount(path: Path, options: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-t", "tmpfs", "-o", options, "flashpods-small", str(path)]
-        subprocess.run(command, check=True, timeout=20)
+        subprocess.run(command, check=True, timeout=60)
         made.append(path)
 
     yield mount
     for path in made:
-        subprocess.run(["umount", "--lazy", str(path)], check=False, timeout=20)
+        subprocess.run(["umount", "--lazy", str(path)], check=False, timeout=60)
 
 
 def fill(directory: Path) -> Path:
@@ -108,7 +108,8 @@ async def test_database_on_a_full_disk(
         async with rig.readers():
             filler = await asyncio.to_thread(fill, rig.stack.layout.database.parent)
             statuses: list[int] = []
-            while statuses.count(507) < 5 and len(statuses) < 3000:
+            end = time.monotonic() + rig.slack(30)
+            while statuses.count(507) < 5 and time.monotonic() < end:
                 statuses += await post_some(rig, 5)
             assert set(statuses) <= {201, 429, 507}, sorted(set(statuses))
             assert statuses.count(507) >= 5, "the database was never full"
@@ -202,10 +203,13 @@ async def starve(  # noqa: PLR0917 - called twice, just above
 async def unhealthy(rig: Rig, seconds: float = 4) -> None:
     """Return once health names the database; a look is shared for a second."""
     end = time.monotonic() + rig.slack(seconds)
-    while (answer := await rig.client.get("/health")).status_code != 503:
+    while True:
+        answer = await rig.client.get("/health")
+        failing = answer.json()["checks"]["database"]["status"] == "failing"
+        if failing and answer.status_code == 503:
+            return
         assert time.monotonic() < end, f"health does not know: {answer.text[:100]}"
         await asyncio.sleep(0.1)
-    assert answer.json()["checks"]["database"]["status"] == "failing", answer.text
 
 
 @pytest.mark.experiment(11, "EIO on fsync of the database")

@@ -36,14 +36,14 @@ class Witness:
 
     def rows(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
         uri = f"{self.stack.layout.database.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+        with closing(sqlite3.connect(uri, uri=True, timeout=60)) as connection:
             return connection.execute(sql, values).fetchall()
 
     def engine(self, path: str) -> Any:
         """GET from the engine's REST interface."""
-        connection = http.client.HTTPConnection("podman", timeout=10)
+        connection = http.client.HTTPConnection("podman", timeout=60)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(10)
+        connection.sock.settimeout(60)
         with closing(connection):
             connection.sock.connect(str(self.stack.layout.socket))
             connection.request("GET", f"/v4.0.0/libpod{path}")
@@ -53,6 +53,15 @@ class Witness:
         """Return name → id of the jobs' containers, in any state."""
         found = {c["Names"][0]: c["Id"] for c in self.engine("/containers/json?all=true") or []}
         return {name: i for name, i in found.items() if name.startswith("job_")}
+
+    def reached(self, status: str, *jobs: str) -> bool:
+        """Whether one of the jobs has come so far, and maybe further.
+
+        Who looks for the state alone, and stalls, may look too late.
+        """
+        marks = ", ".join("?" * len(jobs))
+        sql = f"SELECT 1 FROM job_events WHERE to_status = ? AND job_id IN ({marks})"
+        return bool(self.rows(sql, status, *jobs))
 
     def note_created(self) -> None:
         """Take in the engine's record (podman-events(1), kept as a file of 1 MB).

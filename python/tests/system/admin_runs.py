@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120
+SECONDS = 300  # a drain waits for a minute
 
 
 def run(settings: Path, *words: str, env: dict[str, str] | None = None) -> Any:

@@ -16,7 +16,7 @@ import jsonschema_rs
 from flashpods.cli.schemas import SCHEMAS
 from flashpods_dev.stack import MiniStack
 
-SECONDS = 90
+SECONDS = 240  # for a command: a wait of the MCP server takes 95 s at most
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,9 +124,12 @@ async def call(client: Client, name: str, **arguments: Any) -> dict[str, Any]:
     return structured(await client.call_tool(name, arguments))
 
 
-async def finished(client: Client, job_id: str, seconds: float = 90) -> dict[str, Any]:
-    """Wait for a job's end through the tool."""
-    answer = await call(client, "wait_for_job", job_id=job_id, timeout_seconds=seconds)
+async def finished(client: Client, job_id: str) -> dict[str, Any]:
+    """Wait for a job's end through the tool, twice if it must be."""
+    for _ in range(2):
+        answer = await call(client, "wait_for_job", job_id=job_id, timeout_seconds=90)
+        if answer["finished"]:
+            break
     assert answer["finished"], answer
     return answer
 

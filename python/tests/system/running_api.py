@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from flashpods.config import Settings
-from flashpods_dev.service import Service
+from flashpods_dev.service import PATIENCE, Service
 from flashpods_dev.stack import Info, MiniStack
 
 
@@ -73,7 +73,7 @@ class RunningApi:
         """SIGKILL the API; its containers and Podman go on."""
         self.stack.api.kill()
 
-    def terminate(self, seconds: float = 10) -> int:
+    def terminate(self, seconds: float = PATIENCE) -> int:
         """SIGTERM the API and return its exit code."""
         return self.stack.api.terminate(seconds)
 

@@ -22,7 +22,8 @@ from flashpods_dev.machine import Machine
 from flashpods_dev.stack import MiniStack
 
 TERMINAL = ("completed", "failed", "timed_out", "cancelled", "cleaning", "cleaned")
-RSYNC_SECONDS = 60
+# For anything that takes a second or two, on a machine that is slow, loaded, or stalls.
+SECONDS = 120.0
 
 
 class Host(Protocol):
@@ -93,7 +94,7 @@ async def clean(stack: MiniStack, overrides: Mapping[str, Any] | None = None) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def true_soon(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+async def true_soon(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
     """Look at something of the machine that has no event, until it is so.
 
     Raises:
@@ -122,7 +123,7 @@ async def submit(client: httpx.AsyncClient, command: str, **fields: Any) -> str:
 
 
 async def until(
-    client: httpx.AsyncClient, job_id: str, *states: str, seconds: float = 60
+    client: httpx.AsyncClient, job_id: str, *states: str, seconds: float = SECONDS
 ) -> dict[str, Any]:
     """Long-poll until the job is in one of the states, and return its row.
 
@@ -148,7 +149,7 @@ async def row_of(client: httpx.AsyncClient, job_id: str, **query: Any) -> dict[s
     return row
 
 
-async def ended(client: httpx.AsyncClient, job_id: str, seconds: float = 60) -> dict[str, Any]:
+async def ended(client: httpx.AsyncClient, job_id: str, seconds: float = SECONDS) -> dict[str, Any]:
     """Long-poll until the job has ended, in whatever state, and return its row."""
     return await until(client, job_id, *TERMINAL, seconds=seconds)
 
@@ -192,7 +193,7 @@ async def start_rsync(source: str | Path, target: str, *options: str) -> asyncio
     """Start a push and return its process; the caller ends it."""
     return await asyncio.create_subprocess_exec(
         "rsync",
-        *("-rlpt", "--timeout=30", "--contimeout=10", *options, "--", str(source), target),
+        *("-rlpt", "--timeout=60", "--contimeout=60", *options, "--", str(source), target),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -203,7 +204,7 @@ async def start_rsync(source: str | Path, target: str, *options: str) -> asyncio
 async def finish(process: asyncio.subprocess.Process) -> Rsync:
     """Wait for an rsync's end; it is killed when that takes too long."""
     try:
-        async with asyncio.timeout(RSYNC_SECONDS):
+        async with asyncio.timeout(SECONDS):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:
@@ -230,20 +231,28 @@ async def push(api: Host, tree: Path, upload_id: str | None = None, *extra_rsync
     """Reserve an upload unless an id is given, push the tree to it, return its id."""
     if upload_id is None:
         upload_id = str((await reserve(api.client))["upload_id"])
-    done = await rsync(f"{tree}/", f"{api.rsync_url}/{upload_id}/", *extra_rsync_args)
+    end = time.monotonic() + SECONDS
+    while True:
+        done = await rsync(f"{tree}/", f"{api.rsync_url}/{upload_id}/", *extra_rsync_args)
+        if "another transfer writes" not in done.stderr or time.monotonic() > end:
+            break  # else the daemon still ends a push before, as in :func:`finalize`
     assert done.code == 0, done.stderr
     return upload_id
 
 
 async def finalize(client: httpx.AsyncClient, upload_id: str) -> httpx.Response:
-    """POST the finalize; while the daemon still ends the transfer, ask again, for 10 s at most.
+    """POST the finalize, as :func:`settled`; the client library asks again as well."""
+    return await settled(client, "POST", f"/uploads/{upload_id}/finalize")
 
-    That the client's rsync has ended does not mean that the daemon's part has; the client library
-    asks again as well.
+
+async def settled(client: httpx.AsyncClient, method: str, path: str) -> httpx.Response:
+    """Ask; while the daemon still ends the upload's transfer, ask again, within bounds.
+
+    That the client's rsync has ended does not mean that the daemon's part has.
     """
-    end = time.monotonic() + 60
+    end = time.monotonic() + SECONDS
     while True:
-        answer = await client.post(f"/uploads/{upload_id}/finalize")
+        answer = await client.request(method, path)
         busy = answer.status_code == 409 and answer.json()["error"] == "upload_in_progress"
         if not busy or time.monotonic() > end:
             return answer
@@ -322,7 +331,7 @@ async def follow(
         yield events(answer.aiter_raw())
 
 
-async def says(client: httpx.AsyncClient, job_id: str, text: str, seconds: float = 60) -> None:
+async def says(client: httpx.AsyncClient, job_id: str, text: str, seconds: float = SECONDS) -> None:
     """Wait for the text in the output of a running job.
 
     What a signal does to it is settled from then on only: a container is "running" before its
@@ -336,7 +345,7 @@ async def says(client: httpx.AsyncClient, job_id: str, text: str, seconds: float
 
 
 async def follow_to_end(
-    client: httpx.AsyncClient, job_id: str, *, offset: int = 0, seconds: float = 60
+    client: httpx.AsyncClient, job_id: str, *, offset: int = 0, seconds: float = SECONDS
 ) -> tuple[str, Event]:
     """Follow until the ``end`` event; return the text and that event."""
     text: list[str] = []

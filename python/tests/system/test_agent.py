@@ -106,7 +106,8 @@ def place(machine: Machine) -> Iterator[Place]:
             HELPER: str(programs.helper),
         }
         agent = {"image": IMAGE, "command": "/agent.sh", "git_url": URL}
-        overrides = {"podman": {"mounts": mounts}, "jobs": {"agent": agent}}
+        # A cancelled agent makes its patch within the grace, however slow the machine is.
+        overrides = {"podman": {"mounts": mounts}, "jobs": {"agent": agent, "grace_seconds": 60}}
         stack = cleanup.enter_context(support.stack_of(machine, overrides))
         make_image(stack, scratch)
         yield Place(stack, server)

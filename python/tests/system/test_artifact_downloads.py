@@ -120,7 +120,9 @@ async def test_no_way_out(host: Connected, numbers: tuple[str, bytes], path: str
     """Sent as it is: clients tidy such paths up before they send them."""
 
     def get() -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", host.stack.port, timeout=30)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", host.stack.port, timeout=support.SECONDS
+        )
         try:
             connection.putrequest("GET", f"/jobs/{numbers[0]}/artifacts/{path}")
             connection.putheader("Authorization", host.client.headers["Authorization"])
@@ -169,8 +171,8 @@ async def test_downloads_while_logs_flood_in(host: Connected) -> None:
     row, found = await left(host.client, "head -c 20000000 /dev/urandom > big")
     flood = await support.submit(host.client, "yes flood | head -c 60000000; echo over")
     await support.until(host.client, flood, "running")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(support.SECONDS):
         await asyncio.gather(*(fetched(host.client, row["id"], found["big"]) for _ in range(4)))
-    row = await support.ended(host.client, flood)
+    row = await support.ended(host.client, flood, 3 * support.SECONDS)
     assert row["status"] == "completed"
     assert (await host.client.get(f"/jobs/{flood}/output")).json()["truncated"]

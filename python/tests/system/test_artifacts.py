@@ -51,10 +51,9 @@ async def test_a_failed_job_has_artifacts_too(host: Connected, end: str, status:
 
 
 async def test_a_cancelled_job_has_artifacts_too(host: Connected) -> None:
-    command = "cd /artifacts; echo partial > report; echo ready; exec sleep 100"
+    command = "cd /artifacts; echo partial > report; echo ready; exec sleep 600"
     job_id = await support.submit(host.client, command)
-    async with asyncio.timeout(30), support.follow(host.client, job_id) as stream:
-        await anext(stream)  # ready
+    await support.says(host.client, job_id, "ready")
     assert (await host.client.delete(f"/jobs/{job_id}")).status_code == 200
     await support.until(host.client, job_id, "cancelled")
     found = await listed(host.client, job_id)
@@ -239,7 +238,20 @@ async def test_a_name_too_many_does_not_flood_the_row(host: Connected) -> None:
 
 
 async def test_not_before_the_end(host: Connected) -> None:
-    """Exactly the largest file that is taken; hashing it lasts long enough to be seen."""
+    """Exactly the largest file that is taken; hashing it lasts long enough to be seen.
+
+    Unless the machine looks elsewhere for a second: then once more.
+    """
+    for _ in range(4):
+        seen = await seen_until_the_end(host)
+        assert seen in ([404, 503, 200], [503, 200], [404, 200], [200]), seen
+        if 503 in seen:
+            return
+    raise AssertionError("the collection was never seen")
+
+
+async def seen_until_the_end(host: Connected) -> list[int]:
+    """Return how the list of a job's artifacts is answered from just before its end on."""
     client = host.client
     job_id = await support.submit(
         client,
@@ -251,7 +263,7 @@ async def test_not_before_the_end(host: Connected) -> None:
         assert_refused(await client.get(where), 404, "artifacts_not_available")
     (host.settings.paths.artifacts / ".staging" / job_id / "gate").touch()
     seen: list[int] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(support.SECONDS):
         while not seen or seen[-1] != 200:
             refused = await client.get(f"{path}/missing")
             answer = await client.get(path)
@@ -260,8 +272,8 @@ async def test_not_before_the_end(host: Connected) -> None:
                     assert_refused(each, 503, "copy_in_progress")
             if not seen or seen[-1] != answer.status_code:
                 seen.append(answer.status_code)
-    assert seen in ([404, 503, 200], [503, 200]), seen
     assert (await listed(client, job_id))["big"]["size_bytes"] == 1024**3
+    return seen
 
 
 async def test_unknown_job(host: Connected) -> None:

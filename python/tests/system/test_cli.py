@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from command_line import Done, Laptop, fits
+from command_line import SECONDS, Done, Laptop, fits
 
 from flashpods_dev.stack import MiniStack
 
@@ -52,7 +54,7 @@ def git(place: Path, *arguments: str) -> str:
     env = {"PATH": os.environ["PATH"], "HOME": str(place.parent)}
     return subprocess.run(
         ["git", "-C", place, *arguments],
-        check=True, capture_output=True, text=True, timeout=30, env=env,
+        check=True, capture_output=True, text=True, timeout=SECONDS, env=env,
     ).stdout  # fmt: skip
 
 
@@ -107,10 +109,10 @@ async def test_attach_wait_and_kill_have_the_jobs_exit_code(laptop: Laptop) -> N
     assert over["jobs"][0]["status"] in {"pending", "starting", "running"}
     attached = await laptop.start("attach", "--no-timestamps", job)
     assert attached.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SECONDS):
         assert await attached.stdout.readline() == b"ready\n"
     assert (await laptop.json("kill", "kill", job))["status"] == "cancelled"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SECONDS):
         _, err = await attached.communicate()
     assert attached.returncode in {137, 143}
     assert f"job {job} cancelled" in err.decode()
@@ -273,9 +275,24 @@ async def test_uploads_of_their_own(laptop: Laptop, project: Path) -> None:
     assert unknown["error"] == "upload_not_found"
 
 
+async def well(laptop: Laptop, command: str, field: str) -> Any:
+    """Return what ``command --json`` says, asked until all is well.
+
+    On a loaded machine Podman may miss a check's two seconds, and then the host says so.
+    """
+    end = time.monotonic() + SECONDS
+    while True:
+        done = await laptop.run(command, "--json")
+        answer = json.loads(done.out)
+        if answer.get(field) in {True, "healthy"} or time.monotonic() > end:
+            assert done.code == 0, done
+            fits(command, answer)
+            return answer
+
+
 async def test_the_host(laptop: Laptop) -> None:
     assert (await laptop.json("capacity", "capacity"))["host"]["cpus"] == 32
-    assert (await laptop.json("health", "health"))["status"] == "healthy"
+    assert (await well(laptop, "health", "status"))["status"] == "healthy"
     assert "available" in (await laptop.run("capacity")).out
     assert "database" in (await laptop.run("health")).out
     top = await laptop.json("top", "top", "--count", "1")
@@ -283,7 +300,7 @@ async def test_the_host(laptop: Laptop) -> None:
     assert "flashpods top" in (await laptop.run("top", "--count", "1")).out
     watch = await laptop.start("ps", "--watch", "--all", "--json", "--interval", "0.2")
     assert watch.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(SECONDS):
         fits("ps", json.loads(await watch.stdout.readline()))
     watch.kill()
     await watch.communicate()
@@ -297,7 +314,7 @@ async def test_the_same_key_makes_one_job(laptop: Laptop) -> None:
 
 
 async def test_doctor(laptop: Laptop) -> None:
-    answer = await laptop.json("doctor", "doctor")
+    answer = await well(laptop, "doctor", "ok")
     assert answer["ok"] is True
     assert {c["name"]: c["status"] for c in answer["checks"] if c["status"] != "ok"} == {}
     bad = {"FLASHPODS_API_TOKEN": "wrong-token"}
@@ -327,7 +344,11 @@ async def test_completion_knows_jobs(laptop: Laptop) -> None:
             "COMP_WORDS": words,
             "COMP_CWORD": str(count),
         }
-        return await laptop.run(env=variables)
+        # It has two seconds in which to ask the host, and offers nothing after that.
+        end = time.monotonic() + SECONDS
+        while not (done := await laptop.run(env=variables)).out and time.monotonic() < end:
+            pass
+        return done
 
     assert (await offered("flashpods status ", 2)).out.split()[0] == job
     assert (await offered(f"flashpods download {job} re", 3)).out.split() == ["report.xml"]

@@ -24,7 +24,7 @@ from support import run, submit, until
 from flashpods.adapters.sqlite.connection import to_text
 from flashpods_dev.layout import dump, merge, write_for_user
 
-pytestmark = pytest.mark.timeout(400)  # each look of the doctor is a process; some wait for health
+pytestmark = pytest.mark.timeout(1200)  # each look of the doctor is a process; some wait for health
 
 GATE = "while [ ! -e /artifacts/go ]; do sleep 0.05; done"
 
@@ -46,7 +46,7 @@ async def found(running: RunningApi, over: Mapping[str, Any] | None = None) -> d
         [sys.executable, "-m", "flashpods.admin.main", "doctor", "--settings", str(path), "--json"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     said = json.loads(done.stdout)
@@ -57,14 +57,14 @@ async def found(running: RunningApi, over: Mapping[str, Any] | None = None) -> d
 
 async def only(running: RunningApi, *codes: str) -> dict[str, Any]:
     """Ask until the doctor finds just these: a busy machine may be slow to be well again."""
-    end = time.monotonic() + 90
+    end = time.monotonic() + 240
     while set(seen := await found(running)) != set(codes):
         assert time.monotonic() < end, f"{sorted(seen)}, not {codes}: {seen}"
     return seen
 
 
 def change(running: RunningApi, sql: str) -> None:
-    with closing(sqlite3.connect(running.db, timeout=20)) as database, database:
+    with closing(sqlite3.connect(running.db, timeout=60)) as database, database:
         database.execute(sql)
 
 
@@ -250,7 +250,7 @@ class holding:  # noqa: N801 - reads as a verb
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(120)
         self._process.stdout.close()
 
 

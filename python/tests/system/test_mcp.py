@@ -7,11 +7,22 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import support
 from mcp import Client, MCPError
-from mcp_rig import NOBODY, Seen, call, connected, environment_of, finished, refused, structured
+from mcp_rig import (
+    NOBODY,
+    Seen,
+    call,
+    connected,
+    environment_of,
+    finished,
+    refused,
+    structured,
+    text_of,
+)
 from support import Connected
 
 from flashpods_dev.stack import MiniStack
@@ -75,10 +86,19 @@ async def test_the_whole_way_of_a_worker(agent: Client, tree: Path, tmp_path: Pa
     refused(await agent.call_tool("kill_job", {"job_id": job_id}), "job_already_terminal")
 
 
+async def searched(agent: Client, **arguments: Any) -> dict[str, Any]:
+    """Search a log; a machine that stalls may look as slow as a bad pattern, but not each time."""
+    for _ in range(4):
+        result = await agent.call_tool("search_output", arguments)
+        if not result.is_error or "search_too_slow" not in text_of(result):
+            break
+    return structured(result)
+
+
 async def output_by_tools(agent: Client, job_id: str) -> None:
     output = await call(agent, "get_job_output", job_id=job_id, tail=3)
     assert support.texts(output["output"]) == ["1000", "x.c:3: error: bad", "after"]
-    found = await call(agent, "search_output", job_id=job_id, before=2, after=1)
+    found = await searched(agent, job_id=job_id, before=2, after=1)
     (excerpt,) = found["excerpts"]
     assert excerpt["text"] == "999\n1000\nx.c:3: error: bad\nafter"
     assert found["lines_searched"] == excerpt["last_line"]
@@ -100,8 +120,12 @@ async def read_as_resources(agent: Client, job_id: str) -> None:
     assert report.contents[0].text == "hi\n"  # type: ignore[union-attr] # likewise
     rows = await agent.read_resource(f"flashpods://jobs/{job_id}/artifacts")
     assert json.loads(rows.contents[0].text)[0]["name"] == "d"  # type: ignore[union-attr] # likewise
-    uris = {str(row.uri) for row in (await agent.list_resources()).resources}
-    assert {f"flashpods://jobs/{job_id}/log", f"flashpods://jobs/{job_id}/artifacts"} <= uris
+    there = {f"flashpods://jobs/{job_id}/log", f"flashpods://jobs/{job_id}/artifacts"}
+    for _ in range(10):  # a list has three seconds, and is empty after that
+        uris = {str(row.uri) for row in (await agent.list_resources()).resources}
+        if there <= uris:
+            break
+    assert there <= uris
     for wrong, error in (
         (f"{NOBODY}/log", "job_not_found"),
         (f"{job_id}/artifacts/none", "artifact_not_found"),
@@ -133,7 +157,8 @@ async def test_a_sub_agent_gets_its_git_directory(agent: Client, tree: Path) -> 
         )
         assert spawned["uploaded_files"] == 2  # .git/HEAD and src/main.c
         assert bool(spawned["warnings"]) == (exclude is not None)
-        await call(agent, "kill_job", job_id=spawned["job_id"])
+        # Without a repository it may have failed by itself before it is killed.
+        await agent.call_tool("kill_job", {"job_id": spawned["job_id"]})
         await finished(agent, spawned["job_id"])
 
 
@@ -143,7 +168,7 @@ async def test_a_cancelled_wait_leaves_the_job_alone(agent: Client, host: Connec
     waiting = asyncio.create_task(
         agent.call_tool("wait_for_job", {"job_id": job_id}, progress_callback=seen)
     )
-    await asyncio.wait_for(seen.first.wait(), 30)
+    await asyncio.wait_for(seen.first.wait(), support.SECONDS)
     assert job_id in seen.messages[0]
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -167,9 +192,9 @@ async def test_a_pattern_without_end_is_given_up(
     command = "echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab; echo Fine; echo fine"
     job_id = (await call(agent, "spawn_worker", command=command, cpus=1))["job_id"]
     await finished(agent, job_id)
-    found = await call(agent, "search_output", job_id=job_id, pattern="^fine$", ignore_case=True)
+    found = await searched(agent, job_id=job_id, pattern="^fine$", ignore_case=True)
     assert found["matches"] == 2
-    nothing = await call(agent, "search_output", job_id=job_id, pattern="nowhere")
+    nothing = await searched(agent, job_id=job_id, pattern="nowhere")
     assert (nothing["matches"], nothing["note"]) == (0, "nothing matches; these are the last lines")
     assert nothing["excerpts"][0]["text"].endswith("Fine\nfine")
     slow = asyncio.create_task(

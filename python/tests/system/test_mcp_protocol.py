@@ -72,7 +72,7 @@ async def test_a_killed_server_leaves_its_jobs_to_the_next(
         params: dict[str, Any] = {"name": "spawn_worker", "arguments": arguments, "_meta": meta}
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         process.stdin.write(json.dumps(request).encode() + b"\n")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(support.SECONDS):
             answer = json.loads(await process.stdout.readline())
         job_id = answer["result"]["structuredContent"]["job_id"]
         params = {"name": "wait_for_job", "arguments": {"job_id": job_id}, "_meta": meta}
@@ -115,13 +115,13 @@ async def test_nothing_but_the_protocol_on_stdout(env: dict[str, str], tmp_path:
         process.stdin.write(b"this is no JSON\n")
         process.stdin.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         got: dict[int | None, Any] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(support.SECONDS):
             while not {1, 2, 3} <= set(got):
                 message = json.loads(await process.stdout.readline())
                 assert message["jsonrpc"] == "2.0"
                 got[message.get("id")] = message
         process.stdin.close()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(support.SECONDS):
             rest, errors = await process.communicate()
     finally:
         if process.returncode is None:
@@ -180,7 +180,7 @@ class Tasks(ClientExtension):
     async def _resolve(self, task: Task, context: ClaimContext) -> CallToolResult:
         self.seen.append(task.task_id)
         self.first.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(support.SECONDS):
             while True:
                 answer = await ask(context.session, "tasks/get", task.task_id)
                 if answer["status"] != "working":
@@ -207,7 +207,7 @@ async def test_a_wait_is_a_task_with_the_jobs_id(
         job_id = spawned["job_id"]
         await support.until(host.client, job_id, "running")
         waiting = asyncio.create_task(finished(agent, job_id))
-        await asyncio.wait_for(tasks.first.wait(), 30)
+        await asyncio.wait_for(tasks.first.wait(), support.SECONDS)
         await call(agent, "kill_job", job_id=job_id)
         ended = await waiting
         assert tasks.seen == [job_id]

@@ -64,7 +64,7 @@ async def test_failures_are_told_so_that_a_model_can_act(
     refused(await agent.call_tool("list_jobs", {"limit": 101}), "invalid_arguments")
     refused(await agent.call_tool("wait_for_many", {"batch_id": "batch_x"}), "batch_not_found")
     refused(await agent.call_tool("no_such_tool", {}), "unknown_tool")
-    job_id = (await call(agent, "spawn_worker", command="sleep 60", cpus=1))["job_id"]
+    job_id = (await call(agent, "spawn_worker", command="sleep 600", cpus=1))["job_id"]
     for name, more in (("get_job_artifacts", {}), ("download_artifact", {"artifact_name": "x"})):
         answer = refused(
             await agent.call_tool(name, {"job_id": job_id, **more}), "artifacts_not_available"

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 import guide
 import pytest
 from admin_runs import admin
-from support import Connected, submit, until
+from support import SECONDS, Connected, submit, until
 
 from flashpods.admin import doctor
 from flashpods_dev.layout import dump, merge, write_for_user
@@ -209,7 +210,7 @@ def test_commands_within_sentences_exist(command: str) -> None:
         [sys.executable, "-m", module, name, "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -267,7 +268,7 @@ class Operator:
             ["bash", "-euo", "pipefail", "-c", command],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=2 * SECONDS,
             check=False,
             cwd=self.root,
             env={
@@ -282,6 +283,11 @@ class Operator:
         )
 
 
+# On a loaded machine Podman may miss a check's two seconds; then these say so, for a moment.
+HEALTH: Final = {"flashpods-admin doctor", "flashpods-admin status"}
+
+
+@pytest.mark.timeout(1200)
 async def test_every_command_that_can_be_run_beside_a_stack(host: Connected) -> None:
     """One test: they build on each other, as on the page."""
     root = host.stack.layout.root / "operator"
@@ -302,6 +308,9 @@ async def test_every_command_that_can_be_run_beside_a_stack(host: Connected) -> 
     waits = [c for c in here() if "--wait" in c]
     for command in [*(c for c in here() if c not in waits), *waits, "flashpods-admin resume"]:
         done = await asyncio.to_thread(operator.run, command)
+        end = time.monotonic() + SECONDS
+        while done.returncode and command in HEALTH and time.monotonic() < end:
+            done = await asyncio.to_thread(operator.run, command)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
     assert ((root / "etc" / "api-token").stat().st_mode & 0o777) == 0o600

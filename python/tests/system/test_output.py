@@ -53,7 +53,7 @@ async def test_an_unended_line_shows_when_it_ends(host: Connected) -> None:
     command = GATE.format("echo ready; printf 'half '; gate go; echo whole; gate end")
     job_id = await support.submit(host.client, command)
     await support.until(host.client, job_id, "running")
-    async with asyncio.timeout(30), support.follow(host.client, job_id) as stream:
+    async with asyncio.timeout(support.SECONDS), support.follow(host.client, job_id) as stream:
         first = await anext(stream)
         assert support.texts(first.data) == ["ready"]
         assert support.texts(await support.output(host.client, job_id)) == ["ready"]

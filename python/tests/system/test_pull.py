@@ -25,7 +25,7 @@ from flashpods_dev.probe import answers
 from flashpods_dev.service import Service
 from flashpods_dev.stack import MiniStack
 
-IDLE_SECONDS = 4.0  # podman.pull_idle_seconds, where the registry stalls
+IDLE_SECONDS = 12.0  # podman.pull_idle_seconds, where the registry stalls: more than a machine does
 STALLS_AFTER = 100_000  # bytes
 ABSENT = ("flashpods/base:absent", "nobody/has/this:1")
 
@@ -88,14 +88,14 @@ def push(pusher: MiniStack, place: Path, port: int) -> None:
     blob = pusher.layout.engine / "blob"
     blob.write_bytes(os.urandom(50 * STALLS_AFTER))
     archive = pusher.layout.engine / "blob.tar"
-    subprocess.run(["tar", "-C", blob.parent, "-cf", archive, blob.name], check=True, timeout=30)
+    subprocess.run(["tar", "-C", blob.parent, "-cf", archive, blob.name], check=True, timeout=120)
     to = ("push", "--tls-verify=false", "--format=oci", "--compression-format=zstd")
     for arguments in (
         (*to, IMAGE, f"127.0.0.1:{port}/flashpods/base:1"),
         ("import", str(archive), "localhost/blob:1"),
         (*to, "localhost/blob:1", f"127.0.0.1:{port}/flashpods/blob:1"),
     ):
-        done = pusher.run_podman(*arguments)
+        done = pusher.run_podman(*arguments, seconds=600)
         assert done.returncode == 0, done.stderr
 
 
@@ -165,8 +165,8 @@ async def test_a_registry_that_stalls(client: httpx.AsyncClient, registry: Regis
     registry.stack.api.start()
     async with stalling(registry) as stalled:
         job_id = await support.submit(client, "true", image=image)
-        await asyncio.wait_for(stalled.wait(), 30)
-        async with asyncio.timeout(20 * IDLE_SECONDS):  # far below jobs.starting_seconds
+        await asyncio.wait_for(stalled.wait(), support.SECONDS)
+        async with asyncio.timeout(10 * IDLE_SECONDS):  # far below jobs.starting_seconds
             row, _ = await watched(client, job_id)
     assert (row["status"], row["error"], row["started_at"]) == ("failed", "image_pull_failed", None)
     log = await support.output(client, job_id)

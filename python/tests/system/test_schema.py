@@ -13,6 +13,7 @@ import schemathesis
 import support
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
+from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
@@ -99,11 +100,15 @@ def try_out(
     def check(case: schemathesis.Case[Any]) -> None:
         answer = case.call(headers=auth, session=session, timeout=CALL_SECONDS)
         seen.add(answer.status_code)
-        assert answer.status_code < 500, answer.text
+        # On a loaded machine Podman may miss the two seconds of a look, and health says so.
+        degraded = answer.status_code == 503 and operation.path == "/health"
+        assert answer.status_code < 500 or degraded, answer.text
         # Whether valid data is accepted depends on rows that the generator knows nothing of.
         excluded: list[Any] = [positive_data_acceptance]
         if answer.status_code in {410, 413}:  # refusals too, which the check does not know
             excluded.append(negative_data_rejection)
+        if degraded:
+            excluded.append(not_a_server_error)
         case.validate_response(answer, excluded_checks=excluded, headers=auth)
 
     cases: SearchStrategy[schemathesis.Case[Any]] = operation.as_strategy(generation_mode=mode)

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support import SECONDS
 
 from flashpods_dev.machine import CGROUP_ROOT, RSYNC_UID, Machine, StackError
 from flashpods_dev.stack import MiniStack
@@ -40,16 +41,16 @@ def dev_up(
     assert up.stdout is not None
     assert up.stderr is not None
     try:
-        readable, _, _ = select.select([up.stdout], [], [], 60)
+        readable, _, _ = select.select([up.stdout], [], [], SECONDS)
         line = up.stdout.readline() if readable else b""
-        assert line, up.stderr.read().decode() if up.poll() is not None else "no line in 60 s"
+        assert line, up.stderr.read().decode() if up.poll() is not None else "no line in time"
         yield up, json.loads(line)
     finally:
         up.kill()
         up.communicate()
 
 
-def until(condition: Callable[[], bool], seconds: float = 15) -> bool:
+def until(condition: Callable[[], bool], seconds: float = SECONDS) -> bool:
     """Poll a condition of the machine that has no event."""
     end = time.monotonic() + seconds
     while not condition():
@@ -57,6 +58,11 @@ def until(condition: Callable[[], bool], seconds: float = 15) -> bool:
             return False
         select.select([], [], [], 0.02)
     return True
+
+
+def get(url: str, **more: Any) -> httpx.Response:
+    """GET, with the patience of a busy machine."""
+    return httpx.get(url, trust_env=False, timeout=SECONDS, **more)
 
 
 def traces(machine: Machine, mark: str) -> list[str]:
@@ -92,7 +98,9 @@ def run_of(up: subprocess.Popen[bytes]) -> str:
 def start_container(line: dict[str, str]) -> None:
     """Run a container on the stack's engine, over its socket, from outside its namespace."""
     transport = httpx.HTTPTransport(uds=line["podman_socket"])
-    with httpx.Client(transport=transport, base_url="http://podman/v4.0.0/libpod") as podman:
+    with httpx.Client(
+        transport=transport, base_url="http://podman/v4.0.0/libpod", timeout=SECONDS
+    ) as podman:
         spec = {
             "name": "left",
             "image": line["image"],
@@ -111,17 +119,15 @@ def test_up_prints_one_line_and_serves(machine: Machine) -> None:
         assert token.stat().st_mode & 0o007 == 0
         health = f"{line['api_url']}/health"
         # On a loaded machine Podman may miss a check's two seconds, and then it says so.
-        assert until(lambda: httpx.get(health, trust_env=False).status_code == 200), health
-        refused = httpx.get(f"{line['api_url']}/capacity", trust_env=False)
+        assert until(lambda: get(health).status_code == 200), health
+        refused = get(f"{line['api_url']}/capacity")
         assert refused.status_code == 401
         start_container(line)
         name = run_of(up)
         assert name in runs(machine)
-        began = time.monotonic()
         os.kill(up.pid, signal.SIGINT)
-        out, err = up.communicate(timeout=30)
-    assert up.returncode == 0, err.decode()
-    assert time.monotonic() - began < 20
+        out, err = up.communicate(timeout=SECONDS)
+    assert up.returncode == 0, err.decode()  # by itself: outside.STOP_SECONDS later it is killed
     assert out == b""  # one line was all
     assert name not in runs(machine)
     assert not Path(line["state_dir"]).exists()
@@ -136,7 +142,7 @@ def test_killed_it_takes_all_with_it(machine: Machine, reachable_path: Path) -> 
         assert name in runs(machine)
         assert traces(machine, name)
         up.kill()
-        up.wait(5)
+        up.wait(SECONDS)
         assert until(lambda: name not in runs(machine))
         assert until(lambda: traces(machine, name) == []), traces(machine, name)
     assert Path(line["database"]).exists()  # the state is what a person asked to keep
@@ -151,13 +157,13 @@ def test_state_is_taken_up_again(machine: Machine, reachable_path: Path) -> None
             headers = {"Authorization": f"Bearer {token}"}
             url = f"{line['api_url']}/uploads"
             if not seen:
-                made = httpx.post(url, json={}, headers=headers, trust_env=False)
+                made = httpx.post(url, json={}, headers=headers, trust_env=False, timeout=SECONDS)
                 assert made.status_code == 201, made.text
                 seen.append(made.json()["upload_id"])
-            found = httpx.get(f"{url}/{seen[0]}", headers=headers, trust_env=False)
+            found = get(f"{url}/{seen[0]}", headers=headers)
             assert found.status_code == 200, found.text
             os.kill(up.pid, signal.SIGTERM)
-            up.communicate(timeout=20)
+            up.communicate(timeout=SECONDS)
         assert up.returncode == 0
 
 
@@ -167,7 +173,7 @@ def test_up_refuses_a_port_that_is_taken(machine: Machine, stack: Any) -> None:
         [machine.checkout / "dev", "up", "--port", str(port)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         check=False,
     )
     assert done.returncode == 1
@@ -187,7 +193,7 @@ def test_the_account_outlives_changes_of_the_machines_account_files(machine: Mac
         Path("/etc/passwd.new").write_text(old + "newcomer:x:64890:64890::/:/bin/false\n")
         Path("/etc/passwd.new").rename("/etc/passwd")
         try:
-            out, _ = inner.communicate("go\n", timeout=30)
+            out, _ = inner.communicate("go\n", timeout=SECONDS)
         finally:
             Path("/etc/passwd").write_text(old)
     assert [line.split(":")[0] for line in out.splitlines()] == ["flashpods"]
@@ -211,11 +217,22 @@ def test_stacks_do_not_see_each_other(machine: Machine, reachable_path: Path) ->
         names = "{{.Names}}"
         assert a.run_podman("ps", "-a", "--format", names).stdout.split() == ["mine"]
         assert b.run_podman("ps", "-a", "--format", names).stdout.split() == []
+        for done in runs_in_time(b, "id", "-u"):
+            assert done.stdout.strip() == "64900", done.stderr
+
+
+def runs_in_time(stack: MiniStack, *command: str) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Run a container until one took less than Podman waits where conmon's cleanup fails: 20 s.
+
+    A machine that stalls may take so long once; without the cleanup each takes so long.
+    """
+    run = [f"--cgroup-parent={stack.cgroup_parent}/x", "--userns=keep-id", "--network=none"]
+    took: list[float] = []
+    while not took or (took[-1] > 18 and len(took) < 4):
         began = time.monotonic()
-        run = [f"--cgroup-parent={b.cgroup_parent}/x", "--userns=keep-id", "--network=none"]
-        done = b.run_podman("run", "--name=x", *run, b.info.image, "id", "-u")
-        assert done.stdout.strip() == "64900", done.stderr
-        assert time.monotonic() - began < 18  # conmon's cleanup works: without it Podman waits 20 s
+        yield stack.run_podman("run", *run, stack.info.image, *command)
+        took.append(time.monotonic() - began)
+    assert took[-1] < 18, took
 
 
 def test_the_checkouts_path_may_be_long(machine: Machine, reachable_path: Path) -> None:
@@ -225,11 +242,8 @@ def test_the_checkouts_path_may_be_long(machine: Machine, reachable_path: Path) 
         start_container({"podman_socket": str(stack.layout.socket), "image": stack.info.image})
         done = stack.run_podman("exec", "left", "echo", "inside")
         assert (done.returncode, done.stdout) == (0, "inside\n"), done.stderr
-        began = time.monotonic()
-        run = [f"--cgroup-parent={stack.cgroup_parent}/x", "--userns=keep-id", "--network=none"]
-        done = stack.run_podman("run", *run, stack.info.image, "true")
-        assert done.returncode == 0, done.stderr
-        assert time.monotonic() - began < 18  # as above
+        for done in runs_in_time(stack, "true"):
+            assert done.returncode == 0, done.stderr
 
 
 def test_a_killed_engine_stops_answering_and_keeps_its_containers(
@@ -280,7 +294,7 @@ def test_rsync_takes_a_tree_under_its_own_uid(machine: Machine, reachable_path: 
             ["rsync", "-r", f"{stack.info.rsync_url}/", str(reachable_path / "back")],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=SECONDS,
             check=False,
         )
         assert back.returncode != 0
@@ -291,9 +305,9 @@ def push(stack: MiniStack, source: Path, *options: str) -> subprocess.CompletedP
     """Push a tree straight to the daemon."""
     url = f"{stack.info.rsync_url}/upload_abcdefghijkl/"
     return subprocess.run(
-        ["rsync", "-rlpt", *options, "--timeout=20", f"{source}/", url],
+        ["rsync", "-rlpt", *options, "--timeout=60", f"{source}/", url],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=SECONDS,
         check=False,
     )

@@ -74,7 +74,7 @@ async def test_a_process_that_was_in_the_tree_is_shut_out(host: Connected, tree:
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(support.SECONDS):
         assert await process.stdout.readline() == b"inside\n"
         answer = await support.finalize(host.client, upload_id)
         assert answer.status_code == 200, answer.text

@@ -23,7 +23,7 @@ from flashpods_dev.stack import MiniStack
 
 @pytest.fixture
 def slow_tree(reachable_path: Path) -> Path:
-    """A tree whose second file takes half a minute at 64 KiB/s."""
+    """A tree whose second file takes four minutes at 8 KiB/s."""
     path = reachable_path / "slow"
     path.mkdir()
     (path / "a").write_text("first")
@@ -36,7 +36,7 @@ async def slow_push(
 ) -> asyncio.subprocess.Process:
     """Start a push that lasts, and return when its first bytes are there."""
     target = f"{host.rsync_url}/{upload_id}/"
-    process = await support.start_rsync(f"{tree}/", target, "--bwlimit=64", *options)
+    process = await support.start_rsync(f"{tree}/", target, "--bwlimit=8", *options)
     directory = transfers(host, upload_id)
     await support.true_soon(
         lambda: (directory / "a").exists() and any(directory.glob(".big.*")), "the push begins"

@@ -69,9 +69,9 @@ async def pushed_and_finalized(host: Connected, tree: Path, upload_id: str) -> N
 async def taken_by_a_job(host: Connected, upload_id: str) -> None:
     """The tree becomes the job's workspace, and goes with it."""
     client = host.client
-    job_id = await support.submit(client, "cat a b sub/c; echo; exec sleep 60", files_id=upload_id)
+    job_id = await support.submit(client, "cat a b sub/c; echo; exec sleep 600", files_id=upload_id)
     await support.until(client, job_id, "running")
-    async with asyncio.timeout(30), support.follow(client, job_id) as stream:
+    async with asyncio.timeout(support.SECONDS), support.follow(client, job_id) as stream:
         assert support.texts((await anext(stream)).data) == ["aaaabbbbcccc"]
     found = await upload_of(client, upload_id)
     assert (found["state"], found["job_id"]) == ("consumed", job_id)
@@ -111,7 +111,7 @@ async def test_delete_in_each_state(host: Connected, tree: Path) -> None:
     final = await support.pushed(host, tree)
     for upload_id in (reserved, uploading, final):
         for _ in range(2):  # a repeated delete finds what it wanted
-            answer = await client.delete(f"/uploads/{upload_id}")
+            answer = await support.settled(client, "DELETE", f"/uploads/{upload_id}")
             assert (answer.status_code, answer.content) == (204, b""), upload_id
         assert (await upload_of(client, upload_id))["state"] == "expired"
         assert not transfers(host, upload_id).exists()
@@ -160,10 +160,12 @@ async def test_a_directory_that_no_row_knows(host: Connected, tree: Path) -> Non
     assert (await support.finalize(client, upload_id)).status_code == 200
     # Just there, as after a restore of the database: dated by the directory.
     orphan = transfers(host, "upload_foundonthedisk")
-    orphan.mkdir(mode=0o755)
-    (orphan / "file").write_text("x")
-    for path in (orphan / "file", orphan):
+    made = host.settings.paths.transfers.parent / "made"  # elsewhere: nobody finds half of it
+    made.mkdir(mode=0o755)
+    (made / "file").write_text("x")
+    for path in (made / "file", made):
         os.chown(path, RSYNC_UID, RSYNC_UID)
+    made.rename(orphan)
     found = await upload_of(client, orphan.name)
     assert found["state"] == "uploading"
     assert abs(at(found["created_at"]).timestamp() - orphan.stat().st_ctime) < 0.002

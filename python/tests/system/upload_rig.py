@@ -34,7 +34,7 @@ def finalized(host: Connected | RunningApi, upload_id: str) -> Path:
 
 def change_row(stack: MiniStack, sql: str, *values: object) -> None:
     """Change the database behind the API's back: to have time pass, or a hook be lost."""
-    with closing(sqlite3.connect(stack.layout.database, timeout=10)) as connection, connection:
+    with closing(sqlite3.connect(stack.layout.database, timeout=60)) as connection, connection:
         connection.execute(sql, values)
 
 
