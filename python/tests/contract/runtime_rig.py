@@ -19,7 +19,7 @@ from flashpods.ports import ContainerRuntime, ContainerSpec, ContainerState, Lim
 from flashpods.testing.runtime import IMAGE, MemoryRuntime, Script
 
 LIMITS = Limits(cpus=1, memory_bytes=256 * 1024**2, pids=64)
-BOUND = 30  # seconds, for anything that should take milliseconds
+BOUND = 120  # seconds, for anything that should take milliseconds
 
 # A behaviour by name: how to script it, and the shell that does it.
 BEHAVIOURS = {

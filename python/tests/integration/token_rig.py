@@ -363,7 +363,7 @@ async def _serving(rig: Rig) -> AsyncIterator[None]:
         metrics=metrics,
     )
     rig.keeper.start()
-    await rig.keeper.wait(10)
+    await rig.keeper.wait(60)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(rig.socket))
     listener.listen(64)

@@ -68,6 +68,6 @@ async def serving(socket: Path) -> AsyncIterator[Server]:
 @asynccontextmanager
 async def asking(server: Server) -> AsyncIterator[RestClient]:
     """Give a client with room for two calls and two waits."""
-    client = RestClient(server.socket, call_seconds=5, calls=2, waits=2)
+    client = RestClient(server.socket, call_seconds=60, calls=2, waits=2)
     yield client
     await client.close()

@@ -15,7 +15,7 @@ from flashpods.admin.main import app
 
 def wg(*words: str, given: str = "") -> str:
     done = subprocess.run(
-        ["wg", *words], input=given, capture_output=True, text=True, check=True, timeout=20
+        ["wg", *words], input=given, capture_output=True, text=True, check=True, timeout=120
     )
     return done.stdout.strip()
 
@@ -44,7 +44,7 @@ def test_the_snippet_is_what_wireguard_reads(key: Path, tmp_path: Path) -> None:
     conf.write_text(said.stdout.replace("LAPTOP_PRIVATE_KEY", wg("genkey")))
     conf.chmod(0o600)
     stripped = subprocess.run(
-        ["wg-quick", "strip", conf], capture_output=True, text=True, check=True, timeout=20
+        ["wg-quick", "strip", conf], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     assert "Endpoint = build.example.org:51820" in stripped
     assert "AllowedIPs = 10.0.0.1/32" in stripped

@@ -50,7 +50,7 @@ def test_we_and_git_agree(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,  # in a repository "@{-1}" is the branch that was checked out before
         env={**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)},
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     if done.returncode == 0:

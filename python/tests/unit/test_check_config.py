@@ -106,7 +106,7 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text('{"http": {"port": -1}}')
     argv = [sys.executable, "-m", "flashpods.cli.main", "check-config", str(file)]
-    done = subprocess.run(argv, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(argv, capture_output=True, timeout=120, check=False)
     assert done.returncode == 78
     assert done.stdout == b""
     assert b"http.port" in done.stderr

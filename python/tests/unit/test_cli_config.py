@@ -150,7 +150,7 @@ def test_schemas_are_schemas() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str) -> None:
     words = [sys.executable, "-m", "flashpods.cli.main", "completion", shell]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert "_FLASHPODS_COMPLETE=complete_" in done.stdout
     assert done.stderr == ""
 

@@ -23,7 +23,7 @@ LEFT_OUT = {
 
 
 def git(place: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", place, *arguments], check=True, capture_output=True, timeout=30)
+    subprocess.run(["git", "-C", place, *arguments], check=True, capture_output=True, timeout=120)
 
 
 def make(top: Path, name: str, text: str = "") -> None:

@@ -110,7 +110,7 @@ def test_a_killed_runs_state_goes_with_the_next_run(tmp_path: Path) -> None:
             assert ours != theirs
         assert not ours.exists()
         other.kill()
-        other.wait(10)
+        other.wait(60)
     assert theirs.is_dir()
     with commands.state_directory(machine, "test") as ours:
         assert not theirs.exists()

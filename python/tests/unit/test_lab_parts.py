@@ -37,7 +37,7 @@ def run(python: Path) -> int:
     state.mkdir()
     # A pytest of its own, without this project's plugins and options.
     arguments = ["-q", "-s", "-p", "no:cacheprovider", f"--rootdir={python}", "-c", "/dev/null"]
-    return parts.run(python, arguments, {STATE: str(state)}, STATE, 60)
+    return parts.run(python, arguments, {STATE: str(state)}, STATE, 600)
 
 
 def test_all_run_each_in_a_place_of_its_own(

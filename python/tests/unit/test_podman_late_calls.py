@@ -19,6 +19,7 @@ from flashpods.config import Podman
 from flashpods.errors import Unavailable
 
 PID = 7
+BOUND = 60.0  # seconds: longer than a busy machine pauses
 NEVER = "0001-01-01T00:00:00Z"
 ABSENT = Answer(404, b"{}")
 
@@ -53,22 +54,26 @@ class Late:
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
 
-def runtime(engine: Late, proc: Path) -> PodmanRuntime:
-    """Return a runtime that sees the container's process wait for its start."""
+def runtime(engine: Late, proc: Path, restless: float = 0.3) -> PodmanRuntime:
+    """Return a runtime that sees the container's process wait for its start.
+
+    Args:
+        restless: seconds for which its engine may do late what it was asked before.
+    """
     process = proc / str(PID)
     process.mkdir()
     (process / "comm").write_text("crun\n")
     (process / "cgroup").write_text("0::/ctrs/job_0/libpod-0123\n")
     made = PodmanRuntime(Podman(socket=Path("/nowhere/podman.sock")), proc=proc)
     made._rest.call = engine.call  # type: ignore[method-assign] # the engine is not there
-    made._rest._calm_at = time.monotonic() + 0.3
+    made._rest._calm_at = time.monotonic() + restless
     return made
 
 
 async def test_a_start_waits_for_one_that_may_be_under_way(tmp_path: Path) -> None:
     """Podman's start runs an exited container once more."""
     engine = Late(shown("initialized"), shown("initialized"), shown("running"))
-    await runtime(engine, tmp_path).start("0123")
+    await runtime(engine, tmp_path, BOUND).start("0123")
     assert engine.asked == []
 
 
@@ -79,7 +84,7 @@ async def test_a_start_is_made_when_none_was_under_way(tmp_path: Path) -> None:
 
 
 async def test_one_that_is_being_made_is_awaited(tmp_path: Path) -> None:
-    found = await runtime(Late(ABSENT, ABSENT, shown("created")), tmp_path).awaited("job_0")
+    found = await runtime(Late(ABSENT, ABSENT, shown("created")), tmp_path, BOUND).awaited("job_0")
     assert found is not None
 
 

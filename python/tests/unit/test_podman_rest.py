@@ -68,12 +68,16 @@ async def test_a_deadline_frees_the_slot_and_drops_the_connection(
     server: Server, client: RestClient
 ) -> None:
     server.handler = server.silence
-    with pytest.raises(Unavailable, match=r"within 0\.05 s"):
-        await client.call("GET", "/x", deadline=0.05)
+    for seconds in (0.05, 0.5, 5, 50):  # until the call has come so far on this machine
+        with pytest.raises(Unavailable, match=rf"within {seconds:g} s"):
+            await client.call("GET", "/x", deadline=seconds)
+        if server.came.is_set():
+            break
+    before = server.connections
     server.handler = ok
     for _ in range(3):
         assert (await client.call("GET", "/x")).ok
-    assert server.connections == 2
+    assert server.connections == before + 1
 
 
 async def test_waits_do_not_starve_calls(server: Server, client: RestClient) -> None:
@@ -184,7 +188,7 @@ async def pull(images: Images, image: str = "docker.io/a:1") -> list[str]:
 
 async def test_many_join_one_pull_and_all_hear_it(server: Server, client: RestClient) -> None:
     registry = Registry(server, {"stream": "Trying\n"}, {"stream": "Copying\n"}, {"id": "x"})
-    images = Images(client, idle_seconds=5)
+    images = Images(client, idle_seconds=60)
     tasks = [asyncio.create_task(pull(images)) for _ in range(5)]
     while not registry.pulls or len(server.requests) < 6:
         server.came.clear()
@@ -198,7 +202,7 @@ async def test_a_pull_that_nobody_wants_any_more_is_given_up(
     server: Server, client: RestClient
 ) -> None:
     Registry(server, {"stream": "Trying"})
-    images = Images(client, idle_seconds=5)
+    images = Images(client, idle_seconds=60)
     heard = asyncio.Event()
 
     async def progress(line: str) -> None:
@@ -210,7 +214,7 @@ async def test_a_pull_that_nobody_wants_any_more_is_given_up(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait({under_way}, timeout=5)
+    await asyncio.wait({under_way}, timeout=60)
     assert under_way.cancelled()
 
 
@@ -219,7 +223,7 @@ async def test_who_comes_while_a_pull_is_given_up_begins_anew(
 ) -> None:
     """One that joined it would be cancelled with it, its job forgotten until the next minute."""
     registry = Registry(server, {"stream": "Trying"})
-    images = Images(client, idle_seconds=5)
+    images = Images(client, idle_seconds=60)
 
     async def absent(_image: str) -> bool:
         return False
@@ -248,7 +252,7 @@ async def test_a_silent_pull_fails(server: Server, client: RestClient) -> None:
 async def test_endless_progress_is_bounded(server: Server, client: RestClient) -> None:
     registry = Registry(server, *({"stream": "x" * 1000} for _ in range(1000)))
     registry.release.set()
-    said = await pull(Images(client, idle_seconds=5))
+    said = await pull(Images(client, idle_seconds=60))
     assert len(said) == 200
     assert max(map(len, said)) <= 301
 
@@ -258,7 +262,7 @@ async def test_a_failed_pull_says_why_and_can_be_tried_again(
 ) -> None:
     registry = Registry(server, {"error": "reading manifest 1 in a: manifest unknown"})
     registry.release.set()
-    images = Images(client, idle_seconds=5)
+    images = Images(client, idle_seconds=60)
     for _ in range(2):
         with pytest.raises(ImageError, match=r"cannot pull docker.io/a:1: .*manifest unknown") as e:
             await pull(images)

@@ -73,7 +73,7 @@ def test_migrating_again_changes_nothing_and_needs_no_sqlite_utils(database: Pat
         "from flashpods.adapters.sqlite.migrations import migrate;"
         "migrate(Path(sys.argv[1])); assert 'sqlite_utils' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, database], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code, database], check=True, timeout=120)
     assert database.read_bytes() == before
 
 

@@ -105,11 +105,11 @@ def test_the_bearer_token() -> None:
 
 
 def test_spaces_without_end_take_no_time() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(Unauthorized):
         bearer([b"Bearer x" + b" " * 60_000 + b"x" + b"\xff"])
     assert bearer([b"Bearer x" + b" " * 60_000 + b"x"])
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 class Peer:

@@ -337,7 +337,7 @@ def test_a_jobs_process_that_has_some(status: str, uid_map: str, words: str) -> 
 
 async def test_what_the_runtime_has_yet_to_do_is_waited_for_and_what_stays_is_told() -> None:
     answers = iter([["it has no seccomp filter"], ["it has no seccomp filter"], []])
-    assert await settled(lambda: next(answers)) == []
+    assert await settled(lambda: next(answers), seconds=60) == []
     assert await settled(lambda: ["it has capabilities"], seconds=0.2) == ["it has capabilities"]
 
 

@@ -73,7 +73,7 @@ async def test_a_slow_pull_holds_up_no_other_launch(
 
     monkeypatch.setattr(world.runtime, "ensure_image", slow)
     world.supervisor.begin(await world.accept(image="slow/image:1"))
-    await asyncio.wait_for(pulling.wait(), 5)
+    await asyncio.wait_for(pulling.wait(), 60)
     other = await world.running()
     assert other.status is JobStatus.RUNNING
 
@@ -95,7 +95,7 @@ async def test_a_job_without_a_launch_slot_is_pending(world: World) -> None:
 async def test_stuck_in_starting(
     world: World, monkeypatch: pytest.MonkeyPatch, *, pulling: bool
 ) -> None:
-    world.policy = Policy(starting=0.05)
+    world.policy = Policy(starting=0.5)
     world.boot()
 
     async def never(image: str, progress: Any) -> None:

@@ -19,6 +19,7 @@ from rsync_hook_rig import BOUND, ID, ROOT, RSYNC_UID, add_upload, query
 
 from flashpods.adapters.sqlite import transfers
 from flashpods.adapters.sqlite.connection import connect_writer
+from flashpods_dev.layout import free_port
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Daemon:
 
     def command(self, target: str, *options: str) -> list[str]:
         url = f"rsync://127.0.0.1:{self.port}/uploads/{target}"
-        return ["rsync", "-a", "--contimeout=10", "--timeout=20", *options, f"{self.source}/", url]
+        return ["rsync", "-a", "--contimeout=60", "--timeout=120", *options, f"{self.source}/", url]
 
     def push(self, target: str, *options: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -69,9 +70,7 @@ def daemon(place: Path, database: Path) -> Iterator[Daemon]:
     if ROOT:
         for owned in (module, module / ".bases", module / ".bases" / "proj"):
             os.chown(owned, RSYNC_UID, RSYNC_UID)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()  # none that the kernel gives to a client meanwhile
     hook = f"{sys.executable} -m flashpods.rsync_hook {{}} --database {database}"
     lines = [
         f"use chroot = {'yes' if ROOT else 'no'}",
