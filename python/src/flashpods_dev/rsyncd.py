@@ -27,7 +27,6 @@ REFUSED_AGAIN = "devices specials"
 
 # What root may do in the host's unit (modules/rsyncd.nix); a test compares them.
 CAPABILITIES = (
-    "net_bind_service",
     "sys_chroot",
     "setuid",
     "setgid",

@@ -139,7 +139,7 @@ def test_both_rsync_daemons_have_the_same_capabilities() -> None:
     unit = (
         Path(__file__).parents[3]
         / manifest.RENDERED
-        / ("host/etc/systemd/system/flashpods-rsyncd.service")
+        / ("host/etc/systemd/system/flashpods-rsyncd@.service")
     )
     key = "CapabilityBoundingSet="
     theirs = [line.removeprefix(key) for line in unit.read_text().splitlines() if key in line]
