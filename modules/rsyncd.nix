@@ -117,6 +117,11 @@ in
         # rsync itself says so from the 17th transfer on; beyond these a connection is closed.
         MaxConnections = 64;
         MaxConnectionsPerSource = 32;
+        # A laptop that went to sleep keeps none of them.
+        KeepAlive = true;
+        KeepAliveTimeSec = "60s";
+        KeepAliveIntervalSec = "15s";
+        KeepAliveProbes = 4;
         TriggerLimitIntervalSec = 0; # many at once would end it for good
       };
     };
