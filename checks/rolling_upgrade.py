@@ -17,7 +17,7 @@ COUNT = (
 
 def laptop_unit(name: str, command: str) -> None:
     laptop.succeed(
-        f'systemd-run --quiet --unit={name} --setenv=PATH="$PATH" --setenv=HOME=/root '
+        f'systemd-run --quiet --collect --unit={name} --setenv=PATH="$PATH" --setenv=HOME=/root '
         f"$(printf -- '--setenv=%s ' {CLIENT}) bash -c {shlex.quote(command)}"
     )
 
@@ -122,6 +122,7 @@ with subtest("a push went on through it, with the daemon that it began with"):
     )
     status, answer = ask("POST", f"/uploads/{upload}/finalize")
     assert (status, answer["file_count"]) == (200, 1), answer
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204
 
 with subtest("everything of it is the next generation's"):
     assert not set(pids()) & set(then), (pids(), then)

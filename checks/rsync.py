@@ -82,6 +82,7 @@ with subtest("a push over its quota of bytes is ended while it arrives"):
     found = re.search(r"holds (\d+) bytes, the limit is", laptop.fail(f"{push(upload)} 2>&1"))
     assert found and most < int(found[1]) < most * 1.05, found  # all that it came to
     refused("POST", f"/uploads/{upload}/finalize", None, 507, "insufficient_storage")
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204
 
 with subtest("a large file is replaced, although old and new together are over the quota"):
     upload = reserved()
@@ -90,3 +91,4 @@ with subtest("a large file is replaced, although old and new together are over t
         laptop.succeed(push(upload, "--whole-file"))
     status, answer = finalized(upload)
     assert status == 200 and answer["size_bytes"] == most * 6 // 10, answer
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204
