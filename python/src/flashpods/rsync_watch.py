@@ -12,8 +12,10 @@ A tree may pass the quota by 2 %, because a finalize refuses it by then anyway. 
 file system counts what is written at once (ext4, xfs, tmpfs with a size), to what arrives within
 one look, some milliseconds near the quota. What it does not see at once (btrfs, ZFS, a hole, what
 others free within the same look) is found when the tree could be full at four times its last pace,
-or 64 MB/s, and after five seconds. A transfer whose tree can't be walked in time, twice, or whose
-watch fails, is ended as well. Standard library only.
+or 64 MB/s, and after five seconds. All uploads together may pass their total by some per cent: each
+watcher knows the others' trees as their watchers last told, which they do more often near it. A
+transfer whose tree can't be walked in time, twice, or whose watch fails, is ended as well. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -188,6 +190,7 @@ class Watch:
         self._told = 0.0
         self._told_bytes = 0
         self._asked = False
+        self._others = 0  # bytes of all other uploads, as they were told
 
     def run(self) -> None:
         """Watch until the transfer has ended, or end it; a watch that fails ends it too."""
@@ -237,7 +240,18 @@ class Watch:
             any(meter.bound > meter.most for meter in self._meters)
             or since > LOOK_SECONDS + 20 * self._walk_took
             or since > max(likely, LOOK_LEAST, rest)
+            or (self._crowded and self._untold and since > max(10 * self._walk_took, LOOK_LEAST))
         )
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether all uploads together may be so many that each must say soon what it has."""
+        quota = self._quota
+        return self._others + self._bytes.bound > quota.total_bytes - quota.max_bytes
+
+    @property
+    def _untold(self) -> bool:
+        return self._bytes.bound - self._told_bytes > self._quota.total_bytes // 200
 
     def _walk(self) -> None:
         self._look()
@@ -273,7 +287,7 @@ class Watch:
 
     def _pause(self) -> float:
         soonest = min(min(meter.soonest, meter.likely) for meter in self._meters)
-        return min(max(soonest, PAUSE_LEAST), PAUSE_MOST)
+        return min(max(soonest, PAUSE_LEAST), LOOK_LEAST if self._crowded else PAUSE_MOST)
 
     def _to_tell(self) -> bool:
         grown = self._bytes.held - self._told_bytes > self._quota.total_bytes // 200
@@ -292,6 +306,7 @@ class Watch:
         others = self._tell(size, min(self._files.held, quota.max_files), False)
         self._asked = others is None
         if others is not None:
+            self._others = others
             left = max(0, quota.total_bytes - others)
             self._bytes.most = min(over(quota.max_bytes), left + quota.total_bytes // 100)
 
