@@ -17,7 +17,7 @@ COUNT = (
 
 def laptop_unit(name: str, command: str) -> None:
     laptop.succeed(
-        f'systemd-run --quiet --unit={name} --setenv=PATH="$PATH" --setenv=HOME=/root '
+        f'systemd-run --quiet --collect --unit={name} --setenv=PATH="$PATH" --setenv=HOME=/root '
         f"$(printf -- '--setenv=%s ' {CLIENT}) bash -c {shlex.quote(command)}"
     )
 
@@ -35,6 +35,13 @@ def switch(generation: str) -> None:
     host.succeed(f"{generation}/bin/switch-to-configuration test 2>&1", timeout=300)
     assert host.succeed("readlink -f /run/current-system").strip() == generation
     laptop.wait_until_succeeds(f"{curl('-f', API + '/health')} >/dev/null")
+
+
+def pushes() -> list[str]:
+    """Return the daemons of the pushes under way, one a line: unit and process."""
+    found = "systemctl list-units --plain --no-legend --state=running 'flashpods-rsyncd@*'"
+    units = host.succeed(f"{found} | cut -d' ' -f1").split()
+    return [host.succeed(f"systemctl show -p Id,MainPID {unit}") for unit in units]
 
 
 def went_on(job: str, before: str) -> None:
@@ -86,6 +93,12 @@ with subtest("a job lives through the switch to the next generation, as the same
         " >/tmp/answers",
     )
     laptop.wait_until_succeeds(f"test -s /tmp/followed-{job} -a -s /tmp/answers")
+    laptop.succeed("mkdir -p /tmp/slow && head -c 60000000 /dev/urandom >/tmp/slow/file")
+    upload = ask("POST", "/uploads", {})[1]["upload_id"]
+    push = f"rsync -a %s /tmp/slow/ rsync://10.0.0.1/uploads/{upload}/"
+    laptop_unit("pusher", f"exec {push % '--bwlimit=100'}")
+    host.wait_until_succeeds(f"ls -A /tmp/flashpods/uploads/{upload} | grep -q .")
+    daemons = pushes()
     before, then = container(job), pids()
     sockets = host.succeed("stat -c %i /run/flashpods/token.sock /run/flashpods/podman.sock")
     rules = host.succeed("systemctl show -p ActiveEnterTimestampMonotonic flashpods-firewall")
@@ -98,6 +111,18 @@ with subtest("a job lives through the switch to the next generation, as the same
     away = max(b - a for a, b in itertools.pairwise(times))
     print(f"measured: upgrade: switch {seconds:.1f} s, the laptop {away:.1f} s without an answer")
     assert away < 60, away
+
+with subtest("a push went on through it, with the daemon that it began with"):
+    assert len(daemons) == 1 and pushes() == daemons, (daemons, pushes())
+    laptop.succeed("systemctl is-active pusher")
+    laptop.succeed("systemctl stop pusher")
+    laptop.wait_until_succeeds(push % "--whole-file")
+    host.wait_until_succeeds(
+        "! systemctl list-units --plain --no-legend 'flashpods-rsyncd@*' | grep ."
+    )
+    status, answer = ask("POST", f"/uploads/{upload}/finalize")
+    assert (status, answer["file_count"]) == (200, 1), answer
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204
 
 with subtest("everything of it is the next generation's"):
     assert not set(pids()) & set(then), (pids(), then)

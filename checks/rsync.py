@@ -1,3 +1,5 @@
+import re
+
 ready()
 URL = "rsync://10.0.0.1/uploads"
 
@@ -64,3 +66,29 @@ with subtest("an id that is none is refused"):
 with subtest("only a push's options are taken"):
     laptop.fail(push(upload, "--copy-links", "--backup", "--backup-dir=/etc"))
     laptop.fail(f"rsync -a --link-dest=/etc /tmp/tree/ {URL}/upload_abcdefghijkl/")
+
+
+def reserved() -> str:
+    _, answer = ask("POST", "/uploads", {})
+    return str(answer["upload_id"])
+
+
+most = int(host.succeed("grep -om1 -e '--max-bytes [0-9]*' /etc/flashpods-rsyncd.conf").split()[1])
+
+with subtest("a push over its quota of bytes is ended while it arrives"):
+    tree(f"truncate -s {most * 3 // 2} big")
+    upload = reserved()
+    laptop.fail(push(upload, "--whole-file"))
+    found = re.search(r"holds (\d+) bytes, the limit is", laptop.fail(f"{push(upload)} 2>&1"))
+    assert found and most < int(found[1]) < most * 1.05, found  # all that it came to
+    refused("POST", f"/uploads/{upload}/finalize", None, 507, "insufficient_storage")
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204
+
+with subtest("a large file is replaced, although old and new together are over the quota"):
+    upload = reserved()
+    for letter in "ab":
+        tree(f"yes {letter} | head -c {most * 6 // 10} >big || true")
+        laptop.succeed(push(upload, "--whole-file"))
+    status, answer = finalized(upload)
+    assert status == 200 and answer["size_bytes"] == most * 6 // 10, answer
+    assert ask("DELETE", f"/uploads/{upload}")[0] == 204

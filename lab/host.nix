@@ -20,6 +20,7 @@
       interval = "1s";
     };
     settings = {
+      uploads.max_bytes = 256 * 1024 * 1024; # a push over it takes seconds
       backup = {
         artifacts = true;
         logs = true;

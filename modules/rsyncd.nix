@@ -1,5 +1,6 @@
 # The rsync daemon, into which laptops push: chroot, a user that nobody else is, an allow list.
-# A unit of our own rather than services.rsyncd, which a host may have for itself.
+# Units of our own rather than services.rsyncd, which a host may have for itself: systemd listens, and
+# starts a daemon for each connection, which needs no network of its own (docs/decisions/0012).
 {
   config,
   lib,
@@ -63,9 +64,11 @@ let
       (toString (uploads.finalize_within_seconds or 1800))
     ];
 
+  address = cfg.settings.http.host;
+  # It knows no passwords: never without the boundary.
+  boundary = [ "flashpods-firewall.service" ];
+
   configuration = pkgs.writeText "flashpods-rsyncd.conf" ''
-    port = ${toString cfg.rsync.port}
-    address = ${cfg.settings.http.host}
     reverse lookup = no
 
     [uploads]
@@ -100,39 +103,63 @@ in
   config = lib.mkIf cfg.enable {
     environment.etc."flashpods-rsyncd.conf".source = configuration;
 
-    systemd.services.flashpods-rsyncd = hardening.daemon hardening.strict {
-      description = "rsync daemon for Flashpods' uploads";
+    systemd.sockets.flashpods-rsyncd = {
+      description = "rsync for Flashpods' uploads";
+      wantedBy = [ "sockets.target" ];
+      requires = boundary;
+      after = boundary;
+      socketConfig = {
+        ListenStream = "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString cfg.rsync.port}";
+        Accept = true;
+        FreeBind = true; # WireGuard's interface may come later, and go
+        IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
+        IPAddressDeny = "any";
+        # rsync itself says so from the 17th transfer on; beyond these a connection is closed.
+        MaxConnections = 64;
+        MaxConnectionsPerSource = 32;
+        # A laptop that went to sleep keeps none of them.
+        KeepAlive = true;
+        KeepAliveTimeSec = "60s";
+        KeepAliveIntervalSec = "15s";
+        KeepAliveProbes = 4;
+        TriggerLimitIntervalSec = 0; # many at once would end it for good
+      };
+    };
+
+    systemd.services."flashpods-rsyncd@" = {
+      description = "rsync daemon for one push of Flashpods' uploads";
       documentation = [ "man:rsyncd.conf(5)" ];
-      requires = [ "flashpods-firewall.service" ]; # it knows no passwords: never without the boundary
-      wants = [ "wireguard-${cfg.wireguard.interface}.service" ];
-      after = [
+      requires = boundary;
+      after = boundary ++ [
         "network.target"
         "flashpods-api.service" # whose database the hook writes to
-        "flashpods-firewall.service"
-        "wireguard-${cfg.wireguard.interface}.service"
       ];
-      serviceConfig = {
+      startLimitIntervalSec = 0;
+      restartIfChanged = false; # the next connection gets the new one
+      unitConfig.CollectMode = "inactive-or-failed";
+      serviceConfig = hardening.strict // {
         Type = "exec";
-        ExecStart = "${lib.getExe cfg.rsync.package} --daemon --no-detach --config=${configuration}";
+        ExecStart = "-${lib.getExe cfg.rsync.package} --daemon --config=${configuration}";
+        ExitType = "cgroup"; # the transfer's watcher has the last word
+        StandardInput = "socket";
+        StandardOutput = "journal";
+        StandardError = "journal";
         RuntimeDirectory = "flashpods-rsyncd";
+        RuntimeDirectoryPreserve = true; # all of them count their connections in one lock
         TimeoutStopSec = "10s";
+        PrivateNetwork = true; # the connection itself is the host's
         # Root, because rsync must chroot and the hook measures a tree that is nobody's.
         CapabilityBoundingSet = [
-          "CAP_NET_BIND_SERVICE" # 873
           "CAP_SYS_CHROOT"
           "CAP_SETUID" # to the transfers' user; the hook: to flashpods
           "CAP_SETGID"
           "CAP_DAC_READ_SEARCH" # the hook measures what others own
           "CAP_KILL" # the hook ends a transfer over its quota
         ];
-        RestrictAddressFamilies = hardening.families;
-        IPAddressAllow = cfg.wireguard.networks ++ [ "localhost" ];
         SystemCallFilter = hardening.strict.SystemCallFilter ++ [
           "chroot"
           "@setuid"
         ];
-        # The hook finds out which processes write to a tree.
-        ProtectProc = "default";
         ReadWritePaths = [ (dirOf paths.database) ];
         BindPaths = [ paths.transfers ];
         # It may read what anybody owns, but there is nothing for it where secrets are.

@@ -39,7 +39,7 @@ in
       after = [
         "network-online.target"
         "flashpods-api.service"
-        "flashpods-rsyncd.service"
+        "flashpods-rsyncd.socket"
         "flashpods-images.service"
         "flashpods-token-service.service"
         "spire-agent.service"

@@ -26,6 +26,7 @@ in
       interval = "1s";
     };
     settings = {
+      uploads.max_bytes = 256 * 1024 * 1024; # a push over it takes seconds
       jobs = {
         worker.image = image;
         agent.image = agentImage;

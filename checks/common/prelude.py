@@ -100,7 +100,7 @@ def ready() -> None:
     for node in (host, laptop, internet):
         node.start()
     host.wait_for_unit("flashpods-api.service")
-    host.wait_for_unit("flashpods-rsyncd.service")
+    host.wait_for_unit("flashpods-rsyncd.socket")
     laptop.wait_until_succeeds(f"{curl('-f', API + '/capacity')} >/dev/null")
     for row in get("/jobs?status=active")["jobs"]:  # of a script that failed before this one
         ask("DELETE", f"/jobs/{row['id']}")

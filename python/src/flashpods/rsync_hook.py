@@ -69,9 +69,13 @@ def processes(env: Mapping[str, str]) -> tuple[int, list[tuple[int, int]]]:
 
 
 def program(pid: int) -> str | None:
-    """Return the program that the process executes; None if it can't be seen."""
+    """Return the name of what the process executes; None if it is gone.
+
+    Not ``/proc/PID/exe``: the receiver is the transfers' user by now, and only root with
+    CAP_SYS_PTRACE may see that of it.
+    """
     try:
-        return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 - a deleted program's path is no path
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace")
     except OSError:
         return None
 

@@ -30,7 +30,7 @@ def become_owner(database: Path) -> None:
     """Give up root for the owner of the database, for good; without root it stays as it is."""
     owner = database.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
-        os.setgroups([])
+        os.setgroups([0])  # whom alone /proc shows who writes (ProtectProc=, proc(5), hidepid)
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)
         os.umask(0o077)

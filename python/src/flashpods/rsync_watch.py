@@ -1,19 +1,27 @@
 """Ends an rsync transfer that passes a quota, while it arrives.
 
 The pre-transfer hook starts one watcher for each transfer, as root and beside the daemon, so that
-it needs neither the API nor the database to act. What the transfer's processes have written
-(``/proc/PID/io``, ``wchar``, proc(5)) and the inodes that the file system has lost bound what the
-tree can have become; only when that bound passes the quota is the tree walked, with its writers
-stopped, so that the walk is exact and costs them nothing that they could use. A tree may pass the
-quota by 2 %, because a finalize refuses it by then anyway. A transfer whose tree can't be walked in
-time, twice, or whose watch fails, is ended as well. Standard library only.
+it needs neither the API nor the database to act. What the file system has lost since the last walk
+bounds what the tree can have become (:mod:`flashpods.rsync_meter`); only when that bound passes the
+quota, or the tree could have reached it at its own pace, is it walked, with its writers stopped, so
+that the walk is exact and costs them nothing that they could use. What the kernel knows of the
+writers, such as ``/proc/PID/io``, is not for a root without CAP_SYS_PTRACE to see, which the
+daemon's unit is (docs/decisions/0012).
+
+A tree may pass the quota by 2 %, because a finalize refuses it by then anyway. That holds where a
+file system counts what is written at once (ext4, xfs, tmpfs with a size), to what arrives within
+one look, some milliseconds near the quota. What it does not see at once (btrfs, ZFS, a hole, what
+others free within the same look) is found when the tree could be full at four times its last pace,
+or 64 MB/s, and after five seconds. All uploads together may pass their total by some per cent: each
+watcher knows the others' trees as their watchers last told, which they do more often near it. A
+transfer whose tree can't be walked in time, twice, or whose watch fails, is ended as well. Standard
+library only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 import time
@@ -23,27 +31,26 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.sqlite import transfers
-from flashpods.rsync_measure import Count, measure
+from flashpods.rsync_measure import measure
+from flashpods.rsync_meter import Meter, blocks, inodes
 
 # No machine of ours takes more; they only say how soon the next look must come.
 TOP_BYTES: Final = 8 * 1024**3  # a second
 TOP_FILES: Final = 40_000
-# Where others free inodes meanwhile, or nobody counts them, the tree's own pace says when to look.
-HASTE: Final = 4  # times the pace that the last walk found
-FIRST_PACE: Final = 5_000  # a second, before there is one
-QUIET_PACE: Final = 250  # of a tree that has not grown
+# Before the first walks, and of a tree that has not grown; a second, times HASTE.
+FIRST_BYTES: Final = 128 * 1024**2
+FIRST_FILES: Final = 5_000
+QUIET_BYTES: Final = 64 * 1024**2
+QUIET_FILES: Final = 250
 PAUSE_LEAST: Final = 0.004
 PAUSE_MOST: Final = 0.5
 LOOK_LEAST: Final = 0.02
-LOOK_SECONDS: Final = 5.0  # holes make a file larger than what was written
+LOOK_SECONDS: Final = 5.0  # whatever the file system has lost
 TELL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 0.2
 END_SECONDS: Final = 1.0
 WALK_SECONDS: Final = 20.0
 LATE_WALKS: Final = 2  # in a row, of those that were due: then nobody knows what arrives
-TEMPORARY: Final = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # what rsync calls an arriving file
-
-NICENESS: Final = -15  # what it watches must not keep it from the processor
 
 Tell = Callable[[int, int, bool], int | None]
 """Takes (bytes, entries) of the tree and whether this is the last word, for which it waits. Keeps
@@ -109,25 +116,6 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def written(pid: int) -> int:
-    """Return the bytes that a process has handed to write(2) and its like; 0 if it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
-            if line.startswith("wchar:"):
-                return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
-
-
-def inodes(path: Path) -> int:
-    """Return the inodes in use on a file system; 0 where it does not count them."""
-    with contextlib.suppress(OSError):
-        found = os.statvfs(path)
-        return found.f_files - found.f_ffree
-    return 0
-
-
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
     """Stop processes for the length of the block, and no longer whatever becomes of this one.
@@ -181,22 +169,31 @@ class Watch:
         self._writer = writer
         self._quota = quota
         self._tell = tell
-        self._most_bytes = over(quota.max_bytes)
-        self._most_files = over(quota.max_files)
-        self._wrote: dict[int, int] = {}
-        self._size = self._files = 0
-        self._wrote_then = self._inodes_then = 0
-        self._walked = self._told = 0.0
-        self._told_size = 0
-        self._asked = False
+        self._bytes = Meter(
+            blocks,
+            most=over(quota.max_bytes),
+            top=TOP_BYTES,
+            first_pace=FIRST_BYTES,
+            quiet_pace=QUIET_BYTES,
+        )
+        self._files = Meter(
+            inodes,
+            most=over(quota.max_files),
+            top=TOP_FILES,
+            first_pace=FIRST_FILES,
+            quiet_pace=QUIET_FILES,
+        )
+        self._meters = (self._bytes, self._files)
+        self._walked = 0.0
         self._walk_took = 0.0
         self._late = 0  # walks in a row that were not in time
-        self._pace = float(FIRST_PACE)  # entries a second
+        self._told = 0.0
+        self._told_bytes = 0
+        self._asked = False
+        self._others = 0  # bytes of all other uploads, as they were told
 
     def run(self) -> None:
         """Watch until the transfer has ended, or end it; a watch that fails ends it too."""
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         try:
             self._watch()
         except BaseException as e:
@@ -209,8 +206,9 @@ class Watch:
         self._late = 0  # nobody was stopped for that one
         self._inform()
         while transfers.alive(*self._writer):
-            size, files = self._bounds()
-            if self._must_walk(size, files):
+            self._look()
+            if self._must_walk():
+                began = time.monotonic()
                 with stopped(family(self._writer[0])):
                     self._walk()
                     if self._over:
@@ -218,118 +216,111 @@ class Watch:
                 if self._over:
                     self._finish()
                     return
-                size, files = self._bounds()
-            if self._to_tell(size):
+                self._walk_took = time.monotonic() - began
+                self._look()
+            if self._to_tell():
                 self._inform()
-            time.sleep(self._pause(size, files))
+            time.sleep(self._pause())
 
     @property
     def _over(self) -> bool:
-        return (
-            self._size > self._most_bytes
-            or self._files > self._most_files
-            or self._late >= LATE_WALKS
-        )
+        return self._late >= LATE_WALKS or any(meter.over for meter in self._meters)
 
-    def _bounds(self) -> tuple[int, int]:
-        """Return what the tree's bytes and entries can be by now."""
-        for pid in family(self._writer[0]):
-            self._wrote[pid] = max(self._wrote.get(pid, 0), written(pid))
-        size = self._size + sum(self._wrote.values()) - self._wrote_then
-        lost = inodes(self._tree.parent) - self._inodes_then
-        return size, self._files + max(0, lost)
+    def _look(self) -> None:
+        with contextlib.suppress(OSError):
+            file_system = os.statvfs(self._tree.parent)
+            for meter in self._meters:
+                meter.look(file_system)
 
-    def _must_walk(self, size: int, files: int) -> bool:
+    def _must_walk(self) -> bool:
         since = time.monotonic() - self._walked
-        likely = (self._most_files - self._files) / (HASTE * max(self._pace, QUIET_PACE))
-        rest = 5 * self._walk_took if self._pace < QUIET_PACE else 0.0
+        likely = min(meter.likely for meter in self._meters)
+        rest = 5 * self._walk_took if all(meter.quiet for meter in self._meters) else 0.0
         return (
-            size > self._most_bytes
-            or files > self._most_files
+            any(meter.bound > meter.most for meter in self._meters)
             or since > LOOK_SECONDS + 20 * self._walk_took
             or since > max(likely, LOOK_LEAST, rest)
+            or (self._crowded and self._untold and since > max(10 * self._walk_took, LOOK_LEAST))
         )
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether all uploads together may be so many that each must say soon what it has."""
+        quota = self._quota
+        return self._others + self._bytes.bound > quota.total_bytes - quota.max_bytes
+
+    @property
+    def _untold(self) -> bool:
+        return self._bytes.bound - self._told_bytes > self._quota.total_bytes // 200
+
     def _walk(self) -> None:
-        self._bounds()
+        self._look()
         began = time.monotonic()
         found = measure(
             self._tree,
             seconds=WALK_SECONDS,
-            most_bytes=2 * self._most_bytes,
-            most_files=self._most_files,
+            most_bytes=2 * self._bytes.most,
+            most_files=self._files.most,
         )
-        ran, self._walked = began - self._walked, time.monotonic()
-        self._walk_took = self._walked - began
-        if not found.in_time:
-            self._take_part(found)
-            return
-        self._late = 0
-        if ran < began:  # not the first walk
-            self._pace = max(0, found.entries - self._files) / max(ran, PAUSE_LEAST)
-        self._size, self._files = found.bytes - self._replaced(), found.entries
-        self._wrote_then = sum(self._wrote.values())
-        self._inodes_then = inodes(self._tree.parent)
+        before, self._walked = self._walked, time.monotonic()
+        if before:  # nobody wrote meanwhile but others; the first walk stops nobody
+            self._look()
+        size = found.bytes - found.replaced
+        if found.in_time:
+            self._late = 0
+            ran = max(began - before, PAUSE_LEAST) if before else None
+            self._bytes.count(size, ran)
+            self._files.count(found.entries, ran)
+        else:
+            self._take_part(size, found.entries)
 
-    def _take_part(self, found: Count) -> None:
-        """Keep what a walk that was not in time has seen, and the marks of the last that was.
+    def _take_part(self, size: int, files: int) -> None:
+        """Keep what a walk that was not in time has seen, and what is lost since one that was.
 
         Once the transfer is ended for it, the tree counts as what it can have become, as far as it
         matters for a quota, because nobody knows better.
         """
         self._late += 1
-        size, files = self._size, self._files
-        if self._late >= LATE_WALKS:
-            size, files = map(min, self._bounds(), (self._most_bytes + 1, self._most_files + 1))
-        self._size = max(size, found.bytes - self._replaced())
-        self._files = max(files, found.entries)
+        for meter, found in ((self._bytes, size), (self._files, files)):
+            held = min(meter.bound, meter.most + 1) if self._late >= LATE_WALKS else meter.held
+            meter.held = max(held, found)
 
-    def _replaced(self) -> int:
-        """Return the bytes that the arriving file will free when it takes an old one's place."""
-        freed = 0
-        for pid in family(self._writer[0]):
-            with contextlib.suppress(OSError):
-                for link in Path(f"/proc/{pid}/fd").iterdir():
-                    new = Path(os.readlink(link))  # noqa: PTH115 - a socket's name is no path
-                    named = TEMPORARY.fullmatch(new.name)
-                    if named and new.is_relative_to(self._tree):
-                        old = new.with_name(named[1])
-                        freed += min(new.lstat().st_size, old.lstat().st_size)
-        return freed
+    def _pause(self) -> float:
+        soonest = min(min(meter.soonest, meter.likely) for meter in self._meters)
+        return min(max(soonest, PAUSE_LEAST), LOOK_LEAST if self._crowded else PAUSE_MOST)
 
-    def _pause(self, size: int, files: int) -> float:
-        soonest = min((self._most_bytes - size) / TOP_BYTES, (self._most_files - files) / TOP_FILES)
-        near = (self._most_files - files) / (HASTE * max(self._pace, QUIET_PACE))
-        return min(max(min(soonest, near), PAUSE_LEAST), PAUSE_MOST)
-
-    def _to_tell(self, size: int) -> bool:
-        grown = size - self._told_size > self._quota.total_bytes // 200
+    def _to_tell(self) -> bool:
+        grown = self._bytes.held - self._told_bytes > self._quota.total_bytes // 200
         return self._asked or grown or time.monotonic() > self._told + TELL_SECONDS
 
     def _inform(self) -> None:
-        """Say how far the tree has come; the others' bytes bound what is left to this one."""
+        """Say how far the tree has come; the others' bytes bound what is left to this one.
+
+        It says what a walk has found: the bound has what all others write as well.
+        """
         quota = self._quota
         if not self._asked:
             self._told = time.monotonic()
-            self._told_size, _ = self._bounds()
-        size = min(self._told_size, quota.max_bytes)
-        others = self._tell(size, min(self._files, quota.max_files), False)
+            self._told_bytes = self._bytes.held
+        size = min(self._told_bytes, quota.max_bytes)
+        others = self._tell(size, min(self._files.held, quota.max_files), False)
         self._asked = others is None
         if others is not None:
+            self._others = others
             left = max(0, quota.total_bytes - others)
-            self._most_bytes = min(over(quota.max_bytes), left + quota.total_bytes // 100)
+            self._bytes.most = min(over(quota.max_bytes), left + quota.total_bytes // 100)
 
     def _end(self) -> None:
         # rsync tells its client, and deletes what is half; but it acts on SIGTERM at its next turn
         # to the network, before which it makes all directories and links of a directory.
-        number = signal.SIGTERM if self._files <= self._most_files else signal.SIGKILL
+        number = signal.SIGKILL if self._files.over else signal.SIGTERM
         self._send(number)
 
     def _finish(self) -> None:
         self._outlast(time.monotonic() + END_SECONDS)
         if self._late >= LATE_WALKS:
             self._log(f"its tree could not be walked in {WALK_SECONDS:g} s")
-        self._tell(self._size, self._files, True)
+        self._tell(self._bytes.held, self._files.held, True)
 
     def _outlast(self, until: float) -> None:
         """Wait for the end of what writes; kill what is left of it from ``until`` on."""

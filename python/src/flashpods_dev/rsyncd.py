@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,21 @@ ACCEPTED = (
     "modify-window executability chmod timeout stats ignore-errors force sparse bwlimit info"
 )
 REFUSED_AGAIN = "devices specials"
+
+# What root may do in the host's unit (modules/rsyncd.nix); a test compares them.
+CAPABILITIES = (
+    "sys_chroot",
+    "setuid",
+    "setgid",
+    "dac_read_search",
+    "kill",
+)
+
+
+def confined(argv: Sequence[str]) -> list[str]:
+    """Wrap the daemon's command so that root can do in it what it can on a host, and no more."""
+    kept = ",".join(("-all", *(f"+{name}" for name in CAPABILITIES)))
+    return ["setpriv", f"--bounding-set={kept}", "--inh-caps=-all", "--no-new-privs", *argv]
 
 
 def hook(moment: str, settings: Mapping[str, Any]) -> str:

@@ -329,7 +329,7 @@ class MiniStack:
     def _rsyncd(self) -> Service:
         config = self.layout.root / "rsyncd.conf"
         argv = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
-        wrapped = in_cgroup(self.cgroup_dir / "svc", argv)
+        wrapped = in_cgroup(self.cgroup_dir / "svc", rsyncd.confined(argv))
         return self._service("rsyncd", wrapped, lambda: listens(self.rsync_port))
 
     def _python(

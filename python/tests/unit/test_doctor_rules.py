@@ -370,8 +370,8 @@ def test_checks_have_names_of_their_own() -> None:
 class Standing(Units):
     """All units run, but for those that are named."""
 
-    def __init__(self, **but: str) -> None:
-        self._but = {f"{name.replace('_', '-')}.service": state for name, state in but.items()}
+    def __init__(self, but: dict[str, str]) -> None:
+        self._but = but
 
     def states(self, *names: str) -> dict[str, str]:
         return {name: self._but.get(name, "active") for name in names}
@@ -381,17 +381,17 @@ class Standing(Units):
     ("but", "named"),
     [
         ({}, []),
-        ({"flashpods_rsyncd": "inactive"}, ["flashpods-rsyncd.service is inactive"]),
-        ({"flashpods_api": "auto-restart"}, ["flashpods-api.service is auto-restart"]),
-        ({"flashpods_rsyncd": "absent"}, []),
+        ({"flashpods-rsyncd.socket": "inactive"}, ["flashpods-rsyncd.socket is inactive"]),
+        ({"flashpods-api.service": "auto-restart"}, ["flashpods-api.service is auto-restart"]),
+        ({"flashpods-rsyncd.socket": "absent"}, []),
         # The copy elsewhere runs and ends; nothing else says that it failed.
-        ({"restic_backups_flashpods": "inactive"}, []),
+        ({"restic-backups-flashpods.service": "inactive"}, []),
         (
-            {"restic_backups_flashpods": "failed"},
+            {"restic-backups-flashpods.service": "failed"},
             ["restic-backups-flashpods.service is failed"],
         ),
     ],
 )
 def test_units_that_do_not_run(tmp_path: Path, but: dict[str, str], named: list[str]) -> None:
-    seen = replace(look(tmp_path), units=Standing(**but))
+    seen = replace(look(tmp_path), units=Standing(but))
     assert [found.symptom for found in services.units(seen)] == named

@@ -111,7 +111,8 @@ def test_an_upgrade_restarts_what_jobs_and_laptops_wait_for_and_leaves_the_socke
         *("flashpods-token-service.service", "spire-agent.service", "spire-server.service"),
     }
     assert todo.reload == {"flashpods-firewall.service"}
-    # Before the new API changes the database, nothing of the older version uses it any more.
-    assert {"flashpods-cleanup.service", "flashpods-rsyncd.service"} <= todo.stop
+    # Before the new API changes the database, nothing of the older version uses it any more, but
+    # for the hooks of pushes under way: whatever they find then, they go on.
+    assert "flashpods-cleanup.service" in todo.stop
     assert not {name for name in todo.stop if name.endswith(".socket")}
     assert todo.stop <= todo.start

@@ -133,3 +133,14 @@ def test_both_rsync_daemons_take_the_same() -> None:
     assert {k: v for k, v in ours.items() if k not in places} == {
         k: v for k, v in theirs.items() if k not in places | of_the_host
     }
+
+
+def test_both_rsync_daemons_have_the_same_capabilities() -> None:
+    unit = (
+        Path(__file__).parents[3]
+        / manifest.RENDERED
+        / ("host/etc/systemd/system/flashpods-rsyncd@.service")
+    )
+    key = "CapabilityBoundingSet="
+    theirs = [line.removeprefix(key) for line in unit.read_text().splitlines() if key in line]
+    assert sorted(theirs) == sorted(f"CAP_{name.upper()}" for name in rsyncd.CAPABILITIES)

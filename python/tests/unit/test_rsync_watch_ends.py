@@ -40,7 +40,7 @@ for n in range(often) if often else itertools.count():
 WATCHER = """
 import json, resource, sys
 from pathlib import Path
-from flashpods import rsync_watch
+from flashpods import rsync_meter, rsync_watch
 from flashpods.adapters.sqlite import transfers
 from flashpods.rsync_watch import Quota, Watch
 tree, pid, change = sys.argv[1:]
@@ -161,7 +161,9 @@ def test_a_watch_that_fails_ends_the_transfer_and_says_why(tree: Path) -> None:
 
 def test_a_tree_that_is_never_walked_in_time_is_ended(tree: Path) -> None:
     at = os.open(tree, os.O_RDONLY)
-    code, said, errors = watched(tree, at, "rsync_watch.WALK_SECONDS = -1.0")
+    code, said, errors = watched(
+        tree, at, "rsync_watch.WALK_SECONDS = -1.0; rsync_meter.HASTE = 1e-9"
+    )
     os.close(at)
     assert code < 0
     assert f"the push to {ID} was ended: its tree could not be walked" in errors

@@ -21,7 +21,7 @@ SPIRE_AGENT: Final = "spire-agent.service"
 UNITS: Final = (API, CLEANUP, PODMAN, TOKENS, SPIRE_SERVER, SPIRE_AGENT)
 # Whose end is a trouble too, and easily overlooked.
 OTHERS: Final = (
-    "flashpods-rsyncd.service",
+    "flashpods-rsyncd.socket",
     "flashpods-firewall.service",
     "flashpods-spire-register.service",
     "flashpods-token-service.socket",

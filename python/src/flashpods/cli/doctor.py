@@ -251,7 +251,7 @@ async def _daemon(client: FlashpodsClient, config: ClientConfig) -> Check:
             finally:
                 writer.close()
     except (ClientError, TimeoutError, OSError) as error:
-        remedy = f"{TUNNEL}; on the host `systemctl status flashpods-rsyncd`"
+        remedy = f"{TUNNEL}; on the host `systemctl status flashpods-rsyncd.socket`"
         said = str(error) or "does not answer"
         return Check("rsync daemon", "failed", f"{where}: {said}", remedy)
     finally:

@@ -92,8 +92,9 @@ def _changed(made: Plan, name: str, text: str, alive: set[str]) -> None:
 
 
 def unit_names(generation: Path) -> list[str]:
-    """Return the names of a generation's units."""
-    return sorted(path.name for path in (generation / UNITS).iterdir() if path.is_file())
+    """Return the names of a generation's units; templates are none, and instances stay."""
+    files = (path for path in (generation / UNITS).iterdir() if path.is_file())
+    return sorted(path.name for path in files if not path.stem.endswith("@"))
 
 
 def wants(generation: Path) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,15 @@
-"""What the tests of the rsync hook share: a request, its users, and rows of the database."""
+"""What the tests of the rsync hook share: a request, a daemon, its users, rows of the database."""
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from flashpods.adapters.sqlite.connection import connect_writer
@@ -32,3 +38,45 @@ def add_upload(database: Path, state: str = "uploading", **columns: object) -> N
     given = {"id": ID, "state": state, "created_at": PAST, "expires_at": FUTURE} | columns
     names, marks = ", ".join(given), ", ".join("?" * len(given))
     query(database, f"INSERT INTO uploads ({names}) VALUES ({marks})", *given.values())
+
+
+@dataclass
+class Daemon:
+    module: Path
+    database: Path
+    port: int
+    source: Path
+
+    def command(self, target: str, *options: str) -> list[str]:
+        url = f"rsync://127.0.0.1:{self.port}/uploads/{target}"
+        return ["rsync", "-a", "--contimeout=60", "--timeout=120", *options, f"{self.source}/", url]
+
+    def push(self, target: str, *options: str) -> tuple[int, str]:
+        done = subprocess.run(
+            self.command(target, *options),
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def pids(self) -> set[int]:
+        return {int(str(pid)) for (pid,) in query(self.database, "SELECT pid FROM transfers")}
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another process does; nothing there can wake us, so look often."""
+    end, never = time.monotonic() + BOUND, threading.Event()
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        never.wait(0.01)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

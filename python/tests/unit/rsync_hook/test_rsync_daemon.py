@@ -4,107 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from rsync_hook_rig import BOUND, ID, ROOT, RSYNC_UID, add_upload, query
+from rsync_hook_rig import BOUND, ID, ROOT, RSYNC_UID, Daemon, add_upload, query, until
 
 from flashpods.adapters.sqlite import transfers
 from flashpods.adapters.sqlite.connection import connect_writer
-from flashpods_dev.layout import free_port
-
-
-@dataclass
-class Daemon:
-    module: Path
-    database: Path
-    port: int
-    source: Path
-
-    def command(self, target: str, *options: str) -> list[str]:
-        url = f"rsync://127.0.0.1:{self.port}/uploads/{target}"
-        return ["rsync", "-a", "--contimeout=60", "--timeout=120", *options, f"{self.source}/", url]
-
-    def push(self, target: str, *options: str) -> tuple[int, str]:
-        done = subprocess.run(
-            self.command(target, *options),
-            capture_output=True,
-            text=True,
-            timeout=BOUND,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    def pids(self) -> set[int]:
-        return {int(str(pid)) for (pid,) in query(self.database, "SELECT pid FROM transfers")}
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what another process does; nothing there can wake us, so look often."""
-    end, never = time.monotonic() + BOUND, threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        never.wait(0.01)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def daemon(place: Path, database: Path) -> Iterator[Daemon]:
-    module, source = place / "uploads", place / "source"
-    (module / ".bases" / "proj").mkdir(parents=True)
-    source.mkdir()
-    (source / "hello").write_text("hello\n")
-    (source / "link").symlink_to("/etc/passwd")
-    if ROOT:
-        for owned in (module, module / ".bases", module / ".bases" / "proj"):
-            os.chown(owned, RSYNC_UID, RSYNC_UID)
-    port = free_port()  # none that the kernel gives to a client meanwhile
-    hook = f"{sys.executable} -m flashpods.rsync_hook {{}} --database {database}"
-    lines = [
-        f"use chroot = {'yes' if ROOT else 'no'}",
-        "[uploads]",
-        f"path = {module}",
-        "read only = no",
-        "write only = yes",
-        "munge symlinks = yes",
-        "numeric ids = yes",
-        *([f"uid = {RSYNC_UID}", f"gid = {RSYNC_UID}"] if ROOT else []),
-        f"pre-xfer exec = {hook.format('pre')}",
-        f"post-xfer exec = {hook.format('post')}",
-    ]
-    config = place / "rsyncd.conf"
-    config.write_text("\n".join(lines) + "\n")
-    process = subprocess.Popen(
-        [
-            *("rsync", "--daemon", "--no-detach", f"--config={config}", f"--port={port}"),
-            *("--address=127.0.0.1", f"--log-file={place / 'log'}"),
-        ],
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        until(lambda: answers(port))
-        yield Daemon(module, database, port, source)
-        # a transfer's last process is the post hook; the directory may go when it has ended
-        until(lambda: not any(Path(f"/proc/{p}").exists() for p in children(process.pid)))
-    finally:
-        process.terminate()
-        process.wait(BOUND)
-
-
-def children(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def test_a_push_is_recorded_while_it_lasts(daemon: Daemon) -> None:

@@ -98,7 +98,7 @@ CHECKS: Final = (
         name="end-to-end-job",
         title="end-to-end job",
         run=_end_to_end,
-        remedy="journalctl -u flashpods-api -u flashpods-rsyncd; flashpods ps",
+        remedy="journalctl -u flashpods-api -u 'flashpods-rsyncd@*'; flashpods ps",
         seconds=JOB_SECONDS + 30,
     ),
 )

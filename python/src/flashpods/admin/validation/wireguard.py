@@ -175,6 +175,9 @@ def _check(name: str, title: str, run_it: Callable[[Host], Awaitable[str]], unit
 CHECKS: Final = (
     _check("api-over-wireguard", "API over WireGuard", _api, "flashpods-api wireguard-wg0"),
     _check(
-        "rsync-over-wireguard", "rsync over WireGuard", _rsync, "flashpods-rsyncd wireguard-wg0"
+        "rsync-over-wireguard",
+        "rsync over WireGuard",
+        _rsync,
+        "flashpods-rsyncd.socket wireguard-wg0",
     ),
 )
