@@ -294,6 +294,7 @@ async def test_the_host(laptop: Laptop) -> None:
     assert (await laptop.json("capacity", "capacity"))["host"]["cpus"] == 32
     assert (await well(laptop, "health", "status"))["status"] == "healthy"
     assert "available" in (await laptop.run("capacity")).out
+    await laptop.json("health", "health")
     assert "database" in (await laptop.run("health")).out
     top = await laptop.json("top", "top", "--count", "1")
     assert top["capacity"]["host"]["cpus"] == 32
