@@ -342,6 +342,7 @@ async def says(client: httpx.AsyncClient, job_id: str, text: str, seconds: float
             assert event.type != "end", event
             if text in event.data:
                 return
+    raise AssertionError(f"the stream ended without {text!r} and without an end event")
 
 
 async def follow_to_end(
