@@ -8,14 +8,14 @@ that the walk is exact and costs them nothing that they could use. What the kern
 writers, such as ``/proc/PID/io``, is not for a root without CAP_SYS_PTRACE to see, which the
 daemon's unit is (docs/decisions/0012).
 
-A tree may pass the quota by 2 %, because a finalize refuses it by then anyway. That holds where a
-file system counts what is written at once (ext4, xfs, tmpfs with a size), to what arrives within
-one look, some milliseconds near the quota. What it does not see at once (btrfs, ZFS, a hole, what
-others free within the same look) is found when the tree could be full at four times its last pace,
-or 64 MB/s, and after five seconds. All uploads together may pass their total by some per cent: each
-watcher knows the others' trees as their watchers last told, which they do more often near it. A
-transfer whose tree can't be walked in time, twice, or whose watch fails, is ended as well. Standard
-library only.
+A tree may pass the quota by 0.5 %, because a finalize refuses it by then anyway, and by what comes
+within one look, some milliseconds near the quota. That holds where a file system counts what is
+written at once (ext4, xfs, tmpfs with a size). What it does not see at once (btrfs, ZFS, a hole,
+what others free within the same look) is found when the tree could be full at four times its last
+pace, or 64 MB/s, and after five seconds. All uploads together may pass their total by some per
+cent: each watcher knows the others' trees as their watchers last told, which they do more often
+near it. A transfer whose tree can't be walked in time, twice, or whose watch fails, is ended as
+well. Standard library only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FIRST_BYTES: Final = 128 * 1024**2
 FIRST_FILES: Final = 5_000
 QUIET_BYTES: Final = 64 * 1024**2
 QUIET_FILES: Final = 250
-PAUSE_LEAST: Final = 0.004
+PAUSE_LEAST: Final = 0.002
 PAUSE_MOST: Final = 0.5
 LOOK_LEAST: Final = 0.02
 LOOK_SECONDS: Final = 5.0  # whatever the file system has lost
@@ -67,8 +67,12 @@ class Quota:
 
 
 def over(quota: int) -> int:
-    """Return from where on a transfer is ended."""
-    return quota + quota // 50
+    """Return from where on a transfer is ended.
+
+    Above the quota, so that a tree just below it isn't walked for whatever else the file system
+    loses.
+    """
+    return quota + quota // 200
 
 
 def start(watch: Callable[[], None]) -> Callable[[], None]:
@@ -308,7 +312,7 @@ class Watch:
         if others is not None:
             self._others = others
             left = max(0, quota.total_bytes - others)
-            self._bytes.most = min(over(quota.max_bytes), left + quota.total_bytes // 100)
+            self._bytes.most = min(over(quota.max_bytes), left + quota.total_bytes // 200)
 
     def _end(self) -> None:
         # rsync tells its client, and deletes what is half; but it acts on SIGTERM at its next turn

@@ -221,7 +221,9 @@ async def test_what_fits_is_not_harmed(host: Connected, scratch: Path, score: Sc
             with big.open("r+b") as file:  # rewritten whole: the old one and the new side by side
                 file.seek(change * MB)
                 file.write(os.urandom(MB))
-            await support.push(host, scratch, upload_id, "--whole-file", "--partial")
+            await support.push(
+                host, scratch, upload_id, "--whole-file", "--modify-window=-1", "--partial"
+            )
     with score.attempt():
         answer = await support.finalize(host.client, upload_id)
         assert answer.status_code == 200, answer.text

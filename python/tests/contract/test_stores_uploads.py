@@ -164,11 +164,12 @@ async def test_finalize_refuses_by_state(b: Bench) -> None:
     await b.refuses(Gone, "upload_expired", begin(at=later(30)))
     await b.store.expire(UPLOAD, at=AT)
     await b.refuses(Gone, "upload_expired", begin())
-    other = "upload_consumed_one"
-    await b.finalized(other)
-    await b.job_in(S.RUNNING, files_id=other)
-    call = b.store.begin_finalize(other, at=AT)
-    await b.refuses(Conflict, "upload_already_consumed", call)
+    for number, status in enumerate((S.PENDING, S.RUNNING), start=1):
+        other = f"upload_of_a_job_{number}"
+        await b.finalized(other)
+        await b.job_in(status, number, files_id=other)
+        call = b.store.begin_finalize(other, at=AT)
+        await b.refuses(Conflict, "upload_already_consumed", call)
 
 
 async def test_abort_opens_it_again(b: Bench) -> None:

@@ -66,6 +66,25 @@ async def test_each_part_degrades_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) 
         assert await failing() == set()
 
 
+async def test_a_drain_shows_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown() -> bool:
+        raise Unavailable("the database is locked")
+
+    async with rig.client(auth=False) as client:
+
+        async def says() -> bool:
+            return bool((await client.get("/health")).json()["draining"])
+
+        assert not await says()
+        await rig.store.set_draining(True, at=rig.clock.now())
+        assert await says()  # though the parts were looked at a moment ago
+        monkeypatch.setattr(rig.store, "draining", unknown)
+        assert await says()
+        monkeypatch.undo()
+        await rig.store.set_draining(False, at=rig.clock.now())
+        assert not await says()
+
+
 async def test_identity_counts_once_it_is_configured(tmp_path: Path) -> None:
     class Chain:
         why: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -11,6 +12,7 @@ import flashpods
 from flashpods.api import operations
 from flashpods.api.context import Context
 from flashpods.api.parse import no_query
+from flashpods.errors import FlashpodsError
 from flashpods.services import Services
 from flashpods.web.checks import Checks, Finding
 from flashpods.web.reply import Reply, json_reply
@@ -23,7 +25,7 @@ class Health(Checks):
     def __init__(self, services: Services) -> None:
         """Look at nothing yet."""
         self._services = services
-        self.draining = False  # as the database said when it last answered
+        self._draining = False
         super().__init__(
             {
                 "database": self._database,
@@ -36,8 +38,13 @@ class Health(Checks):
 
     async def _database(self) -> Finding:
         await self._services.store.ping()
-        self.draining = await self._services.store.draining()
         return {"status": "ok"}
+
+    async def draining(self) -> bool:
+        """Return what the database says now, or said when it last answered."""
+        with contextlib.suppress(FlashpodsError):
+            self._draining = await self._services.store.draining()
+        return self._draining
 
     async def _podman(self) -> Finding:
         await self._services.runtime.ping()
@@ -83,7 +90,7 @@ class HealthCalls:
                 "status": "healthy" if healthy else "degraded",
                 "version": flashpods.__version__,
                 "uptime_seconds": max(0.0, round(uptime, 3)),
-                "draining": self._health.draining,
+                "draining": await self._health.draining(),
                 "checks": checks,
             },
             200 if healthy else 503,

@@ -114,9 +114,10 @@ def check_finalize(upload: Upload | None, upload_id: str, at: datetime, *, live:
     """
     if upload is None:
         raise upload_not_found(upload_id)
-    if upload.state is UploadState.CONSUMED:
+    claimed = upload.state is UploadState.FINALIZED and upload.job_id is not None
+    if claimed or upload.state is UploadState.CONSUMED:
         raise Conflict(
-            f"upload {upload_id} was used by job {upload.job_id}; push the files again",
+            f"upload {upload_id} belongs to job {upload.job_id}; push the files again",
             code="upload_already_consumed",
         )
     if upload.state is UploadState.FINALIZED and not upload.overdue(at):
