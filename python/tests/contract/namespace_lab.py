@@ -84,6 +84,6 @@ def as_flashpods(where: Path, script: str, *arguments: str) -> subprocess.Popen[
 def run_as_flashpods(where: Path, script: str, *arguments: str) -> str:
     """Run a Python script to its end and return its output; it must succeed."""
     with as_flashpods(where, script, *arguments) as process:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     return out

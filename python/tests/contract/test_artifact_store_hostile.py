@@ -265,7 +265,7 @@ async def test_a_file_that_is_written_all_the_time_does_not_hang(
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             collected = await store.collect(JOB, at=AT)
     finally:
         stop.set()

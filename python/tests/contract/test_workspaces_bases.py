@@ -68,12 +68,12 @@ async def test_nobody_takes_a_tree_away_that_becomes_a_base(
 
     def slow(*arguments: Any) -> None:
         at_work.set()
-        assert go.wait(30)
+        assert go.wait(120)
         arm(*arguments)
 
     monkeypatch.setattr(tree_tool, "arm", slow)
     kept = asyncio.create_task(spaces_of(root).keep_as_base(JOB, "p", keep=9))
-    assert await asyncio.to_thread(at_work.wait, 30)
+    assert await asyncio.to_thread(at_work.wait, 120)
     assert await spaces_of(root).discard(JOB) is False
     assert (root / "work" / JOB / "src/f").read_text() == "new"
     go.set()

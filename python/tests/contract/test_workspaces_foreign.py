@@ -16,6 +16,7 @@ from flashpods.errors import Conflict, Unavailable
 from flashpods.ports import TreeSize, TreeTooLarge
 
 LINKS = 400
+ROUNDS = 10
 
 
 @pytest.fixture
@@ -207,14 +208,16 @@ def _finalize_and_kill(root: Path, seconds: float) -> None:
 
 async def test_killed_at_any_moment_finalize_ends_the_same(tmp_path: Path) -> None:
     chance = random.Random(11)
-    moved = []
-    for n in range(10):
-        root = laid_out(tmp_path / str(n))
+    moved: list[bool] = []
+    # More of them, and sooner, where all came too late: on a fast machine, or one that stopped us.
+    while len(moved) < ROUNDS or (all(moved) and len(moved) < 6 * ROUNDS):
+        latest = 0.04 / 2 ** (len(moved) // ROUNDS)
+        root = laid_out(tmp_path / str(len(moved)))
         tree = root / "transfers" / UPLOAD
         hostile(tree)
         for i in range(LINKS):
             (tree / f"l{i}").symlink_to(f"/rsyncd-munged/t{i}")
-        _finalize_and_kill(root, chance.uniform(0.0, 0.04))
+        _finalize_and_kill(root, chance.uniform(0.0, latest))
         moved.append((root / "finalized" / UPLOAD).exists())
         size = await spaces_of(root).finalize(UPLOAD, max_bytes=GB)
         assert size == TreeSize(size_bytes=17, file_count=LINKS + 7)

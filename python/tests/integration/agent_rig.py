@@ -19,6 +19,7 @@ TOKEN = "ghp_test_0123456789"
 KEY = "sk-test-0123456789"
 TOKENS = {"GITHUB_TOKEN": TOKEN, "ANTHROPIC_API_KEY": KEY}
 FIRST = {"README": "hello\n", "app.py": "print(1)\n"}
+BOUND = 120  # seconds, for what takes a second on a machine without other work
 
 # A model's command line: it reads its task, changes a file, says what it did.
 STAND_IN = """
@@ -99,7 +100,7 @@ class Rig:
         """Run the entrypoint to its end; return its exit code and output."""
         with self.start(**changes) as process:
             try:
-                out, _ = process.communicate(timeout=60)
+                out, _ = process.communicate(timeout=BOUND)
             finally:
                 process.kill()
         return process.returncode, out
@@ -137,7 +138,7 @@ def rig(
     """Serve everything; ``refuse`` and ``status`` are those of :func:`fake_identity`."""
     for name in ("work", "artifacts", "repositories", "home"):
         (root / name).mkdir()
-    seconds = 1 if refuse else 10  # the one is waited for
+    seconds = 1 if refuse else 60  # the one is waited for
     (root / "helper").write_text(f'#!/bin/sh\nexec {programs.helper} --timeout {seconds} "$@"\n')
     (root / "helper").chmod(0o755)
     with (

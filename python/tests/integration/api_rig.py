@@ -243,8 +243,8 @@ def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 async def waiting_in(rig: Rig, count: int = 1) -> None:
-    """Return once so many requests are held open; TimeoutError after 5 s."""
-    async with asyncio.timeout(30):
+    """Return once so many requests are held open; TimeoutError after two minutes."""
+    async with asyncio.timeout(120):
         while len(rig.app.context.held) != count:  # noqa: ASYNC110 - the app has no event for it
             await asyncio.sleep(0.001)
 
@@ -297,7 +297,7 @@ class Stream:
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
         self._gone.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not self._task.done():
                 if self._sent.empty():
                     await asyncio.sleep(0)
@@ -306,7 +306,7 @@ class Stream:
             await self._task
 
     async def _message(self) -> MutableMapping[str, Any]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await self._sent.get()
 
     async def part(self) -> bytes | None:

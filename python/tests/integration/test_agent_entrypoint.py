@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agent_rig import CHECKOUT, ENTRYPOINT, KEY, TOKEN, Rig, rig
+from agent_rig import BOUND, CHECKOUT, ENTRYPOINT, KEY, TOKEN, Rig, rig
 
 from flashpods.jobs.agent import ENTRYPOINT_ERRORS
 from flashpods_dev import helper_build
@@ -390,7 +390,7 @@ def test_a_stopped_job_leaves_what_there_is(agent: Rig, stubborn: bool) -> None:
                 said += line
             process.send_signal(signal.SIGTERM)
             # So it leaves half of the host's 10 seconds to git, whose time is the machine's.
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=BOUND)
         finally:
             process.kill()
     assert process.returncode == 143, out

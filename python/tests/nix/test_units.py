@@ -85,7 +85,7 @@ def test_a_service_comes_back_and_its_exposure_is_bounded(name: str) -> None:
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNITS / name)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said.stdout)

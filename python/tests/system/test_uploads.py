@@ -11,7 +11,17 @@ import pytest
 import support
 from running_api import ApiFactory
 from support import Connected, assert_refused
-from upload_rig import at, finalized, job_count, lasts, let_expire, small_tree, transfers, upload_of
+from upload_rig import (
+    at,
+    counted,
+    finalized,
+    job_count,
+    lasts,
+    let_expire,
+    small_tree,
+    transfers,
+    upload_of,
+)
 
 from flashpods_dev.machine import RSYNC_UID
 
@@ -238,6 +248,7 @@ async def test_quotas(api: ApiFactory, reachable_path: Path) -> None:
         assert (await upload_of(client, upload_id))["state"] == "uploading"
         assert (transfers(running, upload_id) / "file").stat().st_size == 100_001
         assert not finalized(running, upload_id).exists()
+    await counted(running.stack, upload_id, "size_bytes", 100_001)
     done = await support.rsync(f"{tree}/", f"{running.rsync_url}/{upload_id}/")
     assert "holds 100001 bytes, the limit is 100000" in done.stderr
     assert (await client.delete(f"/uploads/{upload_id}")).status_code == 204
@@ -251,6 +262,7 @@ async def test_quotas(api: ApiFactory, reachable_path: Path) -> None:
     assert_refused(refused, 507, "insufficient_storage")
     assert refused.json()["details"]["total_left_bytes"] == 50_000
     third = "upload_one_more_tree"
+    await counted(running.stack, second, "size_bytes", 50_001)
     done = await support.rsync(f"{tree}/", f"{running.rsync_url}/{third}/")
     assert "uploads hold 150001 bytes, the limit is 150000" in done.stderr
     assert (await client.get(f"/uploads/{third}")).status_code == 404

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import support
 from running_api import RunningApi
 from support import Connected
 
@@ -41,6 +42,17 @@ def change_row(stack: MiniStack, sql: str, *values: object) -> None:
 def let_expire(stack: MiniStack, upload_id: str) -> None:
     sql = "UPDATE uploads SET expires_at = '2020-01-01T00:00:00.000Z' WHERE id = ?"
     change_row(stack, sql, upload_id)
+
+
+async def counted(stack: MiniStack, upload_id: str, column: str, least: int) -> None:
+    """Wait until an upload's row has at least that, which the hook counts after the transfer."""
+    sql = f"SELECT 1 FROM uploads WHERE id = ? AND {column} >= ?"
+
+    def known() -> bool:
+        with closing(sqlite3.connect(stack.layout.database, timeout=60)) as connection:
+            return connection.execute(sql, (upload_id, least)).fetchall() != []
+
+    await support.true_soon(known, f"{upload_id} has its {column}")
 
 
 async def upload_of(client: httpx.AsyncClient, upload_id: str) -> dict[str, Any]:

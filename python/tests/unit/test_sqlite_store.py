@@ -75,7 +75,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         "asyncio.run(test_sqlite_store.submit_and_die(pathlib.Path(sys.argv[1])))"
     )
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, path, HERE)
-    assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(process.wait(), 120) == -signal.SIGKILL
     async with await SqliteStore.open(path) as store:
         assert (await store.page(statuses=None, limit=1, cursor=None)).total == 50
         failed = await store.get("j00007")

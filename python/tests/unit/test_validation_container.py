@@ -42,10 +42,10 @@ async def test_it_is_up_with_its_first_line(
 
     monkeypatch.setattr(container, "_lines", counted)
     waiting = asyncio.create_task(container._up(host(ALIVE), "c", log))
-    await asyncio.wait_for(third.wait(), 5)
+    await asyncio.wait_for(third.wait(), 60)
     assert not waiting.done()
     log.write_bytes(LINE)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
 
 
 @pytest.mark.parametrize(

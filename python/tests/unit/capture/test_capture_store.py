@@ -22,7 +22,7 @@ def store_in(root: Path, limit: int = 50 * MB) -> FileLogStore:
 
 
 async def settle(store: FileLogStore, job_id: str, size: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             page = await store.tail(job_id, 1)
             assert page is not None
@@ -60,7 +60,7 @@ async def test_close_and_resume_in_another_store(
     waiting = asyncio.create_task(first.changed(JOB, 10**9, 60))
     await asyncio.sleep(0)
     await first.close()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     engine.write(*output(70))
     second = store_in(tmp_path)
     await second.follow(JOB)
@@ -162,7 +162,7 @@ async def test_a_full_disk_stalls_the_capture_and_loses_nothing(
         patch.setattr(os, "pwrite", failing(errno.ENOSPC, tried))
         await store.follow(JOB)
         engine.write(raw("one"))
-        assert await asyncio.to_thread(tried.wait, 20)
+        assert await asyncio.to_thread(tried.wait, 60)
         page = await store.tail(JOB, 1)
         assert page is not None
         assert page.total_bytes == 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rsync_hook_rig import BOUND, OWNER, ROOT, RSYNC_UID, Daemon, answers, children, until
+from rsync_hook_rig import BOUND, OWNER, ROOT, RSYNC_UID, Daemon, answers, named, until
 
 from flashpods.adapters.sqlite.migrations import migrate
 from flashpods_dev import rsyncd
@@ -79,8 +79,8 @@ def daemon(place: Path, database: Path, limits: str) -> Iterator[Daemon]:
     try:
         until(lambda: answers(port))
         yield Daemon(module, database, port, source)
-        # a transfer's last process is the post hook; the directory may go when it has ended
-        until(lambda: not any(Path(f"/proc/{p}").exists() for p in children(process.pid)))
+        # the post hooks and the watchers, which are nobody's children, write to the directory
+        until(lambda: named(place) <= {process.pid})
     finally:
         process.terminate()
         process.wait(BOUND)

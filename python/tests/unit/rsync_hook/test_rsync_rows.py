@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -42,12 +43,15 @@ def test_pre_adopts_an_unknown_upload_and_post_forgets_the_transfer(
     (tree / "a").write_bytes(b"x" * 1000)
     (tree / "sub" / "b").write_bytes(b"x" * 234)
     (tree / "away").symlink_to("/etc")
+    began = time.monotonic()
     assert run(database, "pre", "--expires-seconds", "600") == (0, "")
+    took = time.monotonic() - began
     ((state, seconds),) = query(
         database,
-        "SELECT state, strftime('%s', expires_at) - strftime('%s', created_at) FROM uploads",
+        "SELECT state, 86400 * (julianday(expires_at) - julianday(created_at)) FROM uploads",
     )
-    assert (state, seconds) == ("uploading", 600)
+    assert state == "uploading"
+    assert 599.9 < float(str(seconds)) < 600.1 + took  # it looks at the clock for each
     pids = {row[0] for row in query(database, "SELECT pid FROM transfers")}
     assert os.getpid() in pids
     code, said = run(database, "pre")
