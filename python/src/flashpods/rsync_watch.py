@@ -216,6 +216,8 @@ class Watch:
                 with stopped(family(self._writer[0])):
                     self._walk()
                     if self._over:
+                        # Told first: a finalize must not find it ended and nothing held against it.
+                        self._tell(self._bytes.held, self._files.held, True)
                         self._end()  # what is stopped acts on it when it goes on
                 if self._over:
                     self._finish()
@@ -324,7 +326,6 @@ class Watch:
         self._outlast(time.monotonic() + END_SECONDS)
         if self._late >= LATE_WALKS:
             self._log(f"its tree could not be walked in {WALK_SECONDS:g} s")
-        self._tell(self._bytes.held, self._files.held, True)
 
     def _outlast(self, until: float) -> None:
         """Wait for the end of what writes; kill what is left of it from ``until`` on."""
