@@ -26,7 +26,7 @@ LEVELS = 1500  # above the recursion limit; the kernel moves a deep directory sl
 KB = 1024
 MB = 1024 * KB
 ID = "upload_abcdefghijkl"
-LAST = (True, "T")  # the last word, and the writer stopped: it is told before the transfer ends
+LAST = (True, True)  # it was the last word, and came before the transfer had ended
 
 # It writes into the directory that it is in, for ever or, told so, one file again and again.
 WRITER = """
@@ -47,7 +47,7 @@ from flashpods.rsync_watch import Quota, Watch
 tree, pid, change = sys.argv[1:]
 told = []
 def tell(size, files, last):
-    told.append([size, last, transfers.stat_fields(int(pid))[0]])
+    told.append([size, last, transfers.alive(*writer)])
     return 0
 real, calls = rsync_watch.measure, []
 def measure(tree, *, seconds, **most):
@@ -55,7 +55,8 @@ def measure(tree, *, seconds, **most):
     return real(tree, seconds=-1.0 if len(calls) == 2 else seconds, **most)
 exec(change)
 quota = Quota(max_bytes=4 * 1024**2, total_bytes=1024**3, max_files=100_000)
-watch = Watch(Path(tree), (int(pid), transfers.start_ticks(int(pid))), quota, tell)
+writer = int(pid), transfers.start_ticks(int(pid))
+watch = Watch(Path(tree), writer, quota, tell)
 print(flush=True)
 sys.stdin.readline()
 watch.run()
