@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import support
 from attacker import bystander
+from peak import Peak
 from scoring import FULL as SIZES_ARE_REAL
 from scoring import MB, QUOTA_BYTES, QUOTA_FILES, STRICT, Score
 from support import Connected, Rsync, assert_refused
@@ -32,51 +33,6 @@ SLACK = 0.05 if STRICT else 0.5
 
 def tree_of(host: Connected, upload_id: str) -> Path:
     return host.settings.paths.transfers / upload_id
-
-
-class Peak:
-    """The most that a tree has held, looked at all the time by a process of its own."""
-
-    CODE = """
-import os, select, sys
-def look():
-    size = count = 0
-    for _, d, f, fd in os.fwalk(sys.argv[1]):
-        count += len(d) + len(f)
-        for n in f[:2000]:
-            try:
-                size += os.stat(n, dir_fd=fd, follow_symlinks=False).st_size
-            except OSError:
-                pass
-    return size, count
-peak = files = 0
-while True:
-    try:
-        size, count = look()
-        peak, files = max(peak, size), max(files, count)
-    except FileNotFoundError:
-        pass
-    if select.select([0], [], [], 0.01)[0]:
-        break
-print(peak, files)
-"""
-
-    def __init__(self, tree: Path) -> None:
-        self.bytes = self.files = 0
-        self._tree = tree
-
-    async def __aenter__(self) -> Peak:
-        self._process = await asyncio.create_subprocess_exec(
-            *("python3", "-c", self.CODE, str(self._tree)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        async with asyncio.timeout(support.SECONDS):
-            out = (await self._process.communicate(b""))[0]
-        self.bytes, self.files = map(int, out.split())
 
 
 async def over(
