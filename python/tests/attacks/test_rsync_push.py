@@ -71,7 +71,7 @@ async def refused_from_then_on(
     It did pass its quota: the watcher has counted more than that.
     """
     column = "size_bytes" if what == "bytes" else "file_count"
-    await counted(host.stack, upload_id, column, most + 1)  # the watcher's word may come late
+    await counted(host.stack, upload_id, column, most + 1)  # the hook may count late
     assert_refused(await support.finalize(host.client, upload_id), 507, "insufficient_storage")
     again = await support.rsync(f"{source}/", f"{host.rsync_url}/{upload_id}/")
     assert again.code != 0

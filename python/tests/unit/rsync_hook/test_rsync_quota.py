@@ -32,7 +32,7 @@ def pushed(daemon: Daemon, upload: str) -> tuple[int, int]:
     """Push more than the quota; return rsync's exit code and what the upload held at its end."""
     code, _ = daemon.push(f"{upload}/", "--whole-file")
     until(lambda: not daemon.pids())
-    until(lambda: kept(daemon, upload) > QUOTA)  # the watcher's last word may come after that
+    until(lambda: kept(daemon, upload) > QUOTA)  # which the hook may count after that
     return code, kept(daemon, upload)
 
 
