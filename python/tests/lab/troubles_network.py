@@ -135,7 +135,7 @@ TROUBLES: Final = (
             "test $(flashpods-admin status | grep -c failed)"
         ),
         code="many_failures",
-        says="6 jobs failed within the last hour; .*6 times exit code 3",
+        says="6 jobs failed within the last hour; .*6 times exit code 3, such as job ",
         steps=(do(), as_said("look at the logs of some", an_hour_goes_by)),
     ),
 )

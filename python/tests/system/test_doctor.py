@@ -110,7 +110,8 @@ async def test_jobs_that_fail(api: ApiFactory) -> None:
     for _ in range(6):
         last = await run(running.client, "exit 3")
     seen = (await found(running))["many_failures"]
-    assert (seen["severity"], seen["evidence"]) == ("warning", ["6 times exit code 3"])
+    such = f"6 times exit code 3, such as job {last['id']}"
+    assert (seen["severity"], seen["evidence"]) == ("warning", [such])
     change(running, f"UPDATE jobs SET completed_at = '{past(hours=2)}'")
     await only(running)
 

@@ -120,18 +120,19 @@ def _failures(rows: _Rows) -> list[Finding]:
     count = len(rows.failed)
     if count <= FAILED_WARNING:
         return []
-    errors: dict[str, int] = {}
+    errors: dict[str, list[str]] = {}
     for job in rows.failed:
-        error = job.error or f"exit code {job.exit_code}"
-        errors[error] = errors.get(error, 0) + 1
-    common = sorted(errors.items(), key=lambda item: -item[1])[:SHOWN]
+        errors.setdefault(job.error or f"exit code {job.exit_code}", []).append(job.id)
+    common = sorted(errors.items(), key=lambda item: -len(item[1]))[:SHOWN]
     return [
         Finding(
             code="many_failures",
             severity=Severity.CRITICAL if count > FAILED_CRITICAL else Severity.WARNING,
             symptom=f"{count} jobs failed within the last hour",
             cause=f"most often: {common[0][0]}",
-            evidence=tuple(f"{n} times {error}" for error, n in common),
+            evidence=tuple(
+                f"{len(ids)} times {error}, such as job {ids[0]}" for error, ids in common
+            ),
             remedy=("flashpods ps --status failed", "flashpods-admin events JOB"),
             anchor="flashpodshighfailurerate",
         )
