@@ -12,7 +12,9 @@ M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
 
 ARENAS: Final = 2
-LARGE_BYTES: Final = 256 * 1024
+# Above what a download holds at once: mapped and zeroed anew for each, its chunks cost two thirds
+# of its speed (./dev bench).
+LARGE_BYTES: Final = 4 * 1024**2
 
 
 def keep_small() -> None:
