@@ -1,6 +1,7 @@
 from datetime import UTC, date, datetime, timedelta
 
 BACKUPS = "/var/backups/flashpods"
+CARRIER = "restic-backups-flashpods.service"
 STAGING = "/var/lib/flashpods/artifacts/.staging"
 DATABASE = "/var/lib/flashpods/db/flashpods.db"
 ALERTS = "http://127.0.0.1:9090/api/v1/alerts"
@@ -24,6 +25,18 @@ def back_up() -> Any:
 def listed(kind: str) -> list[str]:
     """Return the names of the backups of the database, or of artifacts and logs."""
     return [b["file"] for b in admin("backup --list")["backups"] if b["kind"] == kind]
+
+
+def carried() -> float:
+    """Return when the backups were last carried elsewhere, once none is on its way any more."""
+    state = f"systemctl show --value -p ActiveState {CARRIER}"
+    host.wait_until_succeeds(f"{state} | grep -xE 'inactive|failed'", timeout=120)
+    return float(host.succeed("stat -c %.Y /var/lib/flashpods-elsewhere/done || echo 0"))
+
+
+def snapshots() -> list[Any]:
+    """Return what is kept elsewhere."""
+    return list(json.loads(host.succeed("restic-flashpods snapshots --json", timeout=120)))
 
 
 def metric(name: str, wanted: str) -> None:
@@ -82,6 +95,28 @@ with subtest("run by hand, the unit leaves a copy that is proved to be good"):
     archive = status["file"].replace("db-", "files-").replace(".db", ".tar.zst")
     assert listed("db") == [status["file"]] and listed("files") == [archive], admin("backup --list")
     metric("flashpods_backup_ok", "1")
+
+with subtest("a copy of it is on another machine, which can not read it"):
+    assert carried() > 0
+    assert [s["paths"] for s in snapshots()][-1] == [BACKUPS]
+    laptop.succeed("test -s /srv/flashpods/config && ! grep -raq SQLite /srv/flashpods")
+    host.succeed("restic-flashpods restore latest --target /root/elsewhere", timeout=120)
+    host.succeed(f"cmp {file} /root/elsewhere{file} && rm -r /root/elsewhere")
+    metric("flashpods_backup_elsewhere_timestamp_seconds", "[1-9].*")
+    assert admin("status")["backup_elsewhere"]["last_at"]
+
+with subtest("a place that does not answer: the backup is good, and doctor says what is not"):
+    before = carried()
+    laptop.succeed("systemctl stop sshd.service")
+    try:
+        assert back_up()["ok"] is True
+        assert carried() == before
+        findings = {f["code"]: f for f in admin("doctor", code=1)["findings"]}
+        assert findings["backup_elsewhere"]["symptom"] == "the last copy elsewhere failed", findings
+    finally:
+        laptop.succeed("systemctl start sshd.service")
+    host.succeed(f"systemctl start {CARRIER}", timeout=120)
+    assert carried() > before
 
 with subtest("once more on the same day: the new copy takes the old one's place"):
     first = host.succeed(f"stat -c %i {file}")

@@ -31,12 +31,16 @@ with subtest("a host works, has a history, and is backed up; its secrets are in 
     history = ended(old)
     running = submit("echo began; while :; do sleep 1; done")
     printed(running, "began")
-    host.succeed("flashpods-admin backup")
+    # The unit, as each night: what it makes is carried elsewhere.
+    host.succeed("systemctl start flashpods-backup.service", timeout=120)
+    carrier = "systemctl show --value -p ActiveState,Result restic-backups-flashpods.service"
+    host.wait_until_succeeds(f"{carrier} | xargs | grep -xF 'success inactive'", timeout=120)
     newest = host.succeed("ls /var/backups/flashpods/db-*.db | tail -n 1").strip()
     day = newest.rpartition("/db-")[2].removesuffix(".db")
     WORDS["20261126"] = day
     files = f"/var/backups/flashpods/files-{day}.tar.zst"  # logs and artifacts, by the settings
-    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", newest, files)
+    keys = ("/etc/flashpods/restic-password", "/etc/flashpods/restic-key")
+    names = ("/etc/flashpods/api-token", "/etc/flashpods/secrets.json", *keys, newest, files)
     safe = {path: carried(path) for path in names}
     host_key = host.succeed("wg show wg0 public-key").strip()
 
@@ -48,14 +52,20 @@ with subtest("the host is gone; a new one starts with the flake's configuration 
     spare.fail("test -e /etc/flashpods/api-token")
     spare.fail("systemctl is-active --quiet flashpods-api")
 
-with subtest("secrets, and the newest backup with its logs and artifacts"):
+with subtest("secrets, and the newest backup with its logs and artifacts, from elsewhere"):
     for path, lines in safe.items():
         brought(lines, f"/root/{path.rpartition('/')[2]}")
     done("install -d -m 0755 /etc/flashpods")
     done("install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/")
+    spare.succeed("mv /root/restic-password /root/restic-key /etc/flashpods/")
     done("rm /root/api-token /root/secrets.json")
-    done("flashpods-admin restore /root/db-20261126.db")
+    done("restic-flashpods restore latest --target /")
+    assert spare.succeed(f"stat -c '%U %a' {newest}").split() == ["flashpods", "600"]
+    done("flashpods-admin restore latest --with-files")
     done("systemctl restart flashpods-api flashpods-cleanup flashpods-token-service")
+    assert "completed" in spare.succeed(f"flashpods-admin events {old}")
+
+with subtest("the same by hand, of a file that was brought"):
     done("flashpods-admin restore /root/db-20261126.db --with-files")
 
 with subtest("the key of the host that is gone gets the laptop nothing"):

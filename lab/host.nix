@@ -4,6 +4,7 @@
   imports = [
     ../modules
     ../examples/minimal.nix
+    ../checks/common/elsewhere.nix
   ];
 
   networking.nameservers = [ "127.0.0.53" ]; # the lab's own resolver

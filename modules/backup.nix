@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  pkgs,
   ...
 }:
 let
@@ -11,7 +12,8 @@ let
   inherit (cfg.settings) paths;
   inherit (cfg.settings.backup) directory;
   hardening = import ./hardening.nix;
-  inherit (import ./declare.nix { inherit lib; }) key outsideOrNone;
+  inherit (import ./declare.nix { inherit lib; }) key keyLike outsideOrNone;
+  carried = "flashpods-elsewhere"; # below /var/lib, root's
 in
 {
   options.services.flashpods = {
@@ -56,6 +58,7 @@ in
           weekly = key types.ints.unsigned 4 "Weeks that keep the newest of theirs.";
           artifacts = key types.bool false "Also the collected artifacts.";
           logs = key types.bool false "Also the jobs' logs.";
+          elsewhere = keyLike (types.nullOr types.path) null "/var/lib/offsite/done" "A file that who carries the backups elsewhere touches when that is done: its age is watched. With `backup.restic` it is set.";
         };
       };
     };
@@ -116,6 +119,15 @@ in
       paths = [ directory ];
       initialize = true;
       timerConfig = null; # after each backup, not at a time of its own
+    };
+    services.flashpods.settings.backup.elsewhere = lib.mkIf backup.restic.enable "/var/lib/${carried}/done";
+    systemd.services.restic-backups-flashpods.serviceConfig = lib.mkIf backup.restic.enable {
+      # One that hangs would keep all later ones from beginning.
+      TimeoutStartSec = "12h";
+      Nice = 10;
+      IOSchedulingClass = "idle";
+      StateDirectory = carried;
+      ExecStartPost = "${pkgs.coreutils}/bin/touch /var/lib/${carried}/done";
     };
   };
 }

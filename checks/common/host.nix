@@ -13,6 +13,8 @@ let
   agentImage = "localhost/flashpods/agent:latest";
 in
 {
+  imports = [ ./elsewhere.nix ];
+
   services.flashpods = {
     enable = true;
     wireguard.laptops.mine.publicKey = keys.laptop.publicKey;

@@ -32,6 +32,9 @@ in
     };
     useDHCP = false;
   };
+  # Where HOST's backups are carried.
+  services.openssh.enable = true;
+  users.users.root.openssh.authorizedKeys.keys = [ keys.restic.publicKey ];
   environment.etc."wireguard/private.key" = {
     text = keys.laptop.privateKey;
     mode = "0600";

@@ -13,6 +13,14 @@ in
       text = keys.token;
       mode = "0600";
     };
+    "flashpods/restic-password" = {
+      text = keys.restic.password;
+      mode = "0600";
+    };
+    "flashpods/restic-key" = {
+      source = keys.restic.key;
+      mode = "0600";
+    };
     "flashpods/secrets.json" = {
       text = builtins.toJSON keys.secrets;
       mode = "0600";

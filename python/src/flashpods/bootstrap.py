@@ -40,7 +40,7 @@ from flashpods.services import Services
 from flashpods.telemetry.metrics import Metrics
 from flashpods.telemetry.sampler import Sampler
 from flashpods.telemetry.scrape import Telemetry
-from flashpods.telemetry.status import backup_file, cleanup_file
+from flashpods.telemetry.status import status_files
 from flashpods.uploads import Uploads
 
 
@@ -275,8 +275,7 @@ def _telemetry(
             str(paths.logs): "logs",
         },
         identity=_identity(settings),
-        cleanup_file=cleanup_file(settings),
-        backup_file=backup_file(settings),
+        files=status_files(settings),
         every=settings.http.metrics_sample_seconds,
     )
     return Telemetry(metrics, sampler, adapters.store, capacity)

@@ -20,6 +20,8 @@ class Backup(Section):
     logs: bool = False  # likewise the jobs' logs
     compression: int = Field(3, ge=1, le=19)  # zstd's level
     deadline_seconds: Seconds = 3600  # of the copy and its check
+    # A file that who carries the backups elsewhere touches when that is done; its age is watched.
+    elsewhere: Path | None = None
 
 
 def backup_contradictions(backup: Backup, trees: dict[str, Path]) -> Iterator[str]:
@@ -31,6 +33,8 @@ def backup_contradictions(backup: Backup, trees: dict[str, Path]) -> Iterator[st
     directory = backup.directory
     if not directory.is_absolute() or ".." in directory.parts:
         yield f"backup.directory is {directory}: must be absolute, without '..'"
+    if (file := backup.elsewhere) and (not file.is_absolute() or ".." in file.parts):
+        yield f"backup.elsewhere is {file}: must be absolute, without '..'"
     for key, path in trees.items():
         if path == directory or path in directory.parents or directory in path.parents:
             yield (

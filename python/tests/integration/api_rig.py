@@ -26,6 +26,7 @@ from flashpods.services import Services
 from flashpods.telemetry.metrics import Metrics
 from flashpods.telemetry.sampler import Sampler
 from flashpods.telemetry.scrape import Telemetry
+from flashpods.telemetry.status import StatusFiles
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskGauge, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
@@ -116,8 +117,7 @@ class Rig:
             disk=self.disk,
             trees={"/work": "work"},
             identity=self.identity,
-            cleanup_file=self.root / "cleanup.json",
-            backup_file=self.root / "backup.json",
+            files=StatusFiles(cleanup=self.root / "cleanup.json", backup=self.root / "backup.json"),
             every=1,
         )
         return Telemetry(Metrics(), sampler, self.store, Capacity(cpus=8, memory_gb=32))

@@ -69,13 +69,36 @@ MCP_SESSION = """\
 #!/bin/sh
 exec /opt/flashpods/venv/bin/python /opt/lab/mcp_session.py "$@"
 """
+# The host that backups are carried to, and HOST's way there: what checks/common/elsewhere.nix says
+# of ssh, and the command that NixOS makes, with the unit's own settings.
+PLACE = """\
+[Service]
+RuntimeDirectory=sshd
+ExecStart=/usr/sbin/sshd -D
+[Install]
+WantedBy=multi-user.target
+"""
+SSH = """\
+Host 192.0.2.2
+  IdentityFile /etc/flashpods/restic-key
+  StrictHostKeyChecking accept-new
+"""
+RESTIC = """\
+#!/bin/bash
+export $(systemctl show --value --property=Environment restic-backups-flashpods.service)
+exec restic "$@"
+"""
 SECRET = 0o600
 PROGRAM = 0o755
 
 
-def host_files(key: str, token: str) -> dict[str, tuple[str, int]]:
+def host_files(key: str, token: str, ssh_key: str) -> dict[str, tuple[str, int]]:
     """Return what HOST has before it is deployed to: path → text and mode."""
     return {
+        "etc/flashpods/restic-password": (f"{secrets.token_urlsafe(16)}\n", SECRET),
+        "etc/flashpods/restic-key": (ssh_key, SECRET),
+        "etc/ssh/ssh_config.d/elsewhere.conf": (SSH, 0o644),
+        "usr/local/bin/restic-flashpods": (RESTIC, PROGRAM),
         "etc/wireguard/private.key": (f"{key}\n", SECRET),
         "etc/flashpods/api-token": (f"{token}\n", SECRET),
         "etc/flashpods/secrets.json": (json.dumps(SECRETS), SECRET),
@@ -98,7 +121,7 @@ def stand_ins() -> dict[str, tuple[str, int]]:
 
 def empty_host_files() -> dict[str, tuple[str, int]]:
     """Return what a new HOST has: the lab's own, and no key, no token, no secret."""
-    files = host_files("", "")
+    files = host_files("", "", "")
     return {
         name: file
         for name, file in files.items()
@@ -106,9 +129,11 @@ def empty_host_files() -> dict[str, tuple[str, int]]:
     }
 
 
-def laptop_files(key: str, token: str) -> dict[str, tuple[str, int]]:
+def laptop_files(key: str, token: str, ssh_public: str) -> dict[str, tuple[str, int]]:
     """Return the same of LAPTOP."""
     return {
+        "root/.ssh/authorized_keys": (ssh_public, SECRET),
+        "etc/systemd/system/sshd.service": (PLACE, 0o644),
         "etc/wireguard/private.key": (f"{key}\n", SECRET),
         "root/.config/flashpods/token": (f"{token}\n", SECRET),
         "etc/resolv.conf": ("nameserver 127.0.0.1\n", 0o644),
@@ -215,14 +240,14 @@ class Deployment:
         self.parts = parts
         self.networks = world.networks(stack, emulated=self.emulated)
         pairs = {name: world.keys(parts.root) for name in ("host", "laptop")}
-        token = secrets.token_urlsafe(32)
+        token, ssh = secrets.token_urlsafe(32), world.ssh_keys()
         own = {
             name: write_layer(
-                parts.state / f"{name}-own", RENDERED / name, files(key, token), peer=peer
+                parts.state / f"{name}-own", RENDERED / name, files(key, token, half), peer=peer
             )
-            for name, files, (key, _), (_, peer) in (
-                ("host", self.host_files, pairs["host"], pairs["laptop"]),
-                ("laptop", laptop_files, pairs["laptop"], pairs["host"]),
+            for name, files, (key, _), (_, peer), half in (
+                ("host", self.host_files, pairs["host"], pairs["laptop"], ssh[0]),
+                ("laptop", laptop_files, pairs["laptop"], pairs["host"], ssh[1]),
             )
         }
         if not self.emulated:
@@ -237,9 +262,9 @@ class Deployment:
         self.host.wait_for_unit("flashpods-api")
         self.laptop.wait_until_succeeds("ping -c 1 -W 1 10.0.0.1")
 
-    def host_files(self, key: str, token: str) -> dict[str, tuple[str, int]]:
+    def host_files(self, key: str, token: str, ssh_key: str) -> dict[str, tuple[str, int]]:
         """Return what HOST has before it is deployed to."""
-        return {**host_files(key, token), **stand_ins()}
+        return {**host_files(key, token, ssh_key), **stand_ins()}
 
     def make_host(self, own: Path) -> Any:
         """Return HOST, which its context boots."""

@@ -55,6 +55,7 @@ class OnCall:
         self._secrets = [
             *json.loads(self.host.succeed("cat /etc/flashpods/secrets.json")).values(),
             self.host.succeed("cat /etc/flashpods/api-token").strip(),
+            self.host.succeed("cat /etc/flashpods/restic-password").strip(),
         ]
 
     # ------------------------------------------------------------------ the terminal

@@ -163,6 +163,16 @@ def enlarge(oncall: OnCall) -> None:
     oncall.run(f"mount -o remount,size=512m {BACKUPS}")
 
 
+def close_elsewhere(oncall: OnCall) -> None:
+    """Let the machine that keeps the copies let nobody in, and the backup's hour come."""
+    oncall.laptop.succeed("systemctl stop sshd.service")
+    oncall.host.succeed("systemctl start flashpods-backup", timeout=120)
+
+
+def open_elsewhere(oncall: OnCall) -> None:
+    oncall.laptop.succeed("systemctl start sshd.service")
+
+
 TROUBLES: Final = (
     Trouble(
         name="another process locks the database",
@@ -268,5 +278,17 @@ TROUBLES: Final = (
         code="backup_stale",
         says="the last backup failed; disk_full",
         steps=(as_said("End what it says", enlarge), do()),
+    ),
+    Trouble(
+        name="no copy elsewhere",
+        section="backup-elsewhere",
+        how="the other machine's sshd stopped",
+        sees="`flashpods-admin doctor` says `backup_elsewhere`",
+        make=close_elsewhere,
+        after=open_elsewhere,
+        seen=lambda oncall: oncall.wait_diagnosed("backup_elsewhere"),
+        code="backup_elsewhere",
+        says="the last copy elsewhere failed",
+        steps=(look(), as_said("A place that does not answer", open_elsewhere), do()),
     ),
 )

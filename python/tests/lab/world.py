@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import netlab
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from netlab import GATEWAY4, GATEWAY6, HOST4, HOST6, INTERNET, PORTS
 
 # As checks/disaster_recovery.nix has them.
@@ -77,6 +79,17 @@ def _wire(internet: netlab.Host, laptop: netlab.Host) -> None:
     udp = [[address, 7777] for address in INTERNET]
     web = (80, 443, 53, 853)
     internet.serve("internet", tcp=(*PORTS, *web), udp=udp, dns=[[netlab.FOREIGN_DNS, 53]])
+
+
+def ssh_keys() -> tuple[str, str]:
+    """Return a private key of ssh and its public one."""
+    key = Ed25519PrivateKey.generate()
+    form = serialization.Encoding
+    private = key.private_bytes(
+        form.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(form.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return private.decode(), f"{public.decode()}\n"
 
 
 def keys(root: Path) -> tuple[str, str]:

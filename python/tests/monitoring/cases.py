@@ -17,6 +17,7 @@ STARTED = 'process_start_time_seconds{job="flashpods-api"}'
 AUTHORITY = "flashpods_spire_authority_expiry_timestamp_seconds"
 MISMATCH = 'flashpods_token_exchange_duration_seconds_count{outcome="identity_mismatch"}'
 BACKUP = "flashpods_backup_last_success_timestamp_seconds"
+ELSEWHERE = "flashpods_backup_elsewhere_timestamp_seconds"
 UP_API = 'up{job="flashpods-api"}'
 CLEANUP = "flashpods_cleanup_last_run_timestamp_seconds"
 
@@ -174,6 +175,25 @@ CASES: Final = (
         "warning",
         {"flashpods_backup_ok": still(0)},
         {"flashpods_backup_ok": still(1)},
+    ),
+    Case(
+        "FlashpodsBackupElsewhereStale",
+        "warning",
+        {ELSEWHERE: still(-36 * HOUR)},
+        {ELSEWHERE: still(-35.5 * HOUR)},
+    ),
+    Case(
+        "FlashpodsBackupElsewhereStale",
+        "critical",
+        {ELSEWHERE: still(-84 * HOUR)},
+        {ELSEWHERE: still(-83.5 * HOUR)},
+    ),
+    Case(
+        "FlashpodsBackupElsewhereMissing",
+        "warning",
+        {ELSEWHERE: f"0+0x600 _x5 0+0x{30 * 60}"},  # a restart of the API does not begin it anew
+        {ELSEWHERE: f"0+0x{25 * 60} {26 * HOUR}+0x{5 * 60}"},
+        at=27 * 60,
     ),
     Case(
         "FlashpodsCleanupStale",

@@ -41,7 +41,8 @@ ELSEWHERE: Final = {
     "install -d -m 0755 /etc/flashpods": RECOVERY,
     "install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/": RECOVERY,
     "rm /root/api-token /root/secrets.json": RECOVERY,
-    "flashpods-admin restore /root/db-20261126.db": RECOVERY,
+    "restic-flashpods restore latest --target /": RECOVERY,
+    "flashpods-admin restore latest --with-files": RECOVERY,
     "flashpods-admin restore /root/db-20261126.db --with-files": RECOVERY,
     "flashpods-admin restore /var/lib/flashpods/db/before-upgrade/schema-1-20261126T020000Z.db": (
         "system/test_upgrade.py::test_forward_with_a_running_job_and_back_again"
@@ -58,6 +59,9 @@ ELSEWHERE: Final = {
     ),
     "wg show wg0": "unit/test_doctor_rules.py::test_no_interface_and_no_rules",
     "nft list ruleset": "lab/test_troubles.py",
+    "restic-flashpods snapshots": "lab/test_checks.py::test_body",  # of checks/backup_restore.py
+    "restic-flashpods unlock": "lab/test_troubles.py",
+    "restic-flashpods check": "lab/test_troubles.py",
     "nft list table inet flashpods": "boundary/test_boundary_rules.py",
 }
 
@@ -88,7 +92,9 @@ SEED: Final = (
     "Performance Tuning: SQLite",
     "Performance Tuning: Podman",
 )
-UNIT: Final = re.compile(r"\b((?:flashpods|spire|podman-socket|wireguard)-[a-z0-9-]+)(\.timer)?")
+UNIT: Final = re.compile(
+    r"\b((?:flashpods|spire|podman-socket|wireguard|restic-backups)-[a-z0-9-]+)(\.timer)?"
+)
 
 
 def of_units(command: str) -> bool:

@@ -384,12 +384,6 @@ class Standing(Units):
         ({"flashpods-rsyncd.socket": "inactive"}, ["flashpods-rsyncd.socket is inactive"]),
         ({"flashpods-api.service": "auto-restart"}, ["flashpods-api.service is auto-restart"]),
         ({"flashpods-rsyncd.socket": "absent"}, []),
-        # The copy elsewhere runs and ends; nothing else says that it failed.
-        ({"restic-backups-flashpods.service": "inactive"}, []),
-        (
-            {"restic-backups-flashpods.service": "failed"},
-            ["restic-backups-flashpods.service is failed"],
-        ),
     ],
 )
 def test_units_that_do_not_run(tmp_path: Path, but: dict[str, str], named: list[str]) -> None:

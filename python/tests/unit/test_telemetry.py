@@ -35,6 +35,7 @@ from flashpods.telemetry.status import (
     BackupStatus,
     CleanupLedger,
     CleanupStatus,
+    StatusFiles,
     read_backup,
     read_cleanup,
 )
@@ -266,8 +267,7 @@ class World:
             disk=self.disk,
             trees={"/tmp/flashpods/work": "work"},
             identity=self.chain,
-            cleanup_file=root / "cleanup.json",
-            backup_file=root / "backup.json",
+            files=StatusFiles(cleanup=root / "cleanup.json", backup=root / "backup.json"),
             every=1,
         )
         self.metrics = Metrics()

@@ -46,9 +46,9 @@ class Emulated(Deployment):
         self._disks = disks
         super().__init__(stack, parts)
 
-    def host_files(self, key: str, token: str) -> dict[str, tuple[str, int]]:
+    def host_files(self, key: str, token: str, ssh_key: str) -> dict[str, tuple[str, int]]:
         return {
-            **host_files(key, token),
+            **host_files(key, token, ssh_key),
             "etc/flashpods/settings.json": (settings(), 0o644),
             "etc/hostname": ("host\n", 0o644),
             "etc/systemd/system/lab-network.service": (NETWORK, 0o644),

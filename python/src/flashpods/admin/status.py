@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
@@ -38,11 +39,13 @@ def _status(ui: Ui, settings: Settings) -> int:
 
 def look(settings: Settings) -> dict[str, Any]:
     """Return all of it, as ``--json`` prints it; a part that can't be had is its ``error``."""
-    from flashpods.admin.backups import status as backups  # noqa: PLC0415 - the host's side
+    from flashpods.adapters.sqlite.connection import to_text  # noqa: PLC0415 - the host's side
+    from flashpods.admin.backups import status as backups  # noqa: PLC0415
     from flashpods.admin.command import AdminError  # noqa: PLC0415
     from flashpods.admin.live import LiveApi  # noqa: PLC0415
     from flashpods.admin.opened import with_store  # noqa: PLC0415
     from flashpods.admin.units import UNITS, Units  # noqa: PLC0415
+    from flashpods.telemetry.status import read_elsewhere  # noqa: PLC0415
 
     health = LiveApi(settings).health()
     api: dict[str, Any] = {"answers": health is not None}
@@ -55,6 +58,7 @@ def look(settings: Settings) -> dict[str, Any]:
         jobs = {"error": e.message}
     units = Units.of_this_machine()
     backup = backups.read(settings.backup.directory)
+    carried = read_elsewhere(settings.backup.elsewhere)
     return {
         "api": api,
         "jobs": jobs,
@@ -63,6 +67,9 @@ def look(settings: Settings) -> dict[str, Any]:
         "backup": None
         if backup is None
         else {"ok": backup.ok, "error": backup.error, "last_success_at": backup.last_success_at},
+        "backup_elsewhere": None
+        if carried is None
+        else {"last_at": to_text(datetime.fromtimestamp(carried, UTC)) if carried else None},
         "units": None if units is None else units.states(*UNITS),
     }
 
@@ -126,6 +133,8 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         failed = "" if backup["ok"] else f"; the last run failed: {backup['error']}"
         yield "backup", f"{backup['last_success_at'] or 'never'}{failed}"
+    if (carried := found["backup_elsewhere"]) is not None:
+        yield "elsewhere", carried["last_at"] or "never"
     yield from (found["units"] or {}).items()
 
 

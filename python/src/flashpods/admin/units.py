@@ -28,9 +28,8 @@ OTHERS: Final = (
     "podman-socket-flashpods.socket",
     "wireguard-wg0.service",
 )
-# Who run and end: only their failure is one.
-ONESHOTS: Final = ("restic-backups-flashpods.service",)
 BACKUP_TIMER: Final = "flashpods-backup.timer"
+CARRIER: Final = "restic-backups-flashpods.service"  # of backups to another machine
 RESTARTING: Final = "auto-restart"  # it ended, and systemd waits to start it again
 
 BOOTED: Final = Path("/run/systemd/system")  # sd_booted(3)

@@ -128,6 +128,11 @@ def of_sample(sample: Sample) -> Iterator[Metric]:
         yield from _one(name, text, value)
     yield from _cleanup(sample)
     yield from _backup(sample)
+    yield from _one(
+        "flashpods_backup_elsewhere_timestamp_seconds",
+        "When backups were last carried elsewhere; 0: never; absent: nobody is to.",
+        sample.elsewhere,
+    )
 
 
 def _cleanup(sample: Sample) -> Iterator[Metric]:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -17,7 +16,14 @@ from flashpods.errors import FlashpodsError
 from flashpods.jobs.model import Reserved
 from flashpods.ports import ContainerRuntime, DiskGauge, JobStore, LogStore
 from flashpods.ports.identity import IdentityChain
-from flashpods.telemetry.status import BackupStatus, CleanupStatus, read_backup, read_cleanup
+from flashpods.telemetry.status import (
+    BackupStatus,
+    CleanupStatus,
+    StatusFiles,
+    read_backup,
+    read_cleanup,
+    read_elsewhere,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +45,7 @@ class Sample:
     artifact_bytes: int | None = None
     cleanup: CleanupStatus | None = None
     backup: BackupStatus | None = None
+    elsewhere: float | None = None  # Unix time of the last copy elsewhere; 0: there was none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +69,7 @@ class Sampler:
         disk: DiskGauge,
         trees: Mapping[str, str],
         identity: IdentityChain | None,
-        cleanup_file: Path,
-        backup_file: Path,
+        files: StatusFiles,
         every: float,
     ) -> None:
         """Look at nothing yet.
@@ -75,15 +81,14 @@ class Sampler:
             disk: how full the trees' file systems are.
             trees: the gauge's path → the name of the tree in the label.
             identity: asked whether both parts answer; None: not configured.
-            cleanup_file: where the reaper leaves word.
-            backup_file: where the backup does.
+            files: where other processes leave word.
             every: seconds between samples.
         """
         self._store = store
         self._logs = logs
         self._disk = disk
         self._trees = trees
-        self._files = (cleanup_file, backup_file)
+        self._files = files
         self._every = every
         self._pings: dict[str, Callable[[], Awaitable[None]]] = {
             "database": store.ping,
@@ -109,14 +114,8 @@ class Sampler:
     async def take(self, *, slow: bool = True) -> None:
         """Take one sample; ``slow``: also what costs more the more is kept."""
         answers = await asyncio.gather(*(_answers(ping) for ping in self._pings.values()))
-        disk, cleanup, backup = await asyncio.to_thread(self._read)
-        sample = replace(
-            self.last,
-            up=dict(zip(self._pings, answers, strict=True)),
-            disk=disk,
-            cleanup=cleanup,
-            backup=backup,
-        )
+        read = await asyncio.to_thread(self._read, self.last)
+        sample = replace(read, up=dict(zip(self._pings, answers, strict=True)))
         if slow:
             sample = await self._add_sizes(sample)
             await self._remember(sample)
@@ -134,14 +133,19 @@ class Sampler:
             return  # a gap in a picture
         self.history.append(Point(at=datetime.now(UTC), reserved=reserved, disk=sample.disk))
 
-    def _read(self) -> tuple[dict[str, float], CleanupStatus | None, BackupStatus | None]:
+    def _read(self, before: Sample) -> Sample:
         try:
             usage = {self._trees.get(path, path): part for path, part in self._disk.usage().items()}
         except OSError as e:
             log.warning("disk_not_measured", reason=str(e))
             usage = {}
-        cleanup, backup = self._files
-        return usage, read_cleanup(cleanup), read_backup(backup)
+        return replace(
+            before,
+            disk=usage,
+            cleanup=read_cleanup(self._files.cleanup),
+            backup=read_backup(self._files.backup),
+            elsewhere=read_elsewhere(self._files.elsewhere),
+        )
 
     async def _add_sizes(self, sample: Sample) -> Sample:
         try:

@@ -2,7 +2,7 @@
 
 ``flashpods-cleanup`` writes ``cleanup.json`` beside the database, which it may write to, the
 backup ``<backup.directory>/status.json`` (:mod:`flashpods.admin.backups.status`). Times are Unix
-seconds, or RFC 3339 with a zone.
+seconds, or RFC 3339 with a zone. Of a copy elsewhere there is but a file that is touched.
 """
 
 from __future__ import annotations
@@ -43,14 +43,27 @@ class BackupStatus:
     duration_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusFiles:
+    """Where each leaves word; ``elsewhere`` is None where nobody is to carry backups away."""
+
+    cleanup: Path
+    backup: Path
+    elsewhere: Path | None = None
+
+
+def status_files(settings: Settings) -> StatusFiles:
+    """Return where the settings have them."""
+    return StatusFiles(
+        cleanup=cleanup_file(settings),
+        backup=settings.backup.directory / "status.json",
+        elsewhere=settings.backup.elsewhere,
+    )
+
+
 def cleanup_file(settings: Settings) -> Path:
     """Return where the reaper leaves word."""
     return settings.paths.database.with_name("cleanup.json")
-
-
-def backup_file(settings: Settings) -> Path:
-    """Return where the backup leaves word."""
-    return settings.backup.directory / "status.json"
 
 
 def read_cleanup(path: Path) -> CleanupStatus | None:
@@ -82,6 +95,16 @@ def read_backup(path: Path) -> BackupStatus | None:
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def read_elsewhere(path: Path | None) -> float | None:
+    """Return when backups were last carried elsewhere, Unix time; 0: never; None: nobody is to."""
+    if path is None:
+        return None
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class CleanupLedger:

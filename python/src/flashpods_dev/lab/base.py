@@ -24,9 +24,12 @@ PACKAGES: Final = (
     *("nftables", "wireguard-tools", "wireguard-go", "iproute2", "iputils-ping", "curl", "rsync"),
     "git",
     *("python3", "python3-venv", "busybox-static", "procps", "jq", "ca-certificates", "util-linux"),
-    "prometheus",  # not its service, which is NixOS's on HOST
+    # Not their services: NixOS's are on HOST, and LAPTOP has an sshd by a unit of its own.
+    *("prometheus", "restic", "openssh-client", "openssh-server"),
 )
-DEBIANS_OWN: Final = "etc/systemd/system/multi-user.target.wants/prometheus.service"
+DEBIANS_OWN: Final = tuple(
+    f"etc/systemd/system/multi-user.target.wants/{name}.service" for name in ("prometheus", "ssh")
+)
 LEFT_OUT: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 VENV: Final = "/opt/flashpods/venv"  # in the root, with what the lock file names
 # As the NixOS module will have it; the numbers are what the rules of the tests name.
@@ -106,7 +109,8 @@ def furnish(root: Path) -> None:
     )
     for name in ("subuid", "subgid"):
         (root / "etc" / name).write_text(f"{USER}:{SUBIDS_START}:{SUBIDS_COUNT}\n")
-    (root / DEBIANS_OWN).unlink()
+    for name in DEBIANS_OWN:
+        (root / name).unlink()
     linger = root / "var/lib/systemd/linger"
     linger.mkdir(parents=True, exist_ok=True)
     (linger / USER).touch()

@@ -15,11 +15,15 @@ from flashpods_dev.nix import manifest, mapping
 from flashpods_dev.nix.evaluate import Evaluator, Report
 
 OURS: Final = re.compile(
-    r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick)[-.@]|spire|prometheus\.service"
+    r"(flashpods|podman-socket-flashpods|spire|wireguard|wg-quick|restic-backups)[-.@]|spire"
+    r"|prometheus\.service"
 )
 ETC: Final = re.compile(r"(flashpods[/-]|spire/)|containers/registries\.conf")
 SHELL: Final = "/bin/bash"
-HOST_UNITS: Final = ("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine")
+HOST_UNITS: Final = (
+    *("wireguard-wg0", "wireguard-wg0-key", "wireguard-wg0-peer-mine"),
+    "restic-backups-flashpods",
+)
 # Units whose shell lines NixOS makes into scripts. "next" is HOST's next generation.
 MACHINES: Final = {
     "host": HOST_UNITS,

@@ -25,6 +25,7 @@ CHECKS: Final = (
     Check(name="database", run=storage.database),
     Check(name="disks", run=storage.disks),
     Check(name="backups", run=storage.backups),
+    Check(name="backups elsewhere", run=storage.elsewhere),
     Check(name="jobs", run=jobs.jobs),
     Check(name="images", run=images.images),
     Check(name="containers", run=jobs.orphans),

@@ -13,7 +13,7 @@ from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.admin.doctor import listeners
 from flashpods.admin.doctor.finding import Finding, Look, Severity
 from flashpods.admin.live import LiveApi
-from flashpods.admin.units import API, ONESHOTS, OTHERS, PODMAN, RESTARTING, UNITS
+from flashpods.admin.units import API, OTHERS, PODMAN, RESTARTING, UNITS
 from flashpods.config import Settings, read_tokens
 from flashpods.config_base import ConfigError
 from flashpods.errors import Unavailable
@@ -171,6 +171,6 @@ def units(look: Look) -> list[Finding]:
             remedy=(f"journalctl -u {name} -n 50", f"systemctl restart {name}"),
             anchor="health-checks",
         )
-        for name, state in look.units.states(*UNITS, *OTHERS, *ONESHOTS).items()
-        if state in causes and not (name in ONESHOTS and state != "failed")
+        for name, state in look.units.states(*UNITS, *OTHERS).items()
+        if state in causes
     ]

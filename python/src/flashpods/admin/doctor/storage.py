@@ -15,13 +15,15 @@ from flashpods.admin.backups.make import wal_of
 from flashpods.admin.doctor import listeners
 from flashpods.admin.doctor.finding import Finding, Look, Severity
 from flashpods.admin.opened import with_store
-from flashpods.admin.units import BACKUP_TIMER
-from flashpods.telemetry.status import cleanup_file, read_cleanup
+from flashpods.admin.units import BACKUP_TIMER, CARRIER
+from flashpods.telemetry.status import cleanup_file, read_cleanup, read_elsewhere
 
 WRITE_SECONDS: Final = 2.0
 WAL_BYTES: Final = 256 * 1024**2
 HOLES_BYTES: Final = 64 * 1024**2
 BACKUP_AGE: Final = timedelta(hours=26)  # a day, and two hours for the run and its delay
+CARRIED_AGE: Final = timedelta(hours=36)  # one night's copy elsewhere is missing
+CARRIED_SOON: Final = timedelta(hours=6)  # the first copy may be large
 BEHIND: Final = timedelta(minutes=15)
 # Rounds of cleanup, a minute each by default; and seconds, for rounds that are shorter.
 STALE_ROUNDS, STALE_SECONDS = 10, 60.0
@@ -185,6 +187,48 @@ def backups(look: Look) -> list[Finding]:
             anchor="backup",
         )
     ]
+
+
+def elsewhere(look: Look) -> list[Finding]:
+    """See whether the backups are carried to another machine, where somebody is to."""
+    settings = look.settings.backup
+    state = look.units.states(CARRIER)[CARRIER] if look.units else "absent"
+    cause = f"{CARRIER} is {state}"
+    if state == "failed":
+        symptom = "the last copy elsewhere failed"
+    elif (late := _carried_late(look)) is not None:
+        symptom = late
+        cause += f"; who carries them touches {settings.elsewhere} when that is done"
+    else:
+        return []
+    remedy = (f"journalctl -u {CARRIER} -n 50", f"systemctl start {CARRIER}")
+    return [
+        Finding(
+            code="backup_elsewhere",
+            severity=Severity.WARNING,
+            symptom=symptom,
+            cause=cause,
+            remedy=(f"ls -l {settings.elsewhere}",) if state == "absent" else remedy,
+            anchor="backup-elsewhere",
+        )
+    ]
+
+
+def _carried_late(look: Look) -> str | None:
+    """Return what is to be said of the last copy elsewhere; None: in time, or nobody is to."""
+    settings = look.settings.backup
+    carried = read_elsewhere(settings.elsewhere)
+    if carried is None:
+        return None
+    if carried:
+        at = datetime.fromtimestamp(carried, UTC)
+        return (
+            f"the last copy elsewhere is of {at:%F %T} UTC" if look.now - at > CARRIED_AGE else None
+        )
+    last = status.read(settings.directory)
+    made = last.last_success if last else None
+    late = made is not None and look.now - made > CARRIED_SOON
+    return "no backup was ever carried elsewhere" if late else None
 
 
 def cleanup(look: Look) -> list[Finding]:
