@@ -118,6 +118,20 @@ with subtest("a place that does not answer: the backup is good, and doctor says 
     host.succeed(f"systemctl start {CARRIER}", timeout=120)
     assert carried() > before
 
+with subtest("a copy that was cut off keeps no later one from being made"):
+    command = "sleep 99 | $(command -v restic-flashpods) backup --stdin"
+    host.succeed(f'systemd-run --unit=cut-off $(command -v sh) -c "{command}"')
+    locks = "ls /srv/flashpods/locks | grep -q ."
+    laptop.wait_until_succeeds(locks)
+    host.succeed("systemctl kill --signal=KILL cut-off.service")
+    host.wait_until_fails("systemctl is-active --quiet cut-off.service")
+    laptop.succeed(locks)
+    host.execute("systemctl reset-failed cut-off.service")
+    before = carried()
+    host.succeed(f"systemctl start {CARRIER}", timeout=120)
+    assert carried() > before
+    laptop.fail(locks)
+
 with subtest("once more on the same day: the new copy takes the old one's place"):
     first = host.succeed(f"stat -c %i {file}")
     made_at = time.monotonic()

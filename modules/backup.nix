@@ -13,6 +13,8 @@ let
   inherit (cfg.settings.backup) directory;
   hardening = import ./hardening.nix;
   inherit (import ./declare.nix { inherit lib; }) key keyLike outsideOrNone;
+  restic = config.services.restic.backups.flashpods;
+  unlock = lib.concatStringsSep " -o " ([ (lib.getExe restic.package) ] ++ restic.extraOptions) + " unlock";
   carried = "flashpods-elsewhere"; # below /var/lib, root's
 in
 {
@@ -118,6 +120,8 @@ in
         ;
       paths = [ directory ];
       initialize = true;
+      # A run that was cut off leaves a lock, and none after it could prune. One in use stays.
+      backupPrepareCommand = "${unlock} || true # there may be no repository yet";
       timerConfig = null; # after each backup, not at a time of its own
     };
     services.flashpods.settings.backup.elsewhere = lib.mkIf backup.restic.enable "/var/lib/${carried}/done";

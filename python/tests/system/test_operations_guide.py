@@ -60,7 +60,6 @@ ELSEWHERE: Final = {
     "wg show wg0": "unit/test_doctor_rules.py::test_no_interface_and_no_rules",
     "nft list ruleset": "lab/test_troubles.py",
     "restic-flashpods snapshots": "lab/test_checks.py::test_body",  # of checks/backup_restore.py
-    "restic-flashpods unlock": "lab/test_troubles.py",
     "restic-flashpods check": "lab/test_troubles.py",
     "nft list table inet flashpods": "boundary/test_boundary_rules.py",
 }
