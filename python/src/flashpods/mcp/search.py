@@ -1,14 +1,16 @@
 """Finding the lines of a log that matter. Standard library only: it also runs as a program.
 
 A model's regular expression may take for ever on a line (backtracking), and Python's ``re`` holds
-the interpreter meanwhile. So the search runs in a child process, which a deadline kills: the query
-is the first line of its standard input, the log is the rest, the answer is one JSON object.
+the interpreter meanwhile. So the search runs in a child process, which the kernel ends when it has
+used its CPU time: the query is the first line of its standard input, the log is the rest, the
+answer is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import resource
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -21,6 +23,7 @@ MAX_LINE: Final = 2000  # characters of a line that are looked at
 SHOWN_LINE: Final = 400  # characters of a line that are shown
 MAX_LINES: Final = 400  # lines shown in all
 MAX_CONTEXT: Final = 50
+CPU_SECONDS: Final = 10  # for a whole log: 10 MB take two
 
 # How compilers, test runners, shells and kernels begin to tell of a failure.
 FAILURE: Final = "|".join(
@@ -126,7 +129,8 @@ def _open(result: Result, number: int, recent: deque[str], before: int) -> int:
 
 
 def main() -> int:
-    """Answer the query on standard input."""
+    """Answer the query on standard input; SIGXCPU ends it after :data:`CPU_SECONDS`."""
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr] # a file
     raw: dict[str, Any] = json.loads(sys.stdin.readline())
     result = search(Query(**raw), sys.stdin)

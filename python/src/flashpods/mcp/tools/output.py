@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,11 +26,12 @@ from flashpods.mcp.waiting import clip
 
 if TYPE_CHECKING:
     from flashpods.client import FlashpodsClient  # loads httpx
+    from flashpods.client.models import Output
 
 __all__ = ["register"]
 
 MAX_CHARACTERS: Final = 200_000
-STEP_SECONDS: Final = 5.0  # for a megabyte, which takes some milliseconds
+STALL_SECONDS: Final = 60.0  # for a piece of the log, which takes a fraction of one
 PAGE_BYTES: Final = 1 << 20
 
 GET_JOB_OUTPUT = """\
@@ -123,7 +125,7 @@ async def _search(client: FlashpodsClient, job_id: str, query: Query) -> Result:
     """Search the whole log as it is now, in a child process.
 
     Raises:
-        ClientError: ``search_too_slow``, and what the host says of the log.
+        ClientError: ``search_too_slow``, ``search_stalled``, and what the host says of the log.
     """
     first = await client.read_output(job_id, 0, PAGE_BYTES)
     child = await asyncio.create_subprocess_exec(
@@ -138,23 +140,15 @@ async def _search(client: FlashpodsClient, job_id: str, query: Query) -> Result:
     try:
         with suppress(ConnectionError):  # it died: its answer will be missing
             child.stdin.write(json.dumps(asdict(query)).encode() + b"\n")
-            page = first
-            while page.output:
-                child.stdin.write(page.output.encode("utf-8", "replace"))
-                async with asyncio.timeout(STEP_SECONDS):
-                    await child.stdin.drain()
-                if page.next_offset is None or page.next_offset >= first.total_bytes:
-                    break
-                page = await client.read_output(job_id, page.next_offset, PAGE_BYTES)
+            await _feed(child.stdin, client, job_id, first)
             child.stdin.close()
-        async with asyncio.timeout(STEP_SECONDS):
+        async with asyncio.timeout(STALL_SECONDS):
             answer = await child.stdout.read()
             await child.wait()
     except TimeoutError as error:
         raise ClientError(
-            "search_too_slow",
-            f"the pattern took over {STEP_SECONDS:.0f} s for a piece of the log; use a simpler "
-            "one, without nested repetition",
+            "search_stalled",
+            f"the search did not get on for {STALL_SECONDS:.0f} s: this machine is busy; try again",
         ) from error
     finally:
         child.stdin.close()
@@ -163,6 +157,30 @@ async def _search(client: FlashpodsClient, job_id: str, query: Query) -> Result:
             await child.wait()
         with suppress(ConnectionError):  # asked for, or asyncio logs that nobody did
             await child.stdin.wait_closed()
-    if child.returncode or not answer:
+    return _result(child.returncode, answer)
+
+
+async def _feed(
+    stdin: asyncio.StreamWriter, client: FlashpodsClient, job_id: str, first: Output
+) -> None:
+    """Write the log from its first page on, as far as it went when that was read."""
+    page = first
+    while page.output:
+        stdin.write(page.output.encode("utf-8", "replace"))
+        async with asyncio.timeout(STALL_SECONDS):
+            await stdin.drain()
+        if page.next_offset is None or page.next_offset >= first.total_bytes:
+            return
+        page = await client.read_output(job_id, page.next_offset, PAGE_BYTES)
+
+
+def _result(returncode: int | None, answer: bytes) -> Result:
+    if returncode == -signal.SIGXCPU:
+        raise ClientError(
+            "search_too_slow",
+            f"the pattern used {searching.CPU_SECONDS} s of CPU time and was not done; use a "
+            "simpler one, without nested repetition",
+        )
+    if returncode or not answer:
         raise ClientError("search_failed", "the search ended without an answer; try again")
     return Result(**json.loads(answer))
