@@ -125,13 +125,15 @@ in
       timerConfig = null; # after each backup, not at a time of its own
     };
     services.flashpods.settings.backup.elsewhere = lib.mkIf backup.restic.enable "/var/lib/${carried}/done";
-    systemd.services.restic-backups-flashpods.serviceConfig = lib.mkIf backup.restic.enable {
-      # One that hangs would keep all later ones from beginning.
-      TimeoutStartSec = "12h";
-      Nice = 10;
-      IOSchedulingClass = "idle";
-      StateDirectory = carried;
-      ExecStartPost = "${pkgs.coreutils}/bin/touch /var/lib/${carried}/done";
+    systemd.services.restic-backups-flashpods = lib.mkIf backup.restic.enable {
+      serviceConfig = {
+        # One that hangs would keep all later ones from beginning.
+        TimeoutStartSec = "12h";
+        Nice = 10;
+        IOSchedulingClass = "idle";
+        StateDirectory = carried;
+        ExecStartPost = "${pkgs.coreutils}/bin/touch /var/lib/${carried}/done";
+      };
     };
   };
 }

@@ -11,12 +11,14 @@ import hosts
 import pytest
 from hosts import CHECKOUT, TOPLEVEL, VARIANTS
 
+from flashpods.admin.units import CARRIER
 from flashpods.boundary import Boundary, render
 from flashpods.check_config import check
 from flashpods.config import Settings
 from flashpods_dev.nix.evaluate import Evaluator
 
 LINES = 15
+OURS = re.compile(r"flashpods|spire")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -27,6 +29,13 @@ def test_a_variant_is_a_system_without_warning(
     assert report.assertions == []
     assert report.warnings == []
     assert report.options[TOPLEVEL].endswith(".drv")
+
+    services = {n: text for n, text in report.units.items() if n.endswith(".service")}
+    # What a part that is off adds to leaves a service without a command.
+    assert [
+        n for n, text in services.items() if OURS.search(n) and "\nExecStart=" not in text
+    ] == []
+    assert (CARRIER in services) is (name == "backups elsewhere")
 
     settings = tmp_path / "settings.json"
     settings.write_text(report.etc["flashpods/settings.json"])

@@ -58,7 +58,7 @@ def ours() -> list[str]:
     return sorted(
         file.name
         for file in UNITS.glob("*.service")
-        if not file.name.startswith(("wireguard", "prometheus"))
+        if not file.name.startswith(("wireguard", "prometheus", "restic"))
     )
 
 
