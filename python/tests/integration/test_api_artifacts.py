@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pytest
 from api_rig import Rig, make_rig, refused
 
-from flashpods.api.download import CHUNK_BYTES
+from flashpods.allocator import PIECE_BYTES
+from flashpods.api.download import CHUNKS
 from flashpods.jobs.model import Note, Phase
 from flashpods.jobs.states import JobStatus
 
@@ -58,7 +59,7 @@ async def test_download_and_its_headers(rig: Rig) -> None:
 
 
 async def test_larger_than_a_chunk_and_empty(rig: Rig) -> None:
-    data = b"0123456789abcdef" * (CHUNK_BYTES // 16) + b"tail"
+    data = b"0123456789abcdef" * (2 * CHUNKS * PIECE_BYTES // 16) + b"tail"
     job_id = await rig.completed({"big": data, "empty": b""})
     async with rig.client() as client:
         assert (await client.get(f"/jobs/{job_id}/artifacts/big")).content == data

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import resource
+import signal
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,6 +19,7 @@ import pytest
 from flashpods.client import FlashpodsClient
 from flashpods.client.config import ClientConfig
 from flashpods.client.errors import ClientError
+from flashpods.mcp import search as searching
 from flashpods.mcp.matrix import MOST, Variant, expand
 from flashpods.mcp.search import FAILURE, MAX_LINES, Query, search
 from flashpods.mcp.tools import output
@@ -136,3 +142,43 @@ async def test_a_search_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     del caught  # its frames hold the child
     gc.collect()
     assert left == []
+
+
+async def test_a_search_that_does_not_get_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = {"output": "x\n" * 500_000, "total_bytes": 1_000_000, "next_offset": 1_000_000}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=page))
+    sleeper = [sys.executable, "-c", "import time; time.sleep(300)"]
+    monkeypatch.setattr(output, "_command", lambda: sleeper)
+    monkeypatch.setattr(output, "STALL_SECONDS", 0.2)
+    async with FlashpodsClient(ClientConfig(token="t"), transport=transport) as client:
+        with pytest.raises(ClientError, match="try again") as caught:
+            await output._search(client, "j", Query())
+    assert caught.value.code == "search_stalled"
+
+
+def test_each_piece_of_a_log_has_cpu_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of any size, which takes as long as it takes, is not a pattern's fault."""
+    limits: list[int] = []
+    usage = SimpleNamespace(ru_utime=0.0, ru_stime=0.5)
+    monkeypatch.setattr(resource, "getrusage", lambda _: usage)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair[0]))
+    for line in searching._allowed(["line\n"] * (3 * searching.PIECE_LINES)):
+        usage.ru_utime += 7 / searching.PIECE_LINES
+        assert line == "line\n"
+    assert limits == [searching.CPU_SECONDS + n for n in (1, 8, 15)]
+
+
+def test_a_pattern_without_end_leaves_no_core(tmp_path: Path) -> None:
+    """SIGXCPU's default, which would hold a job's log in the user's directory."""
+    allowed = "import resource as r; r.setrlimit(r.RLIMIT_CORE, (r.RLIM_INFINITY,) * 2); "
+    query = b'{"pattern": "(a+)+$"}\n' + b"a" * 60 + b"b\n"
+    done = subprocess.run(
+        [sys.executable, "-c", allowed + output._command()[-1]],
+        input=query,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGXCPU, b"")
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Bodies that are read while they are sent: one chunk ahead, in a thread, never on the loop."""
+"""Bodies that are read while they are sent: a few chunks ahead, in a thread, never on the loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import BinaryIO, Final
 
 from starlette.types import Receive, Scope, Send
 
+from flashpods.allocator import PIECE_BYTES
 from flashpods.bulkhead import Bulkhead
 from flashpods.web.reply import Header
 
-#: One read ahead of one being sent: at most two chunks a download in our memory.
-CHUNK_BYTES: Final = 1024 * 1024
+# As many a turn of the thread; with those being sent, at most twice as many in our memory.
+CHUNKS: Final = 5
 
 
 class _Body:
@@ -20,13 +21,20 @@ class _Body:
 
     def __init__(self, status: int, headers: Sequence[Header], places: Bulkhead) -> None:
         self._places = places
-        self._ahead: asyncio.Future[bytes] | None = None
+        self._ahead: asyncio.Future[list[bytes]] | None = None
         self.status = status
         self.headers = list(headers)
 
     def _next(self) -> bytes:
         """Return the next chunk, empty at the end; runs in a thread."""
         raise NotImplementedError
+
+    def _several(self) -> list[bytes]:
+        """Return the next chunks, none at the end; runs in a thread."""
+        found: list[bytes] = []
+        while len(found) < CHUNKS and (chunk := self._next()):
+            found.append(chunk)
+        return found
 
     def _close(self) -> None:
         """Release what is open; no other call runs then."""
@@ -54,10 +62,11 @@ class _Body:
         loop = asyncio.get_running_loop()
         watcher = asyncio.create_task(_left(receive))
         try:
-            self._ahead = loop.run_in_executor(None, self._next)
-            while not watcher.done() and (chunk := await asyncio.shield(self._ahead)):
-                self._ahead = loop.run_in_executor(None, self._next)
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._ahead = loop.run_in_executor(None, self._several)
+            while not watcher.done() and (chunks := await asyncio.shield(self._ahead)):
+                self._ahead = loop.run_in_executor(None, self._several)
+                for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
         finally:
             watcher.cancel()
 
@@ -88,7 +97,7 @@ class FileBody(_Body):
         if not self._found:
             self._file.seek(self._at)
             self._found = True
-        chunk = self._file.read(min(CHUNK_BYTES, self._end - self._at))
+        chunk = self._file.read(min(PIECE_BYTES, self._end - self._at))
         if not chunk:
             raise EOFError("an artifact became shorter while it was sent")
         self._at += len(chunk)
@@ -126,7 +135,7 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _release(ahead: asyncio.Future[bytes] | None, close: Callable[[], None]) -> None:
+async def _release(ahead: asyncio.Future[list[bytes]] | None, close: Callable[[], None]) -> None:
     """Close what a thread may still be reading, once it is done, whatever happens to us."""
     if ahead is None or ahead.done():
         if ahead is not None and not ahead.cancelled():
@@ -134,7 +143,7 @@ async def _release(ahead: asyncio.Future[bytes] | None, close: Callable[[], None
         close()
         return
 
-    def done(future: asyncio.Future[bytes]) -> None:
+    def done(future: asyncio.Future[list[bytes]]) -> None:
         if not future.cancelled():
             future.exception()
         close()

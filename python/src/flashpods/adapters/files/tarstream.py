@@ -11,11 +11,9 @@ import os
 import stat
 import tarfile
 from collections.abc import Iterator
-from typing import Final
 
 from flashpods.adapters.files.openat2 import follow_beneath, open_beneath
-
-CHUNK: Final = 256 * 1024
+from flashpods.allocator import PIECE_BYTES
 
 
 def tar_chunks(dir_fd: int, prefix: str) -> Iterator[bytes]:
@@ -108,11 +106,11 @@ def _file(root: int, path: str, prefix: str) -> Iterator[bytes]:
             return
         yield _header(info, f"{prefix}/{path}", tarfile.REGTYPE)
         left = info.st_size
-        while left > 0 and (chunk := os.read(fd, min(CHUNK, left))):
+        while left > 0 and (chunk := os.read(fd, min(PIECE_BYTES, left))):
             left -= len(chunk)
             yield chunk
         while left > 0:  # it shrank
-            chunk = bytes(min(CHUNK, left))
+            chunk = bytes(min(PIECE_BYTES, left))
             left -= len(chunk)
             yield chunk
         if info.st_size % tarfile.BLOCKSIZE:

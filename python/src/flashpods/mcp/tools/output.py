@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 MAX_CHARACTERS: Final = 200_000
-STALL_SECONDS: Final = 60.0  # for a piece of the log, which takes a fraction of one
+STALL_SECONDS: Final = 30.0  # for a piece of the log, which takes a fraction of one
 PAGE_BYTES: Final = 1 << 20
 
 GET_JOB_OUTPUT = """\
@@ -178,7 +178,7 @@ def _result(returncode: int | None, answer: bytes) -> Result:
     if returncode == -signal.SIGXCPU:
         raise ClientError(
             "search_too_slow",
-            f"the pattern used {searching.CPU_SECONDS} s of CPU time and was not done; use a "
+            f"the pattern used {searching.CPU_SECONDS} s of CPU time for a piece of the log; use a "
             "simpler one, without nested repetition",
         )
     if returncode or not answer:
