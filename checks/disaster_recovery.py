@@ -33,8 +33,10 @@ with subtest("a host works, has a history, and is backed up; its secrets are in 
     printed(running, "began")
     # The unit, as each night: what it makes is carried elsewhere.
     host.succeed("systemctl start flashpods-backup.service", timeout=120)
-    carrier = "systemctl show --value -p ActiveState,Result restic-backups-flashpods.service"
-    host.wait_until_succeeds(f"{carrier} | xargs | grep -xF 'success inactive'", timeout=120)
+    done_file = "/var/lib/flashpods-elsewhere/done"
+    host.wait_until_succeeds(
+        f"test {done_file} -nt /var/backups/flashpods/status.json", timeout=120
+    )
     newest = host.succeed("ls /var/backups/flashpods/db-*.db | tail -n 1").strip()
     day = newest.rpartition("/db-")[2].removesuffix(".db")
     WORDS["20261126"] = day
@@ -57,11 +59,14 @@ with subtest("secrets, and the newest backup with its logs and artifacts, from e
         brought(lines, f"/root/{path.rpartition('/')[2]}")
     done("install -d -m 0755 /etc/flashpods")
     done("install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/")
-    spare.succeed("mv /root/restic-password /root/restic-key /etc/flashpods/")
-    done("rm /root/api-token /root/secrets.json")
+    done("install -m 0600 /root/restic-password /root/restic-key /etc/flashpods/")
+    done("rm /root/api-token /root/secrets.json /root/restic-password /root/restic-key")
+    done("systemctl stop flashpods-backup.timer")
+    assert done("restic-flashpods snapshots").count("/var/backups/flashpods") == 1
     done("restic-flashpods restore latest --target /")
     assert spare.succeed(f"stat -c '%U %a' {newest}").split() == ["flashpods", "600"]
-    done("flashpods-admin restore latest --with-files")
+    assert newest.rpartition("/")[2] in done("flashpods-admin backup --list")
+    done("flashpods-admin restore db-20261126.db --with-files")
     done("systemctl restart flashpods-api flashpods-cleanup flashpods-token-service")
     assert "completed" in spare.succeed(f"flashpods-admin events {old}")
 
@@ -91,7 +96,8 @@ with subtest("the new host prints what the laptop needs, and with it the laptop 
     laptop.wait_until_succeeds(HEALTH, timeout=120)
 
 with subtest("identity comes from nothing by itself, and the twelve checks pass"):
-    done("flashpods-admin backup")
+    done("systemctl start flashpods-backup flashpods-backup.timer")
+    done("systemctl start restic-backups-flashpods")
     done("flashpods-admin doctor")
     said = done("flashpods-admin validate")
     assert "all 12 passed" in said, said

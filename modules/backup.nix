@@ -60,7 +60,7 @@ in
           weekly = key types.ints.unsigned 4 "Weeks that keep the newest of theirs.";
           artifacts = key types.bool false "Also the collected artifacts.";
           logs = key types.bool false "Also the jobs' logs.";
-          elsewhere = keyLike (types.nullOr types.path) null "/var/lib/offsite/done" "A file that who carries the backups elsewhere touches when that is done: its age is watched. With `backup.restic` it is set.";
+          elsewhere = keyLike (types.nullOr types.path) null "/var/lib/offsite/done" "A file that who carries the backups elsewhere touches when that is done, one that the user `flashpods` may see: its age is watched. With `backup.restic` it is set.";
         };
       };
     };

@@ -103,6 +103,7 @@ VARIANTS = {
           environmentFile = "/run/secrets/restic-env";
         };
       };
+      services.restic.backups.flashpods.extraOptions = [ "sftp.args='-p 2222'" ];
     }""",
     "an image of one's own": "{ services.flashpods.images.agent = null; }",
 }

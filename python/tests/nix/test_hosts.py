@@ -36,6 +36,10 @@ def test_a_variant_is_a_system_without_warning(
         n for n, text in services.items() if OURS.search(n) and "\nExecStart=" not in text
     ] == []
     assert (CARRIER in services) is (name == "backups elsewhere")
+    unlocks = [text for text in report.files.values() if " unlock || true" in text]
+    assert ["restic -o sftp.args='-p 2222' unlock" in text for text in unlocks] == [True] * (
+        CARRIER in services
+    )
 
     settings = tmp_path / "settings.json"
     settings.write_text(report.etc["flashpods/settings.json"])

@@ -40,9 +40,10 @@ ELSEWHERE: Final = {
     ),
     "install -d -m 0755 /etc/flashpods": RECOVERY,
     "install -m 0600 /root/api-token /root/secrets.json /etc/flashpods/": RECOVERY,
-    "rm /root/api-token /root/secrets.json": RECOVERY,
+    "install -m 0600 /root/restic-password /root/restic-key /etc/flashpods/": RECOVERY,
+    "rm /root/api-token /root/secrets.json /root/restic-password /root/restic-key": RECOVERY,
     "restic-flashpods restore latest --target /": RECOVERY,
-    "flashpods-admin restore latest --with-files": RECOVERY,
+    "flashpods-admin restore db-20261126.db --with-files": RECOVERY,
     "flashpods-admin restore /root/db-20261126.db --with-files": RECOVERY,
     "flashpods-admin restore /var/lib/flashpods/db/before-upgrade/schema-1-20261126T020000Z.db": (
         "system/test_upgrade.py::test_forward_with_a_running_job_and_back_again"
