@@ -62,7 +62,7 @@ with subtest("secrets, and the newest backup with its logs and artifacts, from e
     done("install -m 0600 /root/restic-password /root/restic-key /etc/flashpods/")
     done("rm /root/api-token /root/secrets.json /root/restic-password /root/restic-key")
     done("systemctl stop flashpods-backup.timer")
-    assert done("restic-flashpods snapshots").count("/var/backups/flashpods") == 1
+    assert "/var/backups/flashpods" in done("restic-flashpods snapshots")
     done("restic-flashpods restore latest --target /")
     assert spare.succeed(f"stat -c '%U %a' {newest}").split() == ["flashpods", "600"]
     assert newest.rpartition("/")[2] in done("flashpods-admin backup --list")
