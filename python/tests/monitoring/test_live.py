@@ -50,7 +50,8 @@ def stack(machine: Machine) -> Iterator[MiniStack]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", logs], check=True)
     try:
         identity = Options(spire=spire, secrets=identity_rig.SECRETS)
-        with MiniStack(state, machine, overrides=SETTINGS, identity=identity) as stack:
+        overrides = {**SETTINGS, "backup": {"elsewhere": str(state / "elsewhere")}}
+        with MiniStack(state, machine, overrides=overrides, identity=identity) as stack:
             yield stack
     finally:
         subprocess.run(["umount", "-l", logs], check=True)
@@ -182,6 +183,23 @@ def test_the_backup_is_old_or_bad(stack: MiniStack, prometheus: Prometheus) -> N
     word(True, 0)
     prometheus.until("FlashpodsBackupStale")
     prometheus.until("FlashpodsBackupFailed")
+
+
+def test_the_copy_elsewhere_is_old(stack: MiniStack, prometheus: Prometheus) -> None:
+    file = stack.layout.root / "elsewhere"
+    prometheus.until("FlashpodsBackupElsewhereStale")  # there was none yet; that is another alert
+
+    def carried(age_hours: float) -> None:
+        file.touch()
+        at = time.time() - age_hours * 3600
+        os.utime(file, (at, at))
+
+    carried(37)
+    prometheus.until("FlashpodsBackupElsewhereStale", "warning")
+    carried(85)
+    prometheus.until("FlashpodsBackupElsewhereStale", "warning", "critical")
+    carried(0)
+    prometheus.until("FlashpodsBackupElsewhereStale")
 
 
 def test_counters_do_not_fall_with_a_restart(

@@ -34,7 +34,7 @@ def rules() -> list[dict[str, Any]]:
 
 def promtool(*arguments: str) -> None:
     done = subprocess.run(
-        ["promtool", *arguments], capture_output=True, text=True, timeout=120, check=False
+        ["promtool", *arguments], capture_output=True, text=True, timeout=250, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
