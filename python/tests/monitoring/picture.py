@@ -50,8 +50,9 @@ def _panel(
     lines = list(_lines(prometheus, panel, start, end))
     unit = panel["fieldConfig"]["defaults"]["unit"]
     if panel["type"] == "stat":
+        across = max(1, int(width // 180))
         for number, (name, points) in enumerate(lines):
-            at = f'x="{x + 10 + number % 3 * 180}" y="{y + 50 + number // 3 * 36}"'
+            at = f'x="{x + 10 + number % across * 180}" y="{y + 50 + number // across * 24}"'
             yield f"<text {at}>{escape(name)}: {_shown(points[-1][1], unit)}</text>"
         return
     yield from _plot(lines, unit, (x + 52, y + 26, width - 62, height - 64), (start, end))
