@@ -163,11 +163,7 @@ async def test_what_nobody_sees_to(api: ApiFactory) -> None:
     change(running, f"DELETE FROM jobs WHERE id = '{orphan}'")
     seen = await found(running)
     assert f"job_{orphan} running" in seen["orphan_containers"]["evidence"]
-    # On a full machine the first round ended well, and the container was there: twice in 30 runs.
-    told = []
-    end = time.monotonic() + 60
-    while containers(running) and time.monotonic() < end:
-        told.append(await asked(running.settings_path, "gc"))
+    told = await asked(running.settings_path, "gc")
     assert containers(running) == [], told
     assert "orphan_containers" not in await found(running)
 
