@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from inspection import ROOMY, containers, rows
+from inspection import ROOMY, no_containers, rows
 from running_api import ApiFactory, RunningApi, SharedStack
 from support import SECONDS, ended, output, run, says, submit, texts, true_soon, until
 
@@ -24,11 +24,6 @@ from flashpods.ports import ContainerSpec, ContainerState, Limits
 async def client(stack: SharedStack) -> Any:
     async with stack.new_client() as client:
         yield client
-
-
-async def no_containers(api: RunningApi) -> None:
-    """Wait for it: a job's container goes just after its last state."""
-    await true_soon(lambda: containers(api) == [], "no container is left")
 
 
 # ------------------------------------------------------------------ how a job ends

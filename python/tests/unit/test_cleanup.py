@@ -21,7 +21,7 @@ from flashpods.jobs.states import Trigger
 from flashpods.jobs.submit import Submitter
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeDiskGauge
-from flashpods.testing.runtime import MemoryRuntime
+from flashpods.testing.runtime import MemoryRuntime, simple_spec
 from flashpods.testing.stores import MemoryStore
 
 JOB = "0123456789abcdef"
@@ -286,6 +286,22 @@ async def test_the_tree_of_an_active_job_stays_and_counts_as_nothing_done(world:
     upload = await world.store.get_upload(UPLOAD)
     assert upload is not None
     assert upload.state is UploadState.UPLOADING
+
+
+async def test_the_container_of_a_job_that_just_ended_is_left_to_the_api(world: World) -> None:
+    """It removes it right after the end; what it does not get to is cleanup's after a grace."""
+    job = await world.ended()
+    lost = simple_spec(JOB)
+    for spec in (simple_spec(job.id), lost):
+        await world.runtime.create(spec)
+    report = await world.cleaner.run_once()
+    assert (report.done, report.failed) == ({"sweep_containers": 1}, {})
+    assert await world.runtime.inspect(lost.name) is None
+    assert await world.runtime.inspect(job.container_name) is not None
+    world.clock.advance(16)
+    report = await world.cleaner.run_once()
+    assert (report.done, report.failed) == ({"sweep_containers": 1}, {})
+    assert await world.runtime.containers() == []
 
 
 async def test_a_workspace_that_becomes_a_base_is_left_to_the_next_round(

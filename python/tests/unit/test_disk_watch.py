@@ -7,7 +7,6 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -28,10 +27,10 @@ from flashpods.jobs.disk import (
 )
 from flashpods.jobs.model import Job, JobType
 from flashpods.jobs.states import JobStatus
-from flashpods.ports import ContainerSpec, DiskFill, DiskUse, Limits
+from flashpods.ports import DiskFill, DiskUse
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeDiskMeter
-from flashpods.testing.runtime import IMAGE, MemoryRuntime
+from flashpods.testing.runtime import IMAGE, MemoryRuntime, simple_spec
 
 GIB = 1024**3
 START = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -122,7 +121,7 @@ class World:
 
     async def begin(self, letter: str) -> str:
         job_id = letter * 16
-        container = await self.runtime.create(spec(job_id))
+        container = await self.runtime.create(simple_spec(job_id))
         await self.runtime.start(container)
         task = asyncio.create_task(self.watch.exceeded(job(job_id, self.clock.now()), container))
         self.tasks[job_id] = task
@@ -139,14 +138,6 @@ class World:
     async def excess(self, job_id: str) -> Excess:
         async with asyncio.timeout(30):
             return await self.tasks[job_id]
-
-
-def spec(job_id: str) -> ContainerSpec:
-    return ContainerSpec(
-        job_id=job_id, job_type="worker", name=f"job_{job_id}", image=IMAGE, argv=("x",), env={},
-        workdir="/work", mounts=(), limits=Limits(cpus=1, memory_bytes=1, pids=1),
-        backstop_seconds=1, log_path=Path("/x"), enforce_limits=True,
-    )  # fmt: skip
 
 
 def job(job_id: str, started: datetime) -> Job:
@@ -326,7 +317,7 @@ async def test_one_whose_measuring_fails_again_and_again_goes_for_the_host(world
 
 
 async def test_a_job_found_at_start_is_measured_at_once(world: World) -> None:
-    container = await world.runtime.create(spec("a" * 16))
+    container = await world.runtime.create(simple_spec("a" * 16))
     await world.runtime.start(container)
     found = job("a" * 16, world.clock.now())
     world.clock.advance(60)

@@ -12,14 +12,34 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from flashpods.errors import Unavailable
+from flashpods.jobs.model import container_name
 from flashpods.ports import ContainerError, ContainerSpec, ContainerState, ImageError, Limits
 
 IMAGE: Final = "localhost/flashpods/base:dev"
 SIGKILL_CODE: Final = 137
 SIGTERM_CODE: Final = 143
+
+
+def simple_spec(job_id: str) -> ContainerSpec:
+    """Describe the smallest container of a job; ``dataclasses.replace`` changes the rest."""
+    return ContainerSpec(
+        job_id=job_id,
+        job_type="worker",
+        name=container_name(job_id),
+        image=IMAGE,
+        argv=("true",),
+        env={},
+        workdir="/work",
+        mounts=(),
+        limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
+        backstop_seconds=100,
+        log_path=Path("/nonexistent/capture.log"),
+        enforce_limits=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

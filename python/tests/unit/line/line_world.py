@@ -28,11 +28,11 @@ from flashpods.jobs.model import (
 from flashpods.jobs.recovery import Recovery
 from flashpods.jobs.states import JobStatus, Trigger
 from flashpods.jobs.supervisor import Supervisor
-from flashpods.ports import ContainerSpec, Limits, RecoveryAction
+from flashpods.ports import ContainerSpec, RecoveryAction
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeArtifactStore, FakeDiskMeter, FakeWorkspaces
 from flashpods.testing.logs import MemoryLogStore
-from flashpods.testing.runtime import IMAGE, MemoryRuntime
+from flashpods.testing.runtime import IMAGE, MemoryRuntime, simple_spec
 from flashpods.testing.stores import MemoryStore
 
 HOST = Capacity(cpus=8, memory_gb=32)
@@ -166,20 +166,7 @@ async def failed(world: World, job: Job) -> None:
 
 
 def spec_of(world: World, job: Job) -> ContainerSpec:
-    return ContainerSpec(
-        job_id=job.id,
-        job_type="worker",
-        name=job.container_name,
-        image=IMAGE,
-        argv=("true",),
-        env={},
-        workdir="/work",
-        mounts=(),
-        limits=Limits(cpus=1, memory_bytes=1024**3, pids=2048),
-        backstop_seconds=100,
-        log_path=world.logs.capture_path(job.id),
-        enforce_limits=True,
-    )
+    return replace(simple_spec(job.id), log_path=world.logs.capture_path(job.id))
 
 
 def full_disk(
