@@ -6,9 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,19 @@ from typing import Any
 import pytest
 import support
 from command_line import Laptop, finish
+from laptop_work import LINES, MEGABYTES, SMALL, blob, detached, rows, tree
 from proxy import Proxy, refusal
 
 from flashpods_dev.stack import MiniStack
 
-SMALL = ("--cpus", "1", "--memory-gb", "1")
-LINES = 400
 COUNTING = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; sleep 0.02; done; exit 7"
 COUNTED = "".join(f"line {i}\n" for i in range(1, LINES + 1))
-MEGABYTES = 40
-
-
-async def detached(laptop: Laptop, command: str) -> str:
-    done = await laptop.run("run", "-d", "--no-files", *SMALL, "--", command)
-    assert done.code == 0, done
-    return done.out.strip()
 
 
 async def restart(stack: MiniStack) -> None:
     """Kill the API as a power cut would, and start it again."""
     await asyncio.to_thread(stack.api.kill)
     await asyncio.to_thread(stack.api.start)
-
-
-def rows(stack: MiniStack, sql: str, *values: object) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(stack.layout.database, timeout=10)) as connection:
-        return list(connection.execute(sql, values))
 
 
 def parts(directory: Path) -> list[str]:
@@ -78,15 +63,6 @@ async def test_wait_through_restarts(laptop: Laptop, stack: MiniStack, proxy: Pr
     assert (await laptop.run("kill", job)).code == 0
     answer = await waiting
     assert [(row["id"], row["exit_code"]) for row in answer["jobs"]] == [(job, 5)]
-
-
-async def blob(laptop: Laptop) -> tuple[str, str]:
-    """Run a job that leaves a file; return the job and the file's digest."""
-    command = f"head -c {MEGABYTES}000000 /dev/urandom > /artifacts/blob; sha256sum /artifacts/blob"
-    job = await detached(laptop, command)
-    done = await laptop.run("attach", "--no-timestamps", job)
-    assert done.code == 0, done
-    return job, done.out.split()[0]
 
 
 async def test_download_through_restarts_and_cuts(
@@ -222,17 +198,6 @@ async def test_a_host_that_is_away(laptop: Laptop, proxy: Proxy, stack: MiniStac
 
 
 # ------------------------------------------------------------------ a push that is cut
-
-
-def tree(where: Path) -> dict[str, str]:
-    """Make 60 files of 200 kB; return their digests."""
-    where.mkdir()
-    digests = {}
-    for number in range(60):
-        data = os.urandom(200_000)
-        (where / f"f{number:02}").write_bytes(data)
-        digests[f"f{number:02}"] = hashlib.sha256(data).hexdigest()
-    return digests
 
 
 async def test_a_push_that_is_cut_goes_on(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import support
 from command_line import Laptop, finish
+from laptop_work import LINES, SMALL, blob, detached, rows, tree
 from proxy import Proxy
-from test_laptop_faults import LINES, SMALL, blob, detached, rows, tree
 
 from flashpods_dev.stack import MiniStack
 

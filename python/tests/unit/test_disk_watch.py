@@ -25,12 +25,11 @@ from flashpods.jobs.disk import (
     Excess,
     offender,
 )
-from flashpods.jobs.model import Job, JobType
-from flashpods.jobs.states import JobStatus
 from flashpods.ports import DiskFill, DiskUse
 from flashpods.testing.clock import ManualClock
 from flashpods.testing.files import FakeDiskMeter
-from flashpods.testing.runtime import IMAGE, MemoryRuntime, simple_spec
+from flashpods.testing.rows import running_row
+from flashpods.testing.runtime import MemoryRuntime, simple_spec
 
 GIB = 1024**3
 START = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
@@ -123,7 +122,9 @@ class World:
         job_id = letter * 16
         container = await self.runtime.create(simple_spec(job_id))
         await self.runtime.start(container)
-        task = asyncio.create_task(self.watch.exceeded(job(job_id, self.clock.now()), container))
+        task = asyncio.create_task(
+            self.watch.exceeded(running_row(job_id, at=self.clock.now()), container)
+        )
         self.tasks[job_id] = task
         await asyncio.sleep(0)  # it is watched from here on
         return job_id
@@ -138,17 +139,6 @@ class World:
     async def excess(self, job_id: str) -> Excess:
         async with asyncio.timeout(30):
             return await self.tasks[job_id]
-
-
-def job(job_id: str, started: datetime) -> Job:
-    return Job(
-        id=job_id, seq=1, client_job_id=None, request_sha256="", type=JobType.WORKER,
-        status=JobStatus.RUNNING, phase=None, command="x", task=None, context=None,
-        git_branch=None, files_id=None, image=IMAGE, cpus=1, memory_gb=1, timeout_minutes=1,
-        created_at=started, started_at=started, completed_at=None, cancel_requested_at=None,
-        container_id="c", exit_code=None, error=None, warnings=(), log_deleted_at=None,
-        artifacts_deleted_at=None,
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -319,7 +309,7 @@ async def test_one_whose_measuring_fails_again_and_again_goes_for_the_host(world
 async def test_a_job_found_at_start_is_measured_at_once(world: World) -> None:
     container = await world.runtime.create(simple_spec("a" * 16))
     await world.runtime.start(container)
-    found = job("a" * 16, world.clock.now())
+    found = running_row("a" * 16, at=world.clock.now())
     world.clock.advance(60)
     world.tasks[found.id] = asyncio.create_task(world.watch.exceeded(found, container))
     await asyncio.sleep(0)

@@ -8,43 +8,14 @@ from pathlib import Path
 import pytest
 
 from flashpods.jobs.agent import ENTRYPOINT_ERRORS
-from flashpods.jobs.model import Job, JobType, Outcome
+from flashpods.jobs.model import JobType, Outcome
 from flashpods.jobs.monitor import TIMEOUT_ERROR, judge
-from flashpods.jobs.states import JobStatus, Trigger
+from flashpods.jobs.states import Trigger
 from flashpods.ports import ContainerState
+from flashpods.testing.rows import running_row
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-
-
-def job(*, cancelled: bool = False) -> Job:
-    return Job(
-        id="a" * 16,
-        seq=1,
-        client_job_id=None,
-        request_sha256="",
-        type=JobType.WORKER,
-        status=JobStatus.RUNNING,
-        phase=None,
-        command="x",
-        task=None,
-        context=None,
-        git_branch=None,
-        files_id=None,
-        image="i",
-        cpus=1,
-        memory_gb=1,
-        timeout_minutes=1,
-        created_at=NOW,
-        started_at=NOW,
-        completed_at=None,
-        cancel_requested_at=NOW if cancelled else None,
-        container_id="c",
-        exit_code=None,
-        error=None,
-        warnings=(),
-        log_deleted_at=None,
-        artifacts_deleted_at=None,
-    )
+JOB = running_row("a" * 16, at=NOW)
 
 
 def dead(
@@ -96,7 +67,7 @@ def dead(
 def test_each_death_has_its_ending(
     state: ContainerState | None, stopped_for: Trigger | None, trigger: Trigger, outcome: Outcome
 ) -> None:
-    ending = judge(job(), state, stopped_for=stopped_for)
+    ending = judge(JOB, state, stopped_for=stopped_for)
     assert (ending.trigger, ending.outcome) == (trigger, outcome)
 
 
@@ -108,11 +79,11 @@ def test_each_death_has_its_ending(
     ],
 )
 def test_an_agents_exit_code_names_its_error(code: int, error: str) -> None:
-    agent = replace(job(), type=JobType.AGENT)
+    agent = replace(JOB, type=JobType.AGENT)
     ending = judge(agent, dead(code))
     assert (ending.trigger, ending.outcome) == (Trigger.FAIL, Outcome(exit_code=code, error=error))
     assert error in ending.why
-    worker = judge(job(), dead(code))
+    worker = judge(JOB, dead(code))
     assert worker.outcome == Outcome(exit_code=code)
     assert judge(agent, dead(code), stopped_for=Trigger.CANCEL).outcome.error is None
     assert judge(agent, dead(code, oom=True)).outcome.error == "oom_killed"
@@ -131,11 +102,11 @@ def test_the_errors_of_agents_are_those_of_the_entrypoint() -> None:
 
 @pytest.mark.parametrize("state", [dead(0), dead(1), dead(137, backstop=True), None])
 def test_a_recorded_cancellation_wins_over_everything(state: ContainerState | None) -> None:
-    assert judge(job(cancelled=True), state).trigger is Trigger.CANCEL
+    assert judge(replace(JOB, cancel_requested_at=NOW), state).trigger is Trigger.CANCEL
 
 
 def test_a_child_killed_for_memory_under_a_successful_command_is_a_warning() -> None:
-    ending = judge(job(), dead(0, oom=True))
+    ending = judge(JOB, dead(0, oom=True))
     assert ending.trigger is Trigger.SUCCEED
     assert ending.warnings
 
@@ -143,5 +114,5 @@ def test_a_child_killed_for_memory_under_a_successful_command_is_a_warning() -> 
 def test_a_step_of_the_wall_clock_makes_no_job_late_that_we_saw_end() -> None:
     """The engine's clock says a year later; our own timer knows better."""
     year = 365 * 86400
-    assert judge(job(), dead(0, after=year), watched=True).trigger is Trigger.SUCCEED
-    assert judge(job(), dead(0, after=year)).trigger is Trigger.TIME_OUT  # after a restart: by it
+    assert judge(JOB, dead(0, after=year), watched=True).trigger is Trigger.SUCCEED
+    assert judge(JOB, dead(0, after=year)).trigger is Trigger.TIME_OUT  # after a restart: by it

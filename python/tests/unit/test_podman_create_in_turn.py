@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from podman_rig import SPEC
 
 from flashpods.adapters.podman import turns
 from flashpods.adapters.podman.rest import Answer
@@ -20,22 +21,6 @@ from flashpods.adapters.podman.runtime import PodmanRuntime
 from flashpods.adapters.podman.spec import Engine
 from flashpods.config import Podman
 from flashpods.errors import Unavailable
-from flashpods.ports import ContainerSpec, Limits
-
-SPEC = ContainerSpec(
-    job_id="0",
-    job_type="worker",
-    name="job_0",
-    image="localhost/i",
-    argv=("/bin/true",),
-    env={},
-    workdir="/work",
-    mounts=(),
-    limits=Limits(cpus=1, memory_bytes=1024**3, pids=64),
-    backstop_seconds=60,
-    log_path=Path("/nowhere/log"),
-    enforce_limits=True,
-)
 
 
 async def test_creates_take_turns_and_the_rest_does_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_podman_create_in_turn import SPEC
-from test_podman_half_made import HalfMade, runtime
-from test_podman_wait import container
+from podman_rig import SPEC, HalfMade, container, runtime
 
 from flashpods.adapters.podman import deaths
 from flashpods.adapters.podman.look import Unshown

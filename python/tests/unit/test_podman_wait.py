@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_podman_create_in_turn import SPEC
+from podman_rig import SPEC, container
 
 from flashpods.adapters.podman.rest import Answer
 from flashpods.adapters.podman.runtime import PodmanRuntime
@@ -37,16 +37,6 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "600"]) as child:
         yield child
         child.kill()
-
-
-def container(root: Path, pid: int) -> None:
-    """Make what the kernel shows of a container with that first process."""
-    group = root / "ctrs/job_0/libpod-0123"
-    group.mkdir(parents=True)
-    (group / "cgroup.procs").write_text(f"{pid}\n")
-    (root / str(pid)).mkdir()
-    (root / str(pid) / "status").write_text(f"NSpid:\t{pid}\t1\n")
-    (root / str(pid) / "cgroup").write_text("0::/ctrs/job_0/libpod-0123\n")
 
 
 async def test_it_is_asked_once_the_process_is_dead(

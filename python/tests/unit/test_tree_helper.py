@@ -10,10 +10,10 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from test_monitor import job
 
 from flashpods.adapters.diskmeter import SystemDiskMeter
 from flashpods.adapters.files import tree_tool
@@ -21,8 +21,10 @@ from flashpods.adapters.files.tree_helper import TreeHelper
 from flashpods.errors import Unavailable
 from flashpods.jobs.model import JobType
 from flashpods.ports import ContainerState
+from flashpods.testing.rows import running_row
 
 MB = 1024**2
+JOB = running_row("a" * 16, at=datetime.now(UTC))
 
 
 @pytest.fixture(autouse=True)
@@ -120,15 +122,15 @@ async def test_a_worker_holds_its_artifacts_and_its_layer(
     meter: SystemDiskMeter, tmp_path: Path
 ) -> None:
     layer = tmp_path / "store" / "l" / "diff"
-    whole = await meter.held(job(), container(layer), most=100)
+    whole = await meter.held(JOB, container(layer), most=100)
     assert (3 * MB <= whole.bytes < 4 * MB, whole.entries) == (True, 2)
     assert set(whole.where) == {tmp_path.stat().st_dev}
-    without = await meter.held(job(), container(None), most=100)
+    without = await meter.held(JOB, container(None), most=100)
     assert MB <= without.bytes < 2 * MB
 
 
 async def test_an_agent_holds_its_workspace_too(meter: SystemDiskMeter, tmp_path: Path) -> None:
-    agent = replace(job(), type=JobType.AGENT)
+    agent = replace(JOB, type=JobType.AGENT)
     found = await meter.held(agent, container(None), most=100)
     assert (2 * MB <= found.bytes < 3 * MB, found.entries) == (True, 2)
 
@@ -140,7 +142,7 @@ async def test_the_store_is_watched_once_it_was_seen(
         layer = Path(memory) / "store" / "l" / "diff"
         layer.mkdir(parents=True)
         assert set(meter.fills()) == {tmp_path.stat().st_dev}
-        await meter.held(job(), container(layer), most=100)
+        await meter.held(JOB, container(layer), most=100)
         fills = meter.fills()
         assert set(fills) == {tmp_path.stat().st_dev, layer.stat().st_dev}
         for fill in fills.values():
@@ -156,12 +158,12 @@ async def test_what_was_counted_in_time_is_the_answer(
         (layer / f"f{number}").touch()
     hasty = SystemDiskMeter(staging=tmp_path / "staging", work=tmp_path / "work", seconds=0.001)
     try:
-        part = await hasty.held(job(), container(layer), most=10_000)
+        part = await hasty.held(JOB, container(layer), most=10_000)
         process = hasty._helper._process
         assert (part.whole, part.entries < 2002) == (False, True)
-        await hasty.held(job(), container(layer), most=10_000)
+        await hasty.held(JOB, container(layer), most=10_000)
         assert hasty._helper._process is process, "it was not ended"
     finally:
         await hasty.close()
-    whole = await meter.held(job(), container(layer), most=10_000)
+    whole = await meter.held(JOB, container(layer), most=10_000)
     assert (whole.whole, whole.entries) == (True, 2002)

@@ -1,11 +1,12 @@
-"""The rows that :class:`flashpods.testing.stores.MemoryStore` begins with."""
+"""Rows of jobs and uploads, as :class:`flashpods.testing.stores.MemoryStore` begins with."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from flashpods.jobs.model import Job, NewJob, Upload, UploadState
+from flashpods.jobs.model import Job, JobType, NewJob, Upload, UploadState
 from flashpods.jobs.states import JobStatus
+from flashpods.testing.runtime import IMAGE
 
 
 def milliseconds(at: datetime) -> datetime:
@@ -41,6 +42,38 @@ def first_row(new: NewJob, *, seq: int, at: datetime) -> Job:
         exit_code=None,
         error=None,
         warnings=new.warnings,
+        log_deleted_at=None,
+        artifacts_deleted_at=None,
+    )
+
+
+def running_row(job_id: str, *, at: datetime, cancelled: bool = False) -> Job:
+    """Return a small worker that was accepted, started and perhaps cancelled at that time."""
+    return Job(
+        id=job_id,
+        seq=1,
+        client_job_id=None,
+        request_sha256="",
+        type=JobType.WORKER,
+        status=JobStatus.RUNNING,
+        phase=None,
+        command="true",
+        task=None,
+        context=None,
+        git_branch=None,
+        files_id=None,
+        image=IMAGE,
+        cpus=1,
+        memory_gb=1,
+        timeout_minutes=1,
+        created_at=at,
+        started_at=at,
+        completed_at=None,
+        cancel_requested_at=at if cancelled else None,
+        container_id="c",
+        exit_code=None,
+        error=None,
+        warnings=(),
         log_deleted_at=None,
         artifacts_deleted_at=None,
     )
