@@ -2,9 +2,9 @@ ready()
 count = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo line $i; sleep 0.2; done"
 
 
-def kill(unit: str) -> None:
+def kill(unit: str, signal: str = "KILL") -> None:
     before = host.succeed(f"systemctl show --value -p MainPID {unit}").strip()
-    host.succeed(f"systemctl kill --signal=KILL --kill-whom=main {unit}")
+    host.succeed(f"systemctl kill --signal={signal} --kill-whom=main {unit}")
     host.wait_until_succeeds(
         f"p=$(systemctl show --value -p MainPID {unit}); test $p -ne 0 && test $p -ne {before}"
     )
@@ -21,6 +21,31 @@ with subtest("a job goes on while the API is killed, and no line is lost or doub
     assert row["status"] == "completed", row
     lines = [line for line in output(job) if line.startswith("line ")]
     assert lines == [f"line {i}" for i in range(1, 61)], lines
+
+with subtest("an API that hangs is killed by the watchdog and comes back; its jobs go on"):
+    # As the unit has it, but for the times: nobody waits a minute here.
+    place = "/run/systemd/system/flashpods-api.service.d"
+    times = "[Service]\\nWatchdogSec=3s\\nTimeoutAbortSec=1s\\n"
+    host.succeed(
+        f"mkdir -p {place} && printf '{times}' >{place}/watchdog.conf",
+        "systemctl daemon-reload && systemctl restart flashpods-api.service",
+    )
+    try:
+        laptop.wait_until_succeeds(f"{curl('-f', API + '/health')} >/dev/null")
+        job = submit(count)
+        printed(job, "line 5")
+        kill("flashpods-api.service", "STOP")  # nobody but systemd ends what stands still
+        again = host.succeed("systemctl show --value -p NRestarts flashpods-api.service")
+        assert int(again) == 1, again
+        row = ended(job)
+        assert row["status"] == "completed", row
+        lines = [line for line in output(job) if line.startswith("line ")]
+        assert lines == [f"line {i}" for i in range(1, 61)], lines
+    finally:
+        host.succeed(
+            f"rm -r {place}", "systemctl daemon-reload && systemctl restart flashpods-api.service"
+        )
+    laptop.wait_until_succeeds(f"{curl('-f', API + '/health')} >/dev/null")
 
 with subtest("a job goes on while the engine's service is killed"):
     job = submit("echo began; sleep 6; echo over")

@@ -50,7 +50,8 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     ).returncode
     rows: list[dict[str, Any]] = json.loads(board.read_text()) if board.exists() else []
     rows.sort(key=lambda row: int(row["number"]))
-    (machine.dev / "attacks.json").write_text(json.dumps(rows, indent=2) + "\n")
+    if not args.only:  # a part is not the scoreboard
+        (machine.dev / "attacks.json").write_text(json.dumps(rows, indent=2) + "\n")
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -66,7 +67,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             column, justify="right" if column in {"#", "tries", "passed", "s"} else "left"
         )
     for row in rows:
-        held = not row["failed"] and row["tries"] == row["passed"]
+        held = not row["failed"] and 0 < row["tries"] == row["passed"]
         notes = "".join(f"\n[dim]{note}[/dim]" for note in row["notes"])
         board.add_row(
             str(row["number"]),

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
     parser.add_argument("--only", metavar="NAME", help="part of an experiment's or place's name")
     args = parser.parse_args(arguments)
     board = machine.dev / BOARD
-    board.unlink(missing_ok=True)
     only = args.only or ""
+    if not only:
+        board.unlink(missing_ok=True)
     place = only if "." in only else ""  # a failpoint, which experiment 1 visits
     chosen = ["-k", "sigkill_at_every" if place else only.replace("-", "_")] if only else []
     scratch = _scratch(state)
@@ -56,20 +58,43 @@ def run(machine: Machine, state: Path, arguments: list[str]) -> int:
         )
         for places, part in zip(runs, boards, strict=True)
     ]
-    codes = {child.wait() for child in children} - {NOTHING_CHOSEN if args.full else 0}
-    rows: list[dict[str, Any]] = []
-    for part in boards:
-        rows += json.loads(part.read_text()) if part.exists() else []
-        part.unlink(missing_ok=True)
-    rows.sort(key=lambda row: (row["number"], row["name"]))
-    board.write_text(json.dumps(rows, indent=2) + "\n")
+    codes = [child.wait() for child in children]
+    rows = taken(boards)
+    if not only:  # a part is not the scoreboard
+        board.write_text(json.dumps(rows, indent=2) + "\n")
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
         console = Console()
         console.width = max(console.width, WIDTH)
         console.print(table(rows))
-    return max(codes, default=0)
+    return outcome(codes, rows)
+
+
+def taken(boards: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the rows of all halves in order; their files go."""
+    rows: list[dict[str, Any]] = []
+    for part in boards:
+        rows += json.loads(part.read_text()) if part.exists() else []
+        part.unlink(missing_ok=True)
+    return sorted(rows, key=lambda row: (row["number"], row["name"]))
+
+
+def outcome(codes: Sequence[int], rows: Sequence[dict[str, Any]]) -> int:
+    """Return the exit code of a run whose halves ended so, with a scoreboard like that.
+
+    A half that was killed (a code below 0) is no success, nor is one that nothing was chosen for,
+    unless the other one had something to do.
+    """
+    if all(code == NOTHING_CHOSEN for code in codes):
+        return NOTHING_CHOSEN
+    well = all(code in {0, NOTHING_CHOSEN} for code in codes)
+    return 0 if well and rows and all(held(row) for row in rows) else 1
+
+
+def held(row: Mapping[str, Any]) -> bool:
+    """Whether an experiment was tried, and held each time."""
+    return bool(row["tries"]) and row["passed"] == row["tries"] and not row["broken"]
 
 
 def _scratch(state: Path) -> Path:
@@ -97,7 +122,6 @@ def table(rows: list[dict[str, Any]]) -> Table:
     ):
         board.add_column(column, justify="left" if column in {"", "experiment"} else "right")
     for row in rows:
-        passed = row["passed"] == row["tries"] and not row["broken"]
         notes = [f"\n[dim]{note}[/dim]" for note in row["notes"]]
         notes += [f"\n[red]{line}[/red]" for line in row["broken"][:4]]
         board.add_row(
@@ -109,7 +133,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             _seconds(row["read_p99_seconds"], digits=3),
             f"{row['load']:.1f}",
             _seconds(row["seconds"]),
-            "[green]held[/green]" if passed else "[red]BROKE[/red]",
+            "[green]held[/green]" if held(row) else "[red]BROKE[/red]",
         )
     return board
 

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
-# The helpers of the system tests drive the same stack.
+# The helpers of the system tests drive the same stack; the fault experiments' checker judges it.
+sys.path.insert(1, str(Path(__file__).parents[1] / "faults"))
 sys.path.insert(1, str(Path(__file__).parents[1] / "system"))
 
 import support
+from judging import Judge
 from scoring import EXAMPLES, FULL, ONLY, QUOTA_BYTES, QUOTA_FILES, Score
 from support import Connected
 
@@ -30,7 +32,7 @@ from flashpods_dev.stack import MiniStack
 
 ROWS: list[Score] = []
 # One attack, on a machine that does other things as well.
-SECONDS = max(1800, 60 * EXAMPLES) if FULL else 900
+SECONDS = max(1800 if FULL else 900, 60 * EXAMPLES)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,22 +62,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     )
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have each attack on the board from the start: one that is never tried was not held."""
+    ROWS.extend(
+        item.stash.setdefault(KEY, Score(*mark.args))
+        for item in session.items
+        if (mark := item.get_closest_marker("attack")) is not None
+    )
+    write_board()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Keep each attack's row, also of one that did not get as far as counting."""
     report: pytest.TestReport = yield  # type: ignore[assignment] # pluggy's wrapper protocol
     mark = item.get_closest_marker("attack")
     if mark is not None:
-        row = item.stash.setdefault(KEY, Score(*mark.args))
-        if row not in ROWS:
-            ROWS.append(row)
+        row = item.stash[KEY]
         if report.when == "call":
             row.seconds = report.duration
+            if report.passed and not row.tries:  # it counts nothing itself
+                row.tries = row.passed = 1
         if report.failed:
             row.failed = True
             row.tries = max(row.tries, 1)
             row.passed = min(row.passed, row.tries - 1)
-            row.note(str(report.longrepr).splitlines()[-1][:200])
+            what = str(call.excinfo.value) if call.excinfo else ""
+            row.note((what or str(report.longrepr).splitlines()[-1]).splitlines()[0][:200])
         write_board()
     return report  # type: ignore[return-value] # likewise
 
@@ -93,9 +106,27 @@ def write_board() -> None:
 @pytest.fixture
 def score(request: pytest.FixtureRequest) -> Score:
     """The row of this test; one that counts nothing itself counts as one try."""
-    mark = request.node.get_closest_marker("attack")
-    row: Score = request.node.stash.setdefault(KEY, Score(*mark.args))
+    row: Score = request.node.stash[KEY]
     return row
+
+
+@pytest.fixture(scope="session")
+def judge(shared: MiniStack) -> Iterator[Judge]:
+    """The judge of the shared stack."""
+    judge = Judge(shared)
+    yield judge
+    judge.close()
+
+
+@pytest.fixture(autouse=True)
+def judged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Judge the shared stack after each attack on it."""
+    judge: Judge | None = None
+    if "shared" in request.fixturenames:
+        judge = request.getfixturevalue("judge")
+    yield
+    if judge is not None:
+        assert not (broken := judge.verdict()), "; ".join(broken[:5])
 
 
 @pytest.fixture(scope="session")

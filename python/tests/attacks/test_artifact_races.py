@@ -121,7 +121,7 @@ async def test_swap(host: Connected, score: Score) -> None:
             assert found.get("swap", b"secret\n") == b"secret\n"
 
 
-@pytest.mark.attack(5, "a staging directory that goes while it is collected")
+@pytest.mark.attack(5, "artifacts and a staging directory that nobody may read")
 async def test_unreadable(host: Connected, score: Score) -> None:
     command = "cd /artifacts; mkdir -p a/b; echo x > a/b/c; chmod 0 a/b/c a/b a; echo y > z; chmod 0 z; chmod 0 ."
     with score.attempt():

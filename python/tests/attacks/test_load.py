@@ -93,17 +93,22 @@ async def test_followers(host: Connected, score: Score) -> None:
     before = memory_mb(host.stack.api.pid)
     token, port = token_of(host), host.stack.port
 
+    following: list[int] = []  # the job goes on once all of them do
+
     async def follow() -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
         writer.write(get(f"/jobs/{job_id}/output?follow=true", token, "Connection: close"))
+        text = await reader.readuntil(b"\r\n\r\n")
+        assert text.startswith(b"HTTP/1.1 200 "), text
+        following.append(1)
+        if len(following) == count:
+            (host.settings.paths.artifacts / ".staging" / job_id / "go").touch()
         text = await reader.read()
         writer.close()
         return text
 
     async with bystander(host) as seen:
         tasks = [asyncio.create_task(follow()) for _ in range(count)]
-        staging = host.settings.paths.artifacts / ".staging" / job_id
-        (staging / "go").touch()
         async with asyncio.timeout(60 * PATIENCE):
             texts = await asyncio.gather(*tasks)
         grown = memory_mb(host.stack.api.pid) - before
@@ -133,6 +138,14 @@ def fill(stack: MiniStack, ended: int) -> None:
             f" INSERT INTO jobs (id, {names}) SELECT printf('ffff%012x', i), {names}"
             " FROM n, jobs WHERE jobs.id = ?",
             (ended, model),
+        )
+        columns = [c[1] for c in connection.execute("PRAGMA table_info(job_events)")]
+        names = ", ".join(c for c in columns if c not in {"n", "job_id"})
+        connection.execute(
+            f"INSERT INTO job_events (job_id, {names}) SELECT jobs.id, {names}"
+            " FROM jobs, job_events WHERE jobs.id GLOB 'ffff*' AND job_events.job_id = ?"
+            " ORDER BY jobs.id, job_events.n",
+            (model,),
         )
 
 

@@ -56,11 +56,14 @@ class Evidence:
     uploads: Mapping[str, str] = field(default_factory=dict)  # id → state
     acknowledged_jobs: frozenset[str] = frozenset()
     acknowledged_uploads: frozenset[str] = frozenset()
+    acknowledged_cancels: frozenset[str] = frozenset()
+    broken_promises: Sequence[str] = ()  # what the API should not have answered, or should have
     running: frozenset[str] = frozenset()  # jobs that are meant to be active still
     created: Mapping[str, frozenset[str]] = field(default_factory=dict)  # name → container ids
     anew: bool = False  # whether a container that never ran may have been made once more
     started: Mapping[str, frozenset[str]] = field(default_factory=dict)  # those that ran
     containers: Sequence[str] = ()  # names that exist now
+    reserved: tuple[int, int] | None = None  # CPUs and GB, as the API says; None: not asked
     leftovers: Sequence[str] = ()  # directories, cgroups and mounts that no active job explains
     logs: Mapping[str, Log] = field(default_factory=dict)
     integrity: Sequence[str] = ("ok",)
@@ -93,6 +96,11 @@ def _acknowledged(seen: Evidence) -> Iterator[str]:
         yield f"job {job_id} was acknowledged and is gone"
     for upload_id in sorted(seen.acknowledged_uploads - set(seen.uploads)):
         yield f"upload {upload_id} was acknowledged and is gone"
+    cancelled = {e.job_id for e in seen.events if e.to_status == JobStatus.CANCELLED}
+    ended = {row.id for row in seen.jobs if row.status not in ACTIVE}
+    for job_id in sorted((seen.acknowledged_cancels & ended) - cancelled):
+        yield f"job {job_id} ended otherwise than by the cancellation that was acknowledged"
+    yield from seen.broken_promises
 
 
 def _legal(seen: Evidence) -> Iterator[str]:
@@ -125,6 +133,8 @@ def _orphans(seen: Evidence) -> Iterator[str]:
     expected = {f"job_{job_id}" for job_id in seen.running}
     for name in sorted(set(seen.containers) - expected):
         yield f"container {name} is an orphan"
+    for name in sorted(expected - set(seen.containers)):
+        yield f"container {name} is gone, its job was to go on"
     for path in seen.leftovers:
         yield f"left over: {path}"
     for row in seen.jobs:
@@ -133,6 +143,10 @@ def _orphans(seen: Evidence) -> Iterator[str]:
     done = {row.id for row in seen.jobs if row.status not in ACTIVE}
     for job_id in sorted(seen.running & done):
         yield f"job {job_id} was to go on, but it ended"
+    held = [(row.cpus, row.memory_gb) for row in seen.jobs if row.status in ACTIVE]
+    owed = (sum(cpus for cpus, _ in held), sum(memory for _, memory in held))
+    if seen.reserved is not None and seen.reserved != owed:
+        yield f"reserved are {seen.reserved} CPUs and GB, the active jobs have {owed}"
 
 
 def _overcommit(seen: Evidence) -> Iterator[str]:

@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in long]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have each experiment on the board from the start: one that is never tried has not held."""
+    for item in session.items:
+        if (marker := item.get_closest_marker("experiment")) is not None:
+            score_of(*marker.args)
+    write_board()
+
+
 def pytest_sessionfinish() -> None:
     write_board()
 

@@ -16,6 +16,8 @@ from flashpods_dev.machine import RSYNC_UID
 from flashpods_dev.stack import MiniStack
 
 LINES = 40
+# What may be said of a job that is not taken: too often, no room or not now, no disk.
+REFUSALS = (429, 503, 507)
 
 
 def counting(lines: int = LINES, pause: float = 0, then: str = "") -> str:
@@ -37,7 +39,11 @@ class Customer:
         self.uploads: set[str] = set()
         self.lines: dict[str, int] = {}  # job → numbered lines that it writes
         self.running: set[str] = set()  # meant to outlive the experiment's faults
+        self.former: set[str] = set()  # outlived them, and were cancelled then
         self.unanswered: list[dict[str, Any]] = []  # bodies with a key, to be posted again
+        self.finalized: set[str] = set()  # uploads, likewise
+        self.cancels: set[str] = set()  # jobs whose cancellation was acknowledged
+        self.odd: list[str] = []  # answers that no fault excuses
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -68,14 +74,29 @@ class Customer:
         if answer is None and "client_job_id" in body:
             self.unanswered.append(body)
         if answer is None or answer.status_code not in (200, 201):
+            if answer is not None and answer.status_code not in REFUSALS:
+                self.odd.append(f"POST /jobs: {answer.status_code} {answer.text[:200]}")
             return None
         job_id = str(answer.json()["job_id"])
         self.jobs.add(job_id)
         return job_id
 
+    async def cancel(self, job_id: str) -> bool:
+        """DELETE the job; whether that was acknowledged. It may have ended by then."""
+        answer = await self.ask("DELETE", f"/jobs/{job_id}")
+        if answer is not None and answer.status_code not in (200, 409, *REFUSALS):
+            self.odd.append(f"DELETE of {job_id}: {answer.status_code} {answer.text[:200]}")
+        if answer is None or answer.status_code != 200:
+            return False
+        self.cancels.add(job_id)
+        return True
+
     async def count(self, lines: int = LINES, pause: float = 0, **fields: Any) -> str | None:
-        """POST a worker that writes numbered lines."""
-        job_id = await self.post(counting(lines, pause), **fields)
+        """POST a worker that writes numbered lines, once it has found the tree it was promised."""
+        command = counting(lines, pause)
+        if "files_id" in fields:
+            command = f"grep -q x d/f || exit 9; {command}"
+        job_id = await self.post(command, **fields)
         if job_id:
             self.lines[job_id] = lines
         return job_id
@@ -107,9 +128,9 @@ class Customer:
     async def dismiss(self) -> None:
         """Cancel the jobs that were to outlive the faults."""
         for job_id in sorted(self.running):
-            answer = await self.client.delete(f"/jobs/{job_id}")
-            assert answer.status_code == 200, answer.text
+            assert await self.cancel(job_id), f"{job_id} can't be cancelled"
             await self.until(job_id, "cancelled")
+        self.former |= self.running
         self.running.clear()
 
     async def until(self, job_id: str, *states: str, seconds: float = 120) -> dict[str, Any]:
@@ -145,6 +166,7 @@ class Customer:
             done = await self.ask("POST", f"/uploads/{upload_id}/finalize")
             if done is None or done.status_code != 200:
                 return None
+            self.finalized.add(upload_id)
         return upload_id
 
     def plant(self, upload_id: str) -> None:

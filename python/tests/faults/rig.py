@@ -8,19 +8,22 @@ to the services what it likes; :meth:`Rig.verdict` gathers the evidence and has 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import statistics
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-from checker import Event, Evidence, Log, Row, violations
+from checker import RECOVERY_SECONDS, Evidence, Log, violations
 from customer import Customer
-from witness import ACTIVE, pressure, timed_read
+from evidence import observed
+from witness import ACTIVE, answered, pressure
 
 from flashpods.failpoints import VARIABLE
 from flashpods_dev.machine import Machine
@@ -34,6 +37,7 @@ NOT_FOUND = "container_not_found_on_recovery"
 # ./dev test is there to find what is lost, hangs or is left, on a slow machine with other work as
 # well: it allows the bounds on time so many times as much. ./dev faults holds everybody to them.
 PATIENCE = 10.0
+READ_EVERY = 0.05  # seconds
 NUMBERED = re.compile(r"\] line (\d+)$", re.MULTILINE)
 
 SETTINGS: dict[str, Any] = {
@@ -73,6 +77,7 @@ class Rig(Customer):
         self.kills = 0
         self.anew = False  # whether a container that never ran may be made once more
         self.reads: list[float] = []
+        self._whole: set[str] = set()  # completed jobs whose artifact was there
         self._seen: set[str] = set()  # ended jobs whose logs were read, and are read at the end
         self._strict = strict
         self._pressure: deque[float] = deque(maxlen=200)
@@ -148,7 +153,7 @@ class Rig(Customer):
         """
         states = dict(self.see.rows("SELECT id, status FROM jobs WHERE log_deleted_at IS NULL"))
         found: dict[str, Log] = {}
-        for job_id in {*self.lines, *self.running} - (set() if again else self._seen):
+        for job_id in {*self.lines, *self.running, *self.former} - (set() if again else self._seen):
             status = states.get(job_id)
             if status in ("pending", "cleaning", "cleaned", None):
                 continue
@@ -171,27 +176,65 @@ class Rig(Customer):
             [int(n) for n in NUMBERED.findall(text)], self.lines.get(job_id) if whole else None
         )
 
+    async def promises(self) -> list[str]:
+        """Return what the API owes and does not give."""
+        owed = list(self.odd)
+        sql = "SELECT id FROM jobs WHERE status = 'completed' AND artifacts_deleted_at IS NULL"
+        for (job_id,) in self.see.rows(sql):
+            if job_id in self.lines and job_id not in self._whole:
+                answer = await self.ask("GET", f"/jobs/{job_id}/artifacts")
+                names = [] if answer is None else answer.json().get("artifacts", [])
+                if [n["name"] for n in names] == ["x"]:
+                    self._whole.add(job_id)
+                else:
+                    owed.append(f"the artifact of {job_id} is not there: {answer and answer.text}")
+        # Whom recovery calls lost had no container that ran.
+        sql = "SELECT id FROM jobs WHERE error = ?"
+        owed += [
+            f"job {job_id} failed for want of a container, which had run"
+            for (job_id,) in self.see.rows(sql, NOT_FOUND)
+            if self.see.started.get(f"job_{job_id}")
+        ]
+        return owed
+
+    async def silent(self) -> list[str]:
+        """Return the jobs that go on, and whose log does not.
+
+        Each writes 20 lines a second, so a new one comes soon after what was seen first.
+        """
+        found = []
+        for job_id in sorted(self.running):
+            first = await self._last_line(job_id)
+            end = time.monotonic() + self.slack(RECOVERY_SECONDS)
+            while await self._last_line(job_id) == first:
+                if time.monotonic() > end:
+                    found.append(f"the log of {job_id} ends at line {first}, the job goes on")
+                    break
+                await asyncio.sleep(0.02)
+        return found
+
+    async def _last_line(self, job_id: str) -> str | None:
+        answer = await self.ask("GET", f"/jobs/{job_id}/output", params={"tail": 1})
+        found = NUMBERED.findall(answer.json().get("output", "")) if answer is not None else []
+        return found[-1] if found else None
+
+    async def _reserved(self) -> tuple[int, int] | None:
+        answer = await self.ask("GET", "/capacity")
+        if answer is None or answer.status_code != 200:
+            return (-1, -1)  # which it can't be: it is asked again
+        found = answer.json()["reserved"]
+        return found["cpus"], found["memory_gb"]
+
     async def evidence(self, recovery: float | None, *, again: bool) -> Evidence:
-        self.see.note_created()
-        rows, containers = self.see.rows, self.see.containers()
-        return Evidence(
-            capacity=CAPACITY,
-            jobs=[Row(*r) for r in rows("SELECT id, status, cpus, memory_gb FROM jobs")],
-            events=[
-                Event(*r)
-                for r in rows("SELECT job_id, from_status, to_status FROM job_events ORDER BY n")
-            ],
-            uploads=dict(rows("SELECT id, state FROM uploads")),
+        found = observed(self.see, self.running, capacity=CAPACITY, reserved=await self._reserved())
+        return replace(
+            found,
             acknowledged_jobs=frozenset(self.jobs),
             acknowledged_uploads=frozenset(self.uploads),
-            running=frozenset(self.running),
-            created={name: frozenset(ids) for name, ids in self.see.created.items()},
-            started={name: frozenset(ids) for name, ids in self.see.started.items()},
+            acknowledged_cancels=frozenset(self.cancels),
+            broken_promises=await self.promises(),
             anew=self.anew,
-            containers=list(containers),
-            leftovers=self.see.leftovers(self.running, containers.values()),
             logs=await self.logs(again=again),
-            integrity=[str(r[0]) for r in rows("PRAGMA integrity_check")],
             recovery=recovery,
             reads=self.reads,
             patience=self.patience,
@@ -221,7 +264,7 @@ class Rig(Customer):
             if time.monotonic() > end:
                 return broken
             await asyncio.sleep(0.2)
-        return self.endings()
+        return [*self.endings(), *await self.silent()]
 
     def endings(self) -> list[str]:
         """Return jobs that ended otherwise than a fault of ours may make them end."""
@@ -240,7 +283,7 @@ class Rig(Customer):
 
     @asynccontextmanager
     async def readers(self, count: int = 2) -> AsyncIterator[None]:
-        """Read lists and capacity meanwhile, 20 times a second each, and keep how long it took."""
+        """Read lists and capacity meanwhile, 20 times a second, and keep how long it took."""
         async with asyncio.TaskGroup() as group, self.new_client(5) as client:
             tasks = [group.create_task(self._read(client)) for _ in range(count)]
             try:
@@ -250,9 +293,13 @@ class Rig(Customer):
                     task.cancel()
 
     async def _read(self, client: httpx.AsyncClient) -> None:
-        while True:
-            for path in ("/jobs?limit=5", "/capacity"):
-                if (took := await timed_read(client, path)) is not None:
-                    self.reads.append(took)
-                    self._pressure.append(pressure())
-                await asyncio.sleep(0.05)
+        """Read when it is due: who waits for a slow answer asks late, and that counts as well."""
+        due = time.monotonic()
+        for path in itertools.cycle(("/jobs?limit=5", "/capacity")):
+            if await answered(client, path):
+                self.reads.append(time.monotonic() - due)
+                self._pressure.append(pressure())
+                due += READ_EVERY
+            else:  # dead, or dying; how long, is the recovery's figure
+                due = time.monotonic() + READ_EVERY
+            await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -108,7 +108,9 @@ async def feed(rig: Rig, course: Course) -> None:
     chance = course.chance
     while time.monotonic() < course.end:
         upload = await rig.upload() if chance.random() < 0.3 else None
-        more = {"files_id": upload} if upload else {}
+        more: dict[str, Any] = {"files_id": upload} if upload else {}
+        # Now CPUs are short, now memory.
+        more["memory_gb"] = chance.choice((1, 1, 2, 4))
         job_id = await rig.count(chance.randrange(1, 60), chance.choice((0, 0.02)), **more)
         if job_id is None:
             course.refused += 1
@@ -116,7 +118,7 @@ async def feed(rig: Rig, course: Course) -> None:
             continue
         if chance.random() < 0.15:
             await asyncio.sleep(chance.random())
-            await rig.ask("DELETE", f"/jobs/{job_id}")
+            await rig.cancel(job_id)
         course.checks.put_nowait(job_id)
 
 

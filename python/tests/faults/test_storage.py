@@ -1,11 +1,9 @@
-"""Experiments 8 to 14: disks that are full, fail, lose what was not synced, or lie."""
+"""Experiments 8 to 10, 13 and 14: disks that are full, a database that is locked or garbled."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import random
 import shutil
 import sqlite3
 import struct
@@ -16,7 +14,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from checker import RECOVERY_SECONDS
 from faultboard import RigFactory, Score, extent
+from healing import healed, post_some
 from rig import Rig
 
 from flashpods_dev.machine import UID
@@ -62,32 +62,6 @@ def use_inodes(directory: Path) -> Path:
         for number in range(100_000):
             (path / str(number)).touch()
     return path
-
-
-async def post_some(rig: Rig, count: int) -> list[int]:
-    """POST small jobs one after the other and return the statuses; the accepted are remembered."""
-    statuses = []
-    for _ in range(count):
-        body = {"type": "worker", "command": "true", "cpus": 1, "memory_gb": 1}
-        answer = await rig.ask("POST", "/jobs", json=body)
-        assert answer is not None, f"the API died: {rig.stack.api.tail()}"
-        statuses.append(answer.status_code)
-        if answer.status_code == 201:
-            rig.jobs.add(answer.json()["job_id"])
-    return statuses
-
-
-async def healed(rig: Rig, score: Score, *, ended: bool = True) -> None:
-    """Once the fault is gone: a job runs through, within the contract's time all is in order."""
-    begun = time.monotonic()
-    answer = None
-    while answer is None and time.monotonic() - begun < rig.slack(10):
-        answer = await rig.count()
-        await asyncio.sleep(0.05)
-    job_id = await rig.must(answer)
-    assert (await rig.ended(job_id))["status"] == "completed"
-    took = await rig.recovered(begun) if ended else time.monotonic() - begun
-    score.judge(await rig.verdict(took), took, rig)
 
 
 # ------------------------------------------------------------------ 8
@@ -184,6 +158,8 @@ async def starve(  # noqa: PLR0917 - called twice, just above
             used.unlink() if used.is_file() else shutil.rmtree(used)
             # Jobs that met the fault may have failed by it, but they must have ended.
             begun = time.monotonic()
+            took = await rig.recovered(begun)
+            score.judge([], took)
             for job_id in sorted(rig.jobs):
                 row = await rig.ended(job_id)
                 if row["status"] == "failed":
@@ -192,105 +168,9 @@ async def starve(  # noqa: PLR0917 - called twice, just above
             score.notes[:] = sorted(set(score.notes))
             if part == "capture":
                 rig.lines.pop(running)  # what conmon could not write was never captured
-            await rig.recovered(begun)
+            assert took < rig.slack(RECOVERY_SECONDS), f"recovered only after {took:.1f} s"
             await healed(rig, score)
     score.settle()
-
-
-# ------------------------------------------------------------------ 11, 12
-
-
-async def unhealthy(rig: Rig, seconds: float = 4) -> None:
-    """Return once health names the database; a look is shared for a second."""
-    end = time.monotonic() + rig.slack(seconds)
-    while True:
-        answer = await rig.client.get("/health")
-        failing = answer.json()["checks"]["database"]["status"] == "failing"
-        if failing and answer.status_code == 503:
-            return
-        assert time.monotonic() < end, f"health does not know: {answer.text[:100]}"
-        await asyncio.sleep(0.1)
-
-
-@pytest.mark.experiment(11, "EIO on fsync of the database")
-async def test_eio_on_fsync(rig: Rig, score: Score, shim: Path) -> None:
-    flag = rig.stack.layout.root / "eio"
-    env = {"LD_PRELOAD": str(shim), "SHIM_PATH": "/db/flashpods.db", "SHIM_EIO": str(flag)}
-    await rig.restart(env=env)
-    await rig.bystander()
-    for _ in range(extent(10, 2, 1)):
-        with score.trial():
-            running = await rig.must(await rig.count(pause=0.02))
-            async with rig.readers():
-                flag.touch()
-                try:
-                    statuses = await post_some(rig, 4)
-                    assert set(statuses) == {503}, f"acknowledged or wrong: {statuses}"
-                    await unhealthy(rig)
-                finally:
-                    flag.unlink()
-                await rig.ended(running)
-                await healed(rig, score)
-    assert "a transaction of" in rig.stack.api.log.read_text()
-    await rig.dismiss()
-    score.settle()
-
-
-@pytest.mark.experiment(12, "power cut: only what was synced survives")
-async def test_power_cut(rig: Rig, score: Score, shim: Path) -> None:
-    """What was acknowledged before the cut is in what fsync had put on the disk until then."""
-    kept = rig.stack.layout.root / "kept"
-    kept.mkdir()
-    os.chown(kept, UID, UID)
-    env = {"LD_PRELOAD": str(shim), "SHIM_PATH": "/db/flashpods.db", "SHIM_KEEP": str(kept)}
-    await asyncio.to_thread(rig.stack.api.terminate)
-    shutil.copy(rig.stack.layout.database, kept)  # what the shim has not seen being synced
-    await rig.start(env=env)
-    chance = random.Random(4)
-    stop = asyncio.Event()
-
-    async def post() -> None:
-        while not stop.is_set():
-            job_id = await rig.post("true")
-            if job_id is not None and chance.random() < 0.3:
-                await rig.ask("DELETE", f"/jobs/{job_id}")
-            await rig.upload(finalize=False)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(4):
-            group.create_task(post())
-        for number in range(extent(100, 12, 6)):
-            await asyncio.sleep(chance.uniform(0.05, 0.4))
-            with score.trial(f"cut {number}"):
-                jobs, uploads = set(rig.jobs), set(rig.uploads)
-                copy = rig.stack.layout.root / "cut"
-                await asyncio.to_thread(cut, kept, copy)
-                found_jobs, found_uploads, integrity = await asyncio.to_thread(revive, copy)
-                assert integrity == "ok", integrity
-                assert jobs <= found_jobs, f"{len(jobs - found_jobs)} acknowledged jobs lost"
-                assert uploads <= found_uploads, f"{len(uploads - found_uploads)} uploads lost"
-        stop.set()
-    began = time.monotonic()
-    score.judge(await rig.verdict(await rig.recovered(began)), None, rig)
-    score.settle()
-
-
-def cut(kept: Path, copy: Path) -> None:
-    """Copy what is on the disk at one moment: the lock is the one that the shim takes."""
-    shutil.rmtree(copy, ignore_errors=True)
-    lock = os.open(kept, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.copytree(kept, copy, ignore=shutil.ignore_patterns(".new"))
-    finally:
-        os.close(lock)
-
-
-def revive(copy: Path) -> tuple[set[str], set[str], str]:
-    with closing(sqlite3.connect(copy / "flashpods.db")) as connection:
-        jobs = {i for (i,) in connection.execute("SELECT id FROM jobs")}
-        uploads = {i for (i,) in connection.execute("SELECT id FROM uploads")}
-        return jobs, uploads, str(connection.execute("PRAGMA integrity_check").fetchone()[0])
 
 
 # ------------------------------------------------------------------ 13
