@@ -57,6 +57,7 @@ class Customer:
             base_url=self.stack.api_url,
             headers={"Authorization": f"Bearer {token}"},
             trust_env=False,
+            verify=False,  # plain HTTP; to read all authorities holds our loop up 20 ms
             timeout=seconds,
         )
 

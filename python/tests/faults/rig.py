@@ -218,6 +218,21 @@ class Rig(Customer):
         found = NUMBERED.findall(answer.json().get("output", "")) if answer is not None else []
         return found[-1] if found else None
 
+    async def overfull(self) -> list[str]:
+        """Ask for a CPU, and a GB, more than the jobs that go on leave; return what is given."""
+        found = []
+        cpus, memory = await self._reserved() or (0, 0)
+        for more in (
+            {"cpus": CAPACITY[0] - cpus + 1, "memory_gb": 1},
+            {"cpus": 1, "memory_gb": CAPACITY[1] - memory + 1},
+        ):
+            if self.running:  # else it is beyond what any job may ask for
+                body = {"type": "worker", "command": "true", **more}
+                answer = await self.client.post("/jobs", json=body)
+                if answer.json().get("error") != "insufficient_resources":
+                    found.append(f"{more} with {cpus} CPUs, {memory} GB reserved: {answer.text}")
+        return found
+
     async def _reserved(self) -> tuple[int, int] | None:
         answer = await self.ask("GET", "/capacity")
         if answer is None or answer.status_code != 200:
@@ -264,7 +279,7 @@ class Rig(Customer):
             if time.monotonic() > end:
                 return broken
             await asyncio.sleep(0.2)
-        return [*self.endings(), *await self.silent()]
+        return [*self.endings(), *await self.silent(), *await self.overfull()]
 
     def endings(self) -> list[str]:
         """Return jobs that ended otherwise than a fault of ours may make them end."""
@@ -300,6 +315,7 @@ class Rig(Customer):
                 self.reads.append(time.monotonic() - due)
                 self._pressure.append(pressure())
                 due += READ_EVERY
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
             else:  # dead, or dying; how long, is the recovery's figure
-                due = time.monotonic() + READ_EVERY
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+                await asyncio.sleep(READ_EVERY)
+                due = time.monotonic()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -53,6 +54,8 @@ async def test_clock_step(rig: Rig, score: Score, shim: Path, step: int) -> None
             again = await rig.must(await rig.count())
             row = await rig.ended(again)
             assert row["status"] == "completed", row
+            ahead = datetime.fromisoformat(row["created_at"]) - datetime.now(UTC)
+            assert abs(ahead.total_seconds() - step) < HOUR / 2, f"the API saw no step: {row}"
             if step == -HOUR:
                 used = await rig.must(await rig.count(files_id=upload))
                 assert (await rig.ended(used))["status"] == "completed"

@@ -25,6 +25,7 @@ from flashpods_dev.stack import StackError
 pytestmark = pytest.mark.timeout(900)  # a busy machine needs more than the usual two minutes
 
 MIB = 1024**2
+NO_ROOM = ("insufficient_storage", "artifact_copy_failed")  # how a job may fail on a full disk
 
 
 @pytest.fixture
@@ -163,6 +164,7 @@ async def starve(  # noqa: PLR0917 - called twice, just above
             for job_id in sorted(rig.jobs):
                 row = await rig.ended(job_id)
                 if row["status"] == "failed":
+                    assert row["error"] in NO_ROOM, row
                     score.notes.append(f"{part}: {row['error']}")
                     rig.excused |= {job_id}
             score.notes[:] = sorted(set(score.notes))
