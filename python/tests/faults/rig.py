@@ -220,20 +220,21 @@ class Rig(Customer):
 
     async def overfull(self) -> list[str]:
         """Ask for a CPU, and a GB, more than the jobs that go on leave; return what is given."""
+        if not self.running:  # one more than the whole host is beyond what any job may ask for
+            return []
         found = []
-        cpus, memory = await self._reserved() or (0, 0)
+        cpus, memory = await self._reserved()
         for more in (
             {"cpus": CAPACITY[0] - cpus + 1, "memory_gb": 1},
             {"cpus": 1, "memory_gb": CAPACITY[1] - memory + 1},
         ):
-            if self.running:  # else it is beyond what any job may ask for
-                body = {"type": "worker", "command": "true", **more}
-                answer = await self.client.post("/jobs", json=body)
-                if answer.json().get("error") != "insufficient_resources":
-                    found.append(f"{more} with {cpus} CPUs, {memory} GB reserved: {answer.text}")
+            body = {"type": "worker", "command": "true", **more}
+            answer = await self.client.post("/jobs", json=body)
+            if answer.json().get("error") != "insufficient_resources":
+                found.append(f"{more} with {cpus} CPUs, {memory} GB reserved: {answer.text}")
         return found
 
-    async def _reserved(self) -> tuple[int, int] | None:
+    async def _reserved(self) -> tuple[int, int]:
         answer = await self.ask("GET", "/capacity")
         if answer is None or answer.status_code != 200:
             return (-1, -1)  # which it can't be: it is asked again

@@ -135,7 +135,7 @@ class Witness:
 
 
 async def answered(client: httpx.AsyncClient, path: str) -> bool:
-    """GET; whether the API was alive. Who waits in vain until the client gives up was not told."""
+    """GET; return whether the API was alive, be it that the client gave up waiting for it."""
     try:
         answer = await client.get(path)
     except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):

@@ -47,8 +47,8 @@ def first_row(new: NewJob, *, seq: int, at: datetime) -> Job:
     )
 
 
-def running_row(job_id: str, *, at: datetime, cancelled: bool = False) -> Job:
-    """Return a small worker that was accepted, started and perhaps cancelled at that time."""
+def running_row(job_id: str, *, at: datetime) -> Job:
+    """Return a small worker that was accepted and started at that time."""
     return Job(
         id=job_id,
         seq=1,
@@ -69,7 +69,7 @@ def running_row(job_id: str, *, at: datetime, cancelled: bool = False) -> Job:
         created_at=at,
         started_at=at,
         completed_at=None,
-        cancel_requested_at=at if cancelled else None,
+        cancel_requested_at=None,
         container_id="c",
         exit_code=None,
         error=None,
