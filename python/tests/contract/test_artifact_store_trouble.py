@@ -62,6 +62,40 @@ async def test_a_full_disk(small_disk: Path) -> None:
     await store.close()
 
 
+async def test_what_can_t_be_synced_is_not_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever fsync fails; and what was renamed but not synced is synced before it counts."""
+    real, calls = os.fsync, []
+
+    def fsync(fd: int) -> None:
+        calls.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        if len(calls) == at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for at in range(1, 100):
+        root = tmp_path / str(at)
+        store = made(root)
+        staging = await store.prepare(JOB)
+        (staging / "d").mkdir()
+        (staging / "d" / "f").write_text("kept")
+        calls.clear()
+        collected = await store.collect(JOB, at=AT)
+        if len(calls) < at:
+            assert (names(collected), collected.error) == (["d"], None)
+            break
+        assert (collected.artifacts, collected.error) == ([], "artifact_copy_failed"), at
+        assert collected.warnings == [f"artifacts: {os.strerror(errno.EIO)}"]
+        calls[:] = [""] * at
+        again = await store.collect(JOB, at=AT)
+        assert (names(again), again.error) == (["d"], None)
+        assert str(root) in calls
+        await store.close()
+    assert at > 5
+
+
 async def test_check_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"paths\.artifacts .*file.*: "):

@@ -82,6 +82,45 @@ async def test_eio_on_fsync(rig: Rig, score: Score, shim: Path) -> None:
     score.settle()
 
 
+@pytest.mark.parametrize("part", ["artifacts", "joblogs"])
+@pytest.mark.experiment(11, "EIO on fsync of artifacts and logs")
+async def test_eio_on_fsync_of_output(rig: Rig, score: Score, shim: Path, part: str) -> None:
+    """Whose artifacts are in doubt has failed; whose log is says so, and has it whole later."""
+    root = rig.stack.layout.root
+    flag = root / "eio"
+    env = {"LD_PRELOAD": str(shim), "SHIM_PATH": str(root / part), "SHIM_EIO": str(flag)}
+    await rig.restart(env=env)
+    await rig.bystander()
+    for _ in range(extent(10, 2, 1)):
+        with score.trial(part):
+            running = await rig.must(await rig.count(100, pause=0.02))
+            await rig.until(running, "running")
+            async with rig.readers():
+                flag.touch()
+                try:
+                    row = await rig.ended(running)
+                finally:
+                    flag.unlink()
+                begun = time.monotonic()
+                if part == "artifacts":
+                    told = (row["status"], row["error"], row["exit_code"])
+                    assert told == ("failed", "artifact_copy_failed", 0), row
+                    rig.excused.add(running)
+                    left = root / "artifacts" / ".staging" / running
+                    assert (left / "x").exists(), "its retention has not passed"
+                    shutil.rmtree(left)  # as the cleanup does then
+                else:
+                    assert row["status"] == "completed", row
+                    assert any("log is incomplete" in w for w in row["warnings"]), row
+                took = await rig.recovered(begun)
+                score.judge(await rig.verdict(took, again=False), took, rig)
+                await healed(rig, score)
+    said = {"artifacts": "artifacts_not_collected", "joblogs": "log_incomplete"}[part]
+    assert said in rig.stack.api.log.read_text()
+    await rig.dismiss()
+    score.settle()
+
+
 @pytest.mark.experiment(12, "power cut: only what was synced survives")
 async def test_power_cut(rig: Rig, score: Score, shim: Path) -> None:
     """What was acknowledged before the cut is in what fsync had put on the disk until then."""

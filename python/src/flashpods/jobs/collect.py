@@ -41,11 +41,8 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
         await line.show(job, Phase.COLLECTING)
     failpoints.hit("collect.before_drain")
     warnings = list(ending.warnings)
-    try:
-        await line.logs.drain(job.id)
-    except OSError as e:  # it has tried for a while; a job must not hold its resources for that
-        log.warning("log_incomplete", job_id=job.id, reason=str(e))
-        warnings.append(f"the log is incomplete: {e.strerror}")
+    log_missing = await _drain(line, job)
+    warnings += log_missing
     failpoints.hit("collect.after_drain")
     collected = await _collect(line, job) if ran else Collected()
     failpoints.hit("collect.after_artifacts")
@@ -64,15 +61,31 @@ async def conclude(line: Line, job: Job, ending: Ending) -> bool:
     failpoints.hit("collect.after_note")
     row = await _end(line, job, ending, collected)
     failpoints.hit("collect.after_end")
-    return await tidy(line, row, keep_base=ran)
+    return await tidy(line, row, keep_base=ran) and not log_missing
+
+
+async def _drain(line: Line, job: Job) -> list[str]:
+    """Complete the log; return a warning if its disk does not take it.
+
+    It has tried for a while then, and a job must not hold its resources for that: recovery goes on.
+    """
+    try:
+        await line.logs.drain(job.id)
+    except OSError as e:
+        log.warning("log_incomplete", job_id=job.id, reason=str(e))
+        return [f"the log is incomplete until its disk takes the rest: {e.strerror}"]
+    return []
 
 
 async def _collect(line: Line, job: Job) -> Collected:
     try:
-        return await line.artifacts.collect(job.id, at=line.clock.now())
+        collected = await line.artifacts.collect(job.id, at=line.clock.now())
     except (Unavailable, OSError) as e:
-        log.warning("artifacts_not_collected", job_id=job.id, reason=str(e))
-        return Collected(error="artifact_copy_failed", warnings=[f"artifacts: {e}"])
+        collected = Collected(error="artifact_copy_failed", warnings=[f"artifacts: {e}"])
+    if collected.error is not None:
+        why = [collected.error, *collected.warnings[:3]]
+        log.warning("artifacts_not_collected", job_id=job.id, reason="; ".join(why))
+    return collected
 
 
 async def _end(line: Line, job: Job, ending: Ending, collected: Collected) -> Job:

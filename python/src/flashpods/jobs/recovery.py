@@ -27,6 +27,7 @@ LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
 # From the engine's first answer on: by then it has done what it was asked before, or never will.
 HOLD_SECONDS: Final = LATE_SECONDS
 DEAD_SECONDS: Final = 20.0  # a round's for containers that are dead, each of which may take 60
+LOG_SOON: Final = timedelta(minutes=10)
 UNSEEN_SECONDS: Final = 60.0  # then a job is ended, if it is to end, whatever its container does
 
 
@@ -74,6 +75,7 @@ class Recovery:
         self._let_launch([*half_made, *staying])
         await self._remove_dead([orphan for orphan in orphans if orphan.dead])
         await self._discard_trees()
+        await self._complete_logs()
         for _, error in unseen:
             raise error
 
@@ -227,6 +229,28 @@ class Recovery:
                 await _gone(line.artifacts.discard_staged(job_id), job_id)
         for upload_id in await line.workspaces.finalized():
             await _gone(discard_ended_upload(line, upload_id), upload_id)
+
+    async def _complete_logs(self) -> None:
+        """Take in the output that the disk did not take when its job ended.
+
+        Sooner than in the next round if that was not long ago: such a disk was full, and has room
+        soon, or it stays broken.
+        """
+        line = self._line
+        left = [i for i in await line.logs.undrained() if not self._supervisor.has(i)]
+        known = await line.store.known(left)
+        for job_id in left:
+            row = known.get(job_id)
+            if row is None or row.completed_at is None:
+                continue
+            try:
+                await line.logs.drain(job_id, tries=1)
+            except OSError as e:
+                log.warning("log_stays_incomplete", job_id=job_id, reason=str(e))
+                if line.clock.now() - row.completed_at < LOG_SOON:
+                    self._supervisor.broke.set()
+            else:
+                line.observer.recovered("log_completed")
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""

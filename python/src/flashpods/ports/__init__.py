@@ -16,6 +16,7 @@ from flashpods.ports.engine import (
     Mount,
 )
 from flashpods.ports.files import (
+    DRAIN_TRIES,
     TAIL_BYTES,
     ArtifactStore,
     DiskFill,
@@ -33,6 +34,7 @@ from flashpods.ports.process import Changes, Clock
 from flashpods.ports.stores import JobStore, UploadStore
 
 __all__ = [
+    "DRAIN_TRIES",
     "TAIL_BYTES",
     "UNOBSERVED",
     "ArtifactStore",

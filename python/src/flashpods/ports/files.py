@@ -14,6 +14,7 @@ from flashpods.jobs.model import (
 )
 from flashpods.ports.engine import ContainerState
 
+DRAIN_TRIES: Final = 4  # with pauses of 0.5 to 2 s between them
 TAIL_BYTES: Final = 4 * 1024**2  # a tail at most, unless its one line is longer
 
 
@@ -43,11 +44,16 @@ class LogStore(Protocol):
         """Begin, or after a restart resume, to turn raw output into the log; repeated: a no-op."""
         ...
 
-    async def drain(self, job_id: str) -> None:
+    async def drain(self, job_id: str, *, tries: int = DRAIN_TRIES) -> None:
         """Take in all that the dead container wrote, then stop following and drop the raw output.
 
-        Repeated, or on a job never followed: takes what is there.
+        Repeated, or on a job never followed: takes what is there. Raises OSError after so many
+        tries, with longer and longer pauses between them: the raw output stays, for another call.
         """
+        ...
+
+    async def undrained(self) -> list[str]:
+        """Return the ids of the jobs whose raw output is still there, running ones too."""
         ...
 
     async def tail(

@@ -10,7 +10,7 @@ from pathlib import Path
 from flashpods.adapters.files.k8sfile import ParserState, flush, log_head, parse, whole_lines
 from flashpods.adapters.files.logread import truncation_line
 from flashpods.jobs import names
-from flashpods.ports import TAIL_BYTES, LogTail
+from flashpods.ports import DRAIN_TRIES, TAIL_BYTES, LogTail
 
 
 @dataclass
@@ -62,7 +62,7 @@ class MemoryLogStore:
             log.following = log.began = True
             await self._take(log)
 
-    async def drain(self, job_id: str) -> None:
+    async def drain(self, job_id: str, *, tries: int = DRAIN_TRIES) -> None:  # noqa: ARG002 - port
         """Take the rest and finish the log."""
         log = self._logs.get(job_id)
         if log is None or log.finished:
@@ -125,6 +125,10 @@ class MemoryLogStore:
         """Forget the job."""
         self._logs.pop(job_id, None)
         await self._notify()
+
+    async def undrained(self) -> list[str]:
+        """Return the ids of the logs that are not finished."""
+        return sorted(i for i, log in self._logs.items() if not log.finished)
 
     async def stored(self) -> list[tuple[str, int]]:
         """Return (job id, bytes)."""

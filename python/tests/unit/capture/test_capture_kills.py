@@ -183,16 +183,15 @@ def test_sigkill_at_random_moments_loses_and_doubles_nothing(
 
 
 def test_a_checkpoint_is_used_and_an_unreadable_one_is_not(
-    tmp_path: Path,
-    engines: Callable[[Path, int], Engine],
+    tmp_path: Path, engines: Callable[[Path, int], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(capture_module, "CHECKPOINT_SECONDS", 0.0)
     capture = new(tmp_path)
     capture.note(b"[09:00:00.000] own\n")
     capture.prepare()
     engine = engines(capture.raw, 10 * MB)
     engine.write(*output(100))
     capture.step()
-    capture.checkpoint()
     file = capture.directory / "kept" / "checkpoint"
     place = json.loads(file.read_bytes())
     assert place["offset"] == len(engine.written)

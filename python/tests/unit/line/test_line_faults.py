@@ -6,27 +6,47 @@ import asyncio
 from typing import Any
 
 import pytest
-from line_world import World, row_of
+from line_world import World, recovered, row_of
 
 from flashpods.errors import Unavailable
-from flashpods.jobs.model import (
-    Job,
-)
+from flashpods.jobs.model import Grant, Job
+from flashpods.jobs.recovery import LOG_SOON
 from flashpods.jobs.states import JobStatus
+from flashpods.ports import DRAIN_TRIES
 
 
-async def test_a_log_that_cannot_be_completed_ends_the_job_with_a_warning(
+async def test_a_log_that_cannot_be_completed_ends_the_job_and_is_completed_later(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(_job_id: str) -> None:
+    tried = []
+
+    async def refuse(job_id: str, *, tries: int = DRAIN_TRIES) -> None:
+        tried.append((job_id, tries))
         raise OSError(28, "No space left on device")
 
     job = await world.running()
-    monkeypatch.setattr(world.logs, "drain", refuse)
-    world.runtime.exit(job.container_name, 0)
-    row = await world.ended(job)
-    assert row.status is JobStatus.COMPLETED
-    assert "the log is incomplete: No space left on device" in row.warnings
+    other = await world.running(grant=Grant(cpus=1, memory_gb=1, timeout_minutes=600))
+    for each in (job, other):
+        await world.logs.feed(each.id, b"2026-11-24T09:31:26.123456789+00:00 stdout F one\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.logs, "drain", refuse)
+        world.runtime.exit(job.container_name, 0)
+        row = await world.until(job, JobStatus.COMPLETED)
+        async with asyncio.timeout(30):
+            await world.supervisor.broke.wait()
+        why = "the log is incomplete until its disk takes the rest: No space left on device"
+        assert why in row.warnings
+        for soon in (True, True, False):
+            world.supervisor.broke.clear()
+            await recovered(world)
+            assert world.supervisor.broke.is_set() is soon
+            world.clock.advance(LOG_SOON.total_seconds() / 2)
+    assert tried == [(job.id, DRAIN_TRIES), *3 * [(job.id, 1)]]  # not the one that runs
+    await recovered(world)
+    assert world.recoveries == ["log_completed"]
+    assert await world.logs.undrained() == [other.id]
+    await recovered(world)
+    assert world.recoveries == ["log_completed"]
 
 
 async def test_a_store_that_is_away_for_a_moment_is_asked_again(

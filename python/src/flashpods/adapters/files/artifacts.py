@@ -171,7 +171,7 @@ class FileArtifactStore:
             except DiskFull:
                 done = Collected(error=DISK, warnings=["artifacts: no space left on the host"])
             except OSError as e:
-                done = self._committed(job) or _failed(e)
+                done = _failed(e)
             if not (self._root / job).exists():  # nothing was committed: a repeat may do better
                 self._drop(check, COLLECTING, job=job)
                 return done
@@ -196,6 +196,7 @@ class FileArtifactStore:
     def _committed(self, job: str) -> Collected | None:
         if not (self._root / job).is_dir():
             return None
+        _sync_directory(self._root)  # who renamed it may have been killed before this
         try:
             return _MANIFEST.validate_json((self._root / MANIFESTS / job).read_bytes())
         except (OSError, ValidationError):

@@ -67,11 +67,12 @@ def capture_max_bytes(log_bytes: int) -> int:
 class Capture:
     """The files of one job's capture. Every method takes the lock and may raise OSError.
 
-    After an OSError nothing is lost: the place has not moved, the same call may be made again.
+    After an OSError nothing is lost: the place has not moved, or it is again the last one that was
+    saved; go on with :meth:`step`.
 
     Attributes:
         visible: bytes of the log that readers may see; complete lines. Any thread may read it.
-        capped: whether the log has reached its limit. Any thread may read it.
+        capped: whether the log has reached its limit, for its readers. Any thread may read it.
         finished: whether the log is complete and the raw output gone.
     """
 
@@ -142,17 +143,17 @@ class Capture:
             self._open()
             if self.finished:
                 return False
-            more = not self.capped
+            more = not self._here().capped
             for _ in range(PASS_BLOCKS):
                 more = more and self._block(final=final)
             self._release()
-            if self.capped:
+            if self._here().capped:
                 self._discard()
                 return False
             if self._place != self._saved and (
                 time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS
             ):
-                self._save(sync=True)
+                self._save()
             return more
 
     def seal(self) -> None:
@@ -162,19 +163,13 @@ class Capture:
             if self.finished:
                 return
             place = self._here()
-            if not self.capped:
+            if not place.capped:
                 self._append(flush(place.parser), place.generation, place.offset, ParserState())
-            with self.log.open("rb+") as f:
-                f.truncate(self._here().log)  # a power cut may have kept less raw output than log
-                os.fsync(f.fileno())
+            # A power cut may have kept less raw output than log.
+            os.truncate(self.log, self._here().log)
+            self._sync()
             self.visible = self._here().log
             self._remove()
-
-    def checkpoint(self) -> None:
-        """Save the place, so that the next process has less to do again."""
-        with self._lock:
-            if self._place is not None and self._place != self._saved and not self.finished:
-                self._save(sync=False)
 
     def delete(self) -> None:
         """Delete log and raw output."""
@@ -201,23 +196,25 @@ class Capture:
         self._kept = sorted(map(Kept.at, self._kept_dir.glob("[0-9]*")), key=lambda k: k.number)
         first = self._kept[0].number if self._kept else 0
         start = Place(first, 0, min(origin, complete), False, ParserState())
-        place = self._load_checkpoint() or start
+        saved = self._load_checkpoint()
+        place = saved or start
         if place.log > self.log.stat().st_size:  # the log's end did not survive a power cut
             place = start
+        if self.capped and saved is None and self._checkpoint_file.exists():
+            # Unreadable; so the raw output may be gone already, and the log's end must do.
+            place = Place(place.generation, place.offset, complete, True, ParserState())
         self.capped = self.capped or place.capped
         self.visible = max(place.log, complete)
         self._place = self._saved = place
         self._saved_at = time.monotonic()
-        if self.capped:
-            self._place = Place(place.generation, place.offset, complete, True, ParserState())
-        else:
+        if not place.capped:
             self._adopt(gap=True)
 
     def _load_origin(self, complete: int) -> int:
         """Return the size of our own lines; from now on there are no more of them."""
         with suppress(FileNotFoundError):
             return int(self._origin_file.read_text())
-        replace_file(self._origin_file, str(complete).encode(), sync=True)
+        replace_file(self._origin_file, str(complete).encode())
         return complete
 
     def _load_checkpoint(self) -> Place | None:
@@ -229,14 +226,25 @@ class Capture:
             _log.warning("capture_checkpoint_unreadable", job_id=self.job_id, reason=str(e))
             return None
 
-    def _save(self, *, sync: bool) -> None:
+    def _save(self) -> None:
         place = self._here()
-        if sync:
-            with self.log.open("rb") as f:
-                os.fsync(f.fileno())
-        replace_file(self._checkpoint_file, encode(place), sync=sync)
+        self._sync()
+        replace_file(self._checkpoint_file, encode(place))
         self._saved, self._saved_at = place, time.monotonic()
         failpoints.hit("capture.after_checkpoint")
+
+    def _sync(self) -> None:
+        """Put the log on the disk; if that fails, go back to where it last did not.
+
+        The kernel reports a failed write-back once and then calls those pages clean: a later fsync
+        succeeds though they never reached the disk. So what is in doubt is written once more.
+        """
+        try:
+            with self.log.open("rb") as f:
+                os.fsync(f.fileno())
+        except OSError:
+            self._place = self._saved
+            raise
 
     def _adopt(self, *, gap: bool = False) -> None:
         """Keep the raw file that conmon writes to now, if it has rotated.
@@ -280,7 +288,7 @@ class Capture:
         if taken:
             lines, parser = parse(block[:taken], place.parser)
             self._append(lines, place.generation, place.offset + taken, parser)
-            return not self.capped
+            return not self._here().capped
         following = next((k for k in self._kept if k.number > place.generation), None)
         return following is not None and self._next_generation(following)
 
@@ -290,7 +298,7 @@ class Capture:
             self._append([*flush(parser), GAP_LINE[:-1]], kept.number, 0, ParserState())
         else:
             self._append([], kept.number, 0, parser)
-        return not self.capped
+        return not self._here().capped
 
     def _append(
         self, lines: list[bytes], generation: int, offset: int, parser: ParserState
@@ -314,7 +322,7 @@ class Capture:
                 os.close(fd)
             failpoints.hit("capture.after_append")
         self._place = Place(generation, offset, size, capped, parser)
-        self.capped = capped  # first: who sees the last line must know it
+        self.capped |= capped  # first: who sees the last line must know it
         self.visible = max(self.visible, size)
 
     @staticmethod
@@ -333,10 +341,10 @@ class Capture:
 
     def _release(self) -> None:
         """Drop the links to raw files that are no longer needed, once a checkpoint says so."""
-        number = self._here().generation
-        done = [k for k in self._kept if self.capped or k.number < number]
+        place = self._here()
+        done = [k for k in self._kept if place.capped or k.number < place.generation]
         if done:
-            self._save(sync=True)
+            self._save()
             for kept in done:
                 kept.path.unlink(missing_ok=True)
             self._kept = [k for k in self._kept if k not in done]

@@ -38,24 +38,22 @@ class Kept:
         return cls(int(path.name.removesuffix("g")), gap, path.stat().st_ino, path)
 
 
-def replace_file(file: Path, data: bytes, *, sync: bool) -> None:
+def replace_file(file: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old or the new content whole. Raises OSError.
 
-    With ``sync`` also after a power cut, from the return on.
+    From the return on it is the new one, after a power cut as well.
     """
     temporary = file.with_name(f"{file.name}.tmp")
     with temporary.open("wb") as f:
         f.write(data)
-        if sync:
-            f.flush()
-            os.fsync(f.fileno())
+        f.flush()
+        os.fsync(f.fileno())
     temporary.replace(file)
-    if sync:
-        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def encode(place: Place) -> bytes:

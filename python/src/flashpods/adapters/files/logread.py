@@ -257,6 +257,11 @@ def stored(logs: Path, capture: Path) -> list[tuple[str, int]]:
     return sorted((job_id, sum(inodes.values())) for job_id, inodes in sizes.items())
 
 
+def undrained(capture: Path) -> list[str]:
+    """Return the ids of the jobs that have a directory there. Raises OSError."""
+    return sorted(path.name for path in capture.iterdir() if is_job_id(path.name))
+
+
 def _add(inodes: dict[int, int], file: Path) -> None:
     with suppress(FileNotFoundError):  # gone since it was listed
         status = file.lstat()

@@ -27,13 +27,12 @@ from flashpods.adapters.files.k8sfile import LINE_BYTES, log_head
 from flashpods.adapters.files.openlogs import OpenLogs, read_apart
 from flashpods.bulkhead import Bulkhead
 from flashpods.jobs import names
-from flashpods.ports import TAIL_BYTES, LogTail
+from flashpods.ports import DRAIN_TRIES, TAIL_BYTES, LogTail
 
 PASS_SECONDS: Final = 0.02  # between two passes of one job
 CAPPED_SECONDS: Final = 0.25  # between two looks at a job whose log is full
 UNWATCHED_SECONDS: Final = 0.5  # between two looks where the kernel gives no watch
 RETRY_SECONDS: Final = (0.5, 30.0)  # the first and the longest pause after a failed pass
-DRAIN_TRIES: Final = 4
 THREADS: Final = 2
 INLINE_BYTES: Final = 256 * 1024  # larger pages are read in a thread even when in memory
 LARGE_AT_ONCE: Final = 4  # tails in threads: each holds some megabytes
@@ -142,12 +141,11 @@ class FileLogStore:
             follow.task = asyncio.create_task(self._run(job_id, follow), name=f"log {job_id}")
         self._notify(job_id)
 
-    async def drain(self, job_id: str) -> None:
+    async def drain(self, job_id: str, *, tries: int = DRAIN_TRIES) -> None:
         """Take in the rest, make the log durable, drop the raw output.
 
         Raises:
-            OSError: the log could not be written in :data:`DRAIN_TRIES` tries, about 4 s. The raw
-                output is kept; a later call goes on where this one stopped.
+            OSError: the log could not be written, by default for about 4 s; a later call goes on.
         """
         async with self._lock(job_id):
             follow = self._follows.get(job_id)
@@ -155,7 +153,7 @@ class FileLogStore:
             if follow:
                 await self._stop(follow)
             pause = RETRY_SECONDS[0]
-            for attempt in range(1, DRAIN_TRIES + 1):
+            for attempt in range(1, tries + 1):
                 try:
                     await self._offload(capture.open)
                     while await self._offload(partial(capture.step, final=True)):
@@ -165,7 +163,7 @@ class FileLogStore:
                 except OSError as e:
                     _log.warning("log_drain_failed", job_id=job_id, attempt=attempt, reason=str(e))
                     self._follows.pop(job_id, None)
-                    if attempt == DRAIN_TRIES:
+                    if attempt == tries:
                         raise
                     await asyncio.sleep(pause)
                     pause *= 2
@@ -184,15 +182,12 @@ class FileLogStore:
         self._notify(job_id)
 
     async def close(self) -> None:
-        """Stop following, save the places, end the threads; repeated: a no-op."""
+        """Stop following, end the threads, as a kill would; repeated: a no-op."""
         if self._closed:
             return
         self._closed = True
-        follows = list(self._follows.values())
-        for follow in follows:
+        for follow in list(self._follows.values()):
             await self._stop(follow)
-            with suppress(OSError):  # a place not saved costs the next process time, no line
-                await self._offload(follow.capture.checkpoint)
         if self._events:
             self._events.cancel()
             await asyncio.wait((self._events,))
@@ -266,6 +261,10 @@ class FileLogStore:
                     del self._waiters[job_id]
             if self._closed and waiters.future.done():
                 return
+
+    async def undrained(self) -> list[str]:
+        """See :meth:`flashpods.ports.LogStore.undrained`. Raises OSError."""
+        return await asyncio.to_thread(logread.undrained, self._capture)
 
     async def stored(self) -> list[tuple[str, int]]:
         """Return (job id, bytes on disk), by job id. Raises OSError."""

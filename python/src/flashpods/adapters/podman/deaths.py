@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from flashpods.adapters.podman.cgroups import PROC, open_process
+from flashpods.adapters.podman.conmon import conmon_alive
 from flashpods.adapters.podman.look import Unshown, inspect
 from flashpods.adapters.podman.rest import RestClient
 from flashpods.errors import Unavailable
@@ -24,8 +25,12 @@ FIRST_LOOK, MOST_LOOK = 0.004, 0.256
 """Seconds between looks after the death: its status is taken in within 5 to 30 ms."""
 FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the engine does not answer."""
+CONMON_DUE: Final = 0.5
+"""Seconds without an exit status after which we look whether conmon is there to write it."""
 STATUS_LOST_AFTER: Final = 6.0
-"""Seconds without an exit status after which conmon must be lost; Podman itself gives it five."""
+"""Seconds after which it must be lost if conmon is not to be seen; Podman itself gives it five."""
+CONMON_GIVEN: Final = 60.0
+"""Seconds for one that is there: it writes the status when the output is on its disk."""
 UNSHOWN_AFTER: Final = 60.0
 """Seconds for which the engine refused to show a dead one, after which it never will."""
 SLICE: Final = 20.0
@@ -61,6 +66,7 @@ class DeathWatch:
         self._emptied = emptied
         self._pid = pid
         self._look = FIRST_LOOK
+        self._conmon: bool | None = None  # alive; None: not to be seen, or not looked for yet
         self._dead_since: float | None = None
         self._unshown_since: float | None = None
 
@@ -90,6 +96,8 @@ class DeathWatch:
             if self._status_lost():
                 return replace(state, status="exited", pid=None, exit_code=None)
             await self._next(state)
+            if self._dead_for() > CONMON_DUE:  # then the engine is asked once more
+                self._conmon = await asyncio.to_thread(conmon_alive, self._id, proc=self._proc)
 
     async def _next(self, state: ContainerState) -> None:
         """Wait until another look is worth it."""
@@ -146,7 +154,12 @@ class DeathWatch:
             self._unshown_since = now
         return self._unshown_since is not None and now - self._unshown_since > UNSHOWN_AFTER
 
+    def _dead_for(self) -> float:
+        since = self._dead_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
+
     def _status_lost(self) -> bool:
-        if self._dead_since is None:
-            return False
-        return asyncio.get_running_loop().time() - self._dead_since > STATUS_LOST_AFTER
+        """Whether the engine's last answer is its last word."""
+        if self._conmon is None:
+            return self._dead_for() > STATUS_LOST_AFTER
+        return not self._conmon or self._dead_for() > CONMON_GIVEN
