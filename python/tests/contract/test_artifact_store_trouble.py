@@ -88,6 +88,7 @@ async def test_what_can_t_be_synced_is_not_collected(
             break
         assert (collected.artifacts, collected.error) == ([], "artifact_copy_failed"), at
         assert collected.warnings == [f"artifacts: {os.strerror(errno.EIO)}"]
+        assert (staging / "d" / "f").read_text() == "kept"
         calls[:] = [""] * at
         again = await store.collect(JOB, at=AT)
         assert (names(again), again.error) == (["d"], None)

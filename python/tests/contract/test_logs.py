@@ -132,6 +132,17 @@ async def test_drain_takes_what_was_never_followed_and_repeats(rig: Rig) -> None
         assert await rig.text() == line("one") + line("no newline")
 
 
+async def test_what_is_not_drained_is_listed(rig: Rig) -> None:
+    other = "fedcba9876543210"
+    for job_id in (JOB, other):
+        await rig.feed(job_id, raw("one"))
+    await rig.store.follow(other)
+    assert await rig.store.undrained() == [JOB, other]
+    await rig.store.drain(JOB, tries=1)
+    assert await rig.store.undrained() == [other]
+    assert await rig.text() == line("one")
+
+
 async def test_partial_lines_wait_for_their_end(rig: Rig) -> None:
     rig.store.capture_path(JOB)
     await rig.store.follow(JOB)

@@ -30,7 +30,8 @@ from flashpods_dev.layout import dump, merge, write_for_user
 TRIES = 20 if FULL else 1
 CHOSEN = os.environ.get("FLASHPODS_FAULTS_PLACE", "").split(",")
 LIVES = 20  # kills that a bystander sees: its whole log must fit into one answer
-STACKS = 2 if FULL else 1  # at once
+STACKS = 2 if FULL else 1  # at once, once the other half of the run is over
+ALONE = Path(os.environ.get("FLASHPODS_FAULTS_ALONE", ""))
 # ./dev test: one place of each kind of act. ./dev faults: all once. --full: all 20 times.
 QUICK = (
     "submit.after_commit",
@@ -324,7 +325,9 @@ async def test_sigkill_at_every_failpoint(rig_of: RigFactory, score: Score) -> N
     places = PLACES if ALL else QUICK
     left = deque(place for place in places if any(name in place for name in CHOSEN))
 
-    async def walk() -> None:
+    async def walk(number: int) -> None:
+        while number and left and not ALONE.exists():  # noqa: ASYNC110 - a file
+            await asyncio.sleep(1)
         rig = None
         while left:
             place = left.popleft()
@@ -340,7 +343,7 @@ async def test_sigkill_at_every_failpoint(rig_of: RigFactory, score: Score) -> N
         if rig is not None:
             await part(rig, score)
 
-    await asyncio.gather(*(walk() for _ in range(STACKS)))
+    await asyncio.gather(*(walk(number) for number in range(STACKS)))
     score.settle()
 
 

@@ -1,7 +1,8 @@
 """From a dead container to the terminal row: its log, its artifacts, then the state, then tidying.
 
 The order is what makes it safe to be killed anywhere: the output is complete before the terminal
-state is shown, and the container, which proves what happened, goes last.
+state is shown (or a warning says that its disk did not take it), and the container, which proves
+what happened, goes last.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ async def _collect(line: Line, job: Job) -> Collected:
         collected = await line.artifacts.collect(job.id, at=line.clock.now())
     except (Unavailable, OSError) as e:
         collected = Collected(error="artifact_copy_failed", warnings=[f"artifacts: {e}"])
-    if collected.error is not None:
+    if collected.error is not None and not collected.artifacts:
         why = [collected.error, *collected.warnings[:3]]
         log.warning("artifacts_not_collected", job_id=job.id, reason="; ".join(why))
     return collected

@@ -27,7 +27,8 @@ LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
 # From the engine's first answer on: by then it has done what it was asked before, or never will.
 HOLD_SECONDS: Final = LATE_SECONDS
 DEAD_SECONDS: Final = 20.0  # a round's for containers that are dead, each of which may take 60
-LOG_SOON: Final = timedelta(minutes=10)
+LOG_SOON: Final = timedelta(minutes=1)  # after its job's end a log is tried without a pause
+LOG_COMPLETE: Final = "the log is complete now"
 UNSEEN_SECONDS: Final = 60.0  # then a job is ended, if it is to end, whatever its container does
 
 
@@ -75,7 +76,7 @@ class Recovery:
         self._let_launch([*half_made, *staying])
         await self._remove_dead([orphan for orphan in orphans if orphan.dead])
         await self._discard_trees()
-        await self._complete_logs()
+        await self._complete_logs(old=strangers)
         for _, error in unseen:
             raise error
 
@@ -230,27 +231,41 @@ class Recovery:
         for upload_id in await line.workspaces.finalized():
             await _gone(discard_ended_upload(line, upload_id), upload_id)
 
-    async def _complete_logs(self) -> None:
+    async def _complete_logs(self, *, old: bool) -> None:
         """Take in the output that the disk did not take when its job ended.
 
-        Sooner than in the next round if that was not long ago: such a disk was full, and has room
-        soon, or it stays broken.
+        Args:
+            old: also that of jobs whose end was not just now: a disk that was full has room soon,
+                or it stays broken.
         """
         line = self._line
-        left = [i for i in await line.logs.undrained() if not self._supervisor.has(i)]
+        try:
+            left = [i for i in await line.logs.undrained() if not self._supervisor.has(i)]
+        except OSError as e:
+            log.warning("logs_not_completed", reason=str(e))
+            return
         known = await line.store.known(left)
+        enough = line.clock.monotonic() + DEAD_SECONDS
         for job_id in left:
             row = known.get(job_id)
-            if row is None or row.completed_at is None:
+            if row is None or row.completed_at is None or line.clock.monotonic() > enough:
                 continue
-            try:
-                await line.logs.drain(job_id, tries=1)
-            except OSError as e:
-                log.warning("log_stays_incomplete", job_id=job_id, reason=str(e))
-                if line.clock.now() - row.completed_at < LOG_SOON:
-                    self._supervisor.broke.set()
-            else:
-                line.observer.recovered("log_completed")
+            new = line.clock.now() - row.completed_at < LOG_SOON
+            if (new or old) and not await self._complete_log(row) and new:
+                self._supervisor.broke.set()
+
+    async def _complete_log(self, job: Job) -> bool:
+        """Return whether it is complete; one that can't be keeps no other from it."""
+        try:
+            await self._line.logs.drain(job.id, tries=1)
+        except OSError:
+            return False  # the store has said so
+        except Exception:
+            log.exception("log_not_completed", job_id=job.id)
+            return False
+        await self._line.warn(job, [LOG_COMPLETE])
+        self._line.observer.recovered("log_completed")
+        return True
 
     async def _container_of(self, job: Job) -> ContainerState | None:
         """Look anew: the list may be older than the row."""

@@ -13,6 +13,8 @@ from capture_rig import MB, Engine, expected, new, output
 from flashpods.adapters.files import capture as capture_module
 from flashpods.adapters.files.capture import capture_max_bytes
 
+OWN = b"[09:31:25.000] pulling\n"
+
 
 class Disk:
     """What of a log is on the disk, when some calls of fsync fail.
@@ -24,7 +26,7 @@ class Disk:
     def __init__(self, patch: pytest.MonkeyPatch, log: Path, failing: range) -> None:
         self.content = bytearray()
         self.calls = 0
-        self._dirty: list[tuple[int, int]] = []
+        self._dirty: list[tuple[int, int]] = [(0, len(OWN))]  # which no pwrite writes
         self._log, self._failing = log, failing
         self._pwrite, self._fsync = os.pwrite, os.fsync
         patch.setattr(os, "pwrite", self.pwrite)
@@ -57,6 +59,7 @@ class Disk:
 def run(root: Path, limit: int, engine_of: Callable[[Path, int], Engine]) -> bytes:
     """Run a job; what fails is tried again, as the store does it; return what it wrote."""
     capture = new(root, limit)
+    assert capture.note(OWN)
     capture.prepare()
     engine = engine_of(capture.raw, capture_max_bytes(limit))
     lines = output(300)
@@ -96,8 +99,24 @@ def test_what_a_failed_fsync_left_in_doubt_is_written_again(
         with monkeypatch.context() as patch:
             disk = Disk(patch, log, range(first, first + in_a_row))
             written = run(root, limit, engines)
-        assert log.read_bytes() == expected(written, limit), first
-        assert disk.content == expected(written, limit), first
+        assert log.read_bytes() == expected(written, limit, OWN), first
+        assert disk.content == expected(written, limit, OWN), first
         if disk.calls < first:
             break
     assert first > 3
+
+
+def test_a_log_of_our_own_lines_alone_is_written_again_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = new(tmp_path)
+    disk = Disk(monkeypatch, capture.log, range(1, 2))
+    assert capture.note(OWN)
+    assert not capture.step(final=True)
+    for _ in range(2):  # and what is in doubt is not sealed
+        with pytest.raises(OSError, match=r"Input/output error|sync failed"):
+            capture.seal()
+    assert disk.calls == 1
+    assert not capture.step(final=True)
+    capture.seal()
+    assert disk.content == capture.log.read_bytes() == OWN

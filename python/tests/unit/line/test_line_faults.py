@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from line_world import World, recovered, row_of
+from line_world import World, failed, recovered, row_of
 
 from flashpods.errors import Unavailable
 from flashpods.jobs.model import Grant, Job
-from flashpods.jobs.recovery import LOG_SOON
+from flashpods.jobs.recovery import LOG_COMPLETE, LOG_SOON
 from flashpods.jobs.states import JobStatus
 from flashpods.ports import DRAIN_TRIES
 
@@ -41,12 +41,42 @@ async def test_a_log_that_cannot_be_completed_ends_the_job_and_is_completed_late
             await recovered(world)
             assert world.supervisor.broke.is_set() is soon
             world.clock.advance(LOG_SOON.total_seconds() / 2)
+        await world.recovery.run_once(strangers=False)  # the look between two rounds
     assert tried == [(job.id, DRAIN_TRIES), *3 * [(job.id, 1)]]  # not the one that runs
     await recovered(world)
     assert world.recoveries == ["log_completed"]
     assert await world.logs.undrained() == [other.id]
+    assert (await row_of(world, job)).warnings[-1] == LOG_COMPLETE
     await recovered(world)
     assert world.recoveries == ["log_completed"]
+
+
+async def test_a_log_that_is_broken_keeps_no_other_from_being_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = []
+    for _ in range(2):
+        job = await world.accept()
+        await world.logs.feed(job.id, b"2026-11-24T09:31:26.123456789+00:00 stdout F one\n")
+        await failed(world, job)
+        left.append(job.id)
+    real = world.logs.drain
+    broken = min(left)
+
+    async def drain(job_id: str, *, tries: int = DRAIN_TRIES) -> None:
+        if job_id == broken:
+            raise ValueError("no place")
+        await real(job_id, tries=tries)
+
+    monkeypatch.setattr(world.logs, "drain", drain)
+    await recovered(world)
+    assert await world.logs.undrained() == [broken]
+
+    async def refuse() -> list[str]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(world.logs, "undrained", refuse)
+    await recovered(world)  # nor does a list that can't be had stop a round
 
 
 async def test_a_store_that_is_away_for_a_moment_is_asked_again(

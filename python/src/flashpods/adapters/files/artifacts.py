@@ -164,17 +164,16 @@ class FileArtifactStore:
 
     def _collect(self, job: str, at: datetime, check: Callable[[], None]) -> Collected:
         """Collect once, in a thread."""
-        done = self._committed(job)
-        if done is None:
-            try:
-                done = self._build(job, at, check)
-            except DiskFull:
-                done = Collected(error=DISK, warnings=["artifacts: no space left on the host"])
-            except OSError as e:
-                done = _failed(e)
-            if not (self._root / job).exists():  # nothing was committed: a repeat may do better
-                self._drop(check, COLLECTING, job=job)
-                return done
+        undone = None
+        try:
+            done = self._committed(job) or self._build(job, at, check)
+        except DiskFull:
+            undone = Collected(error=DISK, warnings=["artifacts: no space left on the host"])
+        except OSError as e:
+            undone = _failed(e)
+        if undone is not None:  # what is staged stays: a repeat may do better
+            self._drop(check, COLLECTING, job=job)
+            return undone
         self._drop(check, COLLECTING, STAGING, job=job)
         return done
 

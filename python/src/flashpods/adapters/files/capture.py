@@ -24,6 +24,7 @@ take the container with it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -68,7 +69,7 @@ class Capture:
     """The files of one job's capture. Every method takes the lock and may raise OSError.
 
     After an OSError nothing is lost: the place has not moved, or it is again the last one that was
-    saved; go on with :meth:`step`.
+    saved; go on with :meth:`step`. While the log can't be synced it stands still.
 
     Attributes:
         visible: bytes of the log that readers may see; complete lines. Any thread may read it.
@@ -95,6 +96,8 @@ class Capture:
         self._saved: Place | None = None
         self._saved_at = 0.0
         self._missed = False  # a raw file came and went without being kept
+        self._origin = 0  # where our own lines end
+        self._doubt = False  # the log's end is to be written once more
 
     # ------------------------------------------------------------------ before the container
 
@@ -143,6 +146,7 @@ class Capture:
             self._open()
             if self.finished:
                 return False
+            self._doubt = False
             more = not self._here().capped
             for _ in range(PASS_BLOCKS):
                 more = more and self._block(final=final)
@@ -162,6 +166,8 @@ class Capture:
             self._open()
             if self.finished:
                 return
+            if self._doubt:
+                raise OSError(errno.EIO, "its sync failed: step(final=True) comes first", self.log)
             place = self._here()
             if not place.capped:
                 self._append(flush(place.parser), place.generation, place.offset, ParserState())
@@ -195,7 +201,8 @@ class Capture:
         origin = self._load_origin(complete)
         self._kept = sorted(map(Kept.at, self._kept_dir.glob("[0-9]*")), key=lambda k: k.number)
         first = self._kept[0].number if self._kept else 0
-        start = Place(first, 0, min(origin, complete), False, ParserState())
+        self._origin = min(origin, complete)
+        start = Place(first, 0, self._origin, False, ParserState())
         saved = self._load_checkpoint()
         place = saved or start
         if place.log > self.log.stat().st_size:  # the log's end did not survive a power cut
@@ -234,17 +241,20 @@ class Capture:
         failpoints.hit("capture.after_checkpoint")
 
     def _sync(self) -> None:
-        """Put the log on the disk; if that fails, go back to where it last did not.
+        """Put the log on the disk; if that fails, go back to the last place that was saved.
 
         The kernel reports a failed write-back once and then calls those pages clean: a later fsync
-        succeeds though they never reached the disk. So what is in doubt is written once more.
+        succeeds though they never reached the disk. So what is in doubt is written once more: the
+        container's lines by the next step, from its raw output, and ours here, from memory.
         """
-        try:
-            with self.log.open("rb") as f:
+        with self.log.open("rb+", buffering=0) as f:
+            try:
                 os.fsync(f.fileno())
-        except OSError:
-            self._place = self._saved
-            raise
+            except OSError:
+                self._place, self._doubt = self._saved, True
+                with suppress(OSError):
+                    os.pwrite(f.fileno(), os.pread(f.fileno(), self._origin, 0), 0)
+                raise
 
     def _adopt(self, *, gap: bool = False) -> None:
         """Keep the raw file that conmon writes to now, if it has rotated.

@@ -9,7 +9,7 @@ from flashpods.adapters.podman.cgroups import PROC
 
 
 def conmon_alive(container_id: str, *, proc: Path = PROC) -> bool | None:
-    """Look among all processes for one with the container's id among its arguments; milliseconds.
+    """Look among all processes for one with the container's id among its arguments.
 
     That is conmon, whatever its program is called, or Podman's clean-up, which takes the status in.
 

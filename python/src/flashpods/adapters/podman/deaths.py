@@ -27,6 +27,8 @@ FIRST_BACKOFF, MOST_BACKOFF = 0.1, 2.0
 """Seconds between tries while the engine does not answer."""
 CONMON_DUE: Final = 0.5
 """Seconds without an exit status after which we look whether conmon is there to write it."""
+CONMON_AGAIN, CONMON_LOOK = 1.0, 5.0
+"""Seconds between two such looks, and for one, which reads something of every process."""
 STATUS_LOST_AFTER: Final = 6.0
 """Seconds after which it must be lost if conmon is not to be seen; Podman itself gives it five."""
 CONMON_GIVEN: Final = 60.0
@@ -67,6 +69,7 @@ class DeathWatch:
         self._pid = pid
         self._look = FIRST_LOOK
         self._conmon: bool | None = None  # alive; None: not to be seen, or not looked for yet
+        self._conmon_due = CONMON_DUE  # when it is looked for, in seconds from the death
         self._dead_since: float | None = None
         self._unshown_since: float | None = None
 
@@ -96,8 +99,7 @@ class DeathWatch:
             if self._status_lost():
                 return replace(state, status="exited", pid=None, exit_code=None)
             await self._next(state)
-            if self._dead_for() > CONMON_DUE:  # then the engine is asked once more
-                self._conmon = await asyncio.to_thread(conmon_alive, self._id, proc=self._proc)
+            await self._look_for_conmon()
 
     async def _next(self, state: ContainerState) -> None:
         """Wait until another look is worth it."""
@@ -153,6 +155,16 @@ class DeathWatch:
         elif self._unshown_since is None:
             self._unshown_since = now
         return self._unshown_since is not None and now - self._unshown_since > UNSHOWN_AFTER
+
+    async def _look_for_conmon(self) -> None:
+        """Look whether it is there, now and then; the engine is asked once more after that."""
+        if self._dead_for() > self._conmon_due:
+            self._conmon_due = self._dead_for() + CONMON_AGAIN
+            alive = asyncio.to_thread(conmon_alive, self._id, proc=self._proc)
+            try:
+                self._conmon = await asyncio.wait_for(alive, CONMON_LOOK)
+            except TimeoutError:
+                self._conmon = None
 
     def _dead_for(self) -> float:
         since = self._dead_since
