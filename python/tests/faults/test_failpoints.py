@@ -326,7 +326,7 @@ async def test_sigkill_at_every_failpoint(rig_of: RigFactory, score: Score) -> N
     left = deque(place for place in places if any(name in place for name in CHOSEN))
 
     async def walk(number: int) -> None:
-        while number and left and not ALONE.exists():  # noqa: ASYNC110 - a file
+        while number and left and not ALONE.exists():  # noqa: ASYNC110, ASYNC240 - a file
             await asyncio.sleep(1)
         rig = None
         while left:
