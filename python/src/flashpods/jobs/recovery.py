@@ -264,7 +264,7 @@ class Recovery:
             log.exception("log_not_completed", job_id=job.id)
             return False
         await self._line.warn(job, [LOG_COMPLETE])
-        self._line.observer.recovered("log_completed")
+        log.info("log_completed", job_id=job.id)
         return True
 
     async def _container_of(self, job: Job) -> ContainerState | None:

@@ -7,17 +7,10 @@ from typing import Final, Literal, Protocol
 from flashpods.jobs.model import Job
 
 RecoveryAction = Literal[
-    "resumed",
-    "restarted",
-    "orphan_removed",
-    "orphan_stayed",
-    "tree_discarded",
-    "log_completed",
-    "deferred",
+    "resumed", "restarted", "orphan_removed", "orphan_stayed", "tree_discarded", "deferred"
 ]
 """What recovery did: a job put back on its line beside its container, or without one; a container
-that no row explains removed, or not yet; a workspace deleted; an ended job's log completed, whose
-disk had taken no more; a round that has to be repeated."""
+that no row explains removed, or not yet; a workspace deleted; a round that has to be repeated."""
 
 
 class Observer(Protocol):

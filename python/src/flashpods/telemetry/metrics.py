@@ -25,8 +25,7 @@ _OPERATION: Final = {
 }
 PHASES: Final = ("pulling", "creating", "running", "stopping", "collecting")
 RECOVERY: Final[tuple[RecoveryAction, ...]] = (
-    "resumed", "restarted", "orphan_removed", "orphan_stayed", "tree_discarded", "log_completed",
-    "deferred",
+    "resumed", "restarted", "orphan_removed", "orphan_stayed", "tree_discarded", "deferred",
 )  # fmt: skip
 
 # Few buckets: each is a series for every route. The alerts' thresholds are among them.
