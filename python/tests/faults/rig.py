@@ -309,14 +309,23 @@ class Rig(Customer):
                     task.cancel()
 
     async def _read(self, client: httpx.AsyncClient) -> None:
-        """Read when it is due: who waits for a slow answer asks late, and that counts as well."""
-        due = time.monotonic()
+        """Read, and count what would have been due during a slow answer as well.
+
+        Those reads are not made up for: a machine that can't serve them all would fall behind for
+        ever, and that is what would be measured.
+        """
         for path in itertools.cycle(("/jobs?limit=5", "/capacity")):
-            if await answered(client, path):
-                self.reads.append(time.monotonic() - due)
+            begun = time.monotonic()
+            if await answered(client, path):  # else dead, or dying: that is the recovery's figure
+                took = time.monotonic() - begun
+                self.reads += late_reads(took)
                 self._pressure.append(pressure())
-                due += READ_EVERY
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-            else:  # dead, or dying; how long, is the recovery's figure
+                await asyncio.sleep(max(0.0, READ_EVERY - took))
+            else:
                 await asyncio.sleep(READ_EVERY)
-                due = time.monotonic()
+
+
+def late_reads(took: float) -> list[float]:
+    """Return how long a read took, and those would have that were due before it was answered."""
+    count = 1 + int(took / READ_EVERY)
+    return [took - number * READ_EVERY for number in range(count)]

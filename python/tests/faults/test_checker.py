@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from checker import Event, Evidence, Log, Row, percentile, violations
+from rig import READ_EVERY, late_reads
 
 WAY = [("pending", None), ("starting", "pending"), ("running", "starting")]
 
@@ -109,3 +110,9 @@ def test_an_instant_of_overcommitment_is_found_though_both_have_ended() -> None:
 def test_the_percentile_is_the_nearest_rank() -> None:
     assert percentile([1.0], 0.99) == 1.0
     assert percentile([float(n) for n in range(1, 101)], 0.99) == 99.0
+
+
+def test_a_slow_read_counts_as_often_as_reads_were_due() -> None:
+    assert late_reads(0.02) == [0.02]
+    assert late_reads(0.12) == pytest.approx([0.12, 0.07, 0.02])
+    assert len(late_reads(3.0)) == 1 + 3.0 // READ_EVERY
