@@ -115,4 +115,4 @@ def test_the_percentile_is_the_nearest_rank() -> None:
 def test_a_slow_read_counts_as_often_as_reads_were_due() -> None:
     assert late_reads(0.02) == [0.02]
     assert late_reads(0.12) == pytest.approx([0.12, 0.07, 0.02])
-    assert len(late_reads(3.0)) == 1 + 3.0 // READ_EVERY
+    assert len(late_reads(3 + READ_EVERY / 2)) == 1 + round(3 / READ_EVERY)
