@@ -26,7 +26,7 @@ LATE_LOOK: Final = 2.0  # seconds between looks while the engine may do what nob
 LOOKS_AT_ONCE: Final = 16  # as many as the engine is asked at once anyway
 # From the engine's first answer on: by then it has done what it was asked before, or never will.
 HOLD_SECONDS: Final = LATE_SECONDS
-DEAD_SECONDS: Final = 20.0  # a round's for containers that are dead, each of which may take 60
+DEAD_SECONDS: Final = 20.0  # a round's for dead containers, each of which may take 60, and for logs
 LOG_SOON: Final = timedelta(minutes=1)  # after its job's end a log is tried without a pause
 LOG_COMPLETE: Final = "the log is complete now"
 UNSEEN_SECONDS: Final = 60.0  # then a job is ended, if it is to end, whatever its container does
