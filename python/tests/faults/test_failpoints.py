@@ -116,7 +116,7 @@ SHORT_LIVES = {
     "cleanup": {"orphan_grace_seconds": 0.001},
     "output": {"artifact_retention_seconds": 0.001},
 }
-NOT_CLEANED = "FROM jobs WHERE completed_at IS NOT NULL AND status <> 'cleaned'"
+LOGS_TOO: dict[str, Any] = {"output": {"log_retention_seconds": 0.001}}
 # How often a place may be passed before the kill: by other jobs, or by earlier blocks of output.
 PASSES = {"capture.before_append": 30, "capture.after_append": 30, "capture.after_checkpoint": 1}
 
@@ -234,6 +234,8 @@ async def go_on(rig: Rig) -> None:
 
 async def kill_reaper_at(rig: Rig, place: str, *, fork: bool) -> tuple[float, int]:
     """Have the reaper killed there, let another one do its work; as :func:`kill_api_at`."""
+    if uncleaned(rig):  # what the places before this one left is not this kill's to recover from
+        await clean(rig, LOGS_TOO, fork=fork)
     job_id = await rig.must(await rig.count())
     await rig.ended(job_id)
     rig.plant(f"upload_{job_id}orphan")
@@ -246,7 +248,7 @@ async def kill_reaper_at(rig: Rig, place: str, *, fork: bool) -> tuple[float, in
             rig.stack.run_podman, "create", "--name", name, *flags, rig.stack.info.image, "true"
         )
         assert made.returncode == 0, made.stderr
-    more: dict[str, Any] = {"output": {"log_retention_seconds": 0.001}}
+    more = LOGS_TOO
     if place.startswith("cleanup.after_log"):
         more = {"output": {"logs_total_bytes": 1, "log_bytes": 1}}
     rig.arm(place)
@@ -254,15 +256,25 @@ async def kill_reaper_at(rig: Rig, place: str, *, fork: bool) -> tuple[float, in
     rig.disarm()
     assert code in (-9, 137), f"{place} was not reached: {code} {text}"
     begun = time.monotonic()
-    # A round takes so many jobs at most; a rig that has outlived many experiments has more.
-    ((ended,),) = rig.see.rows(f"SELECT count(*) {NOT_CLEANED}")
-    for _ in range(1 + ended // BATCH):
-        code, text = await reap(rig, more, fork=fork)
-        assert code == 0, f"the round after the kill failed: {code} {text}"
-    if "logs_total_bytes" not in more["output"]:
-        ((left,),) = rig.see.rows(f"SELECT count(*) {NOT_CLEANED}")
-        assert left == 0, f"{left} ended jobs are not cleaned"
+    await clean(rig, more, fork=fork)
     return await rig.recovered(begun), len(rig.running)
+
+
+def uncleaned(rig: Rig) -> int:
+    """Return how many jobs have ended and are not cleaned."""
+    sql = "SELECT count(*) FROM jobs WHERE completed_at IS NOT NULL AND status <> 'cleaned'"
+    ((count,),) = rig.see.rows(sql)
+    return int(count)
+
+
+async def clean(rig: Rig, more: dict[str, Any], *, fork: bool) -> None:
+    """Let the reaper do as many rounds as clean every ended job: each takes a batch at most."""
+    for _ in range(1 + uncleaned(rig) // BATCH):
+        code, text = await reap(rig, more, fork=fork)
+        assert code == 0, f"a round of the reaper failed: {code} {text}"
+    if "logs_total_bytes" not in more["output"]:
+        left = uncleaned(rig)
+        assert left == 0, f"{left} ended jobs are not cleaned"
 
 
 async def reap(rig: Rig, more: dict[str, Any], *, fork: bool) -> tuple[int, str]:
