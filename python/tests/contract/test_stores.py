@@ -63,6 +63,7 @@ async def test_times_are_cut_to_milliseconds(b: Bench) -> None:
 async def test_an_unknown_id_is_none_or_empty(b: Bench) -> None:
     assert await b.store.get("nope") is None
     assert await b.store.events("nope") == []
+    assert await b.store.history("nope") is None
     assert await b.store.artifacts("nope") == []
     assert await b.store.get_upload("nope") is None
 

@@ -147,6 +147,7 @@ class Customer:
             answer = await self.ask("GET", f"/jobs/{job_id}", params={"wait": 1} if row else {})
             if answer is not None and answer.status_code == 200:
                 row = answer.json()
+                assert row["status"] == row["events"][-1]["to"], f"not of one moment: {row}"
             else:
                 await asyncio.sleep(0.05)  # it is away
         return row

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from flashpods.adapters.sqlite import jobs, transfers
 from flashpods.adapters.sqlite import reader as readers
-from flashpods.adapters.sqlite import transfers
 from flashpods.adapters.sqlite.store import SqliteStore
 from flashpods.errors import Conflict, Unavailable
-from flashpods.jobs.model import Capacity, Grant, JobType, NewJob, Step
+from flashpods.jobs.model import Capacity, Grant, Job, JobType, NewJob, Step
 from flashpods.jobs.states import JobStatus, Trigger
 
 AT = datetime(2026, 11, 24, 9, 31, 26, 123000, tzinfo=UTC)
@@ -85,6 +85,32 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+async def test_a_job_and_its_events_are_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f.db"
+    read = jobs.get
+
+    def read_then_changed(connection: sqlite3.Connection, job_id: str) -> Job | None:
+        job = read(connection, job_id)
+        step = Step(why="w", at=AT)
+        with closing(sqlite3.connect(path)) as other, other:  # it commits
+            jobs.advance(other, job_id, JobStatus.PENDING, Trigger.FAIL, step)
+        return job
+
+    async with await SqliteStore.open(path) as store:
+        await store.submit(new_job(1), capacity=HOST, at=AT)
+        assert await store.history("nope") is None
+        with monkeypatch.context() as patched:
+            patched.setattr(jobs, "get", read_then_changed)
+            found = await store.history("j00001")
+        assert found is not None
+        assert (found[0].status, [e.to_status for e in found[1]]) == ("pending", ["pending"])
+        found = await store.history("j00001")
+        assert found is not None
+        assert (found[0].status, found[1][-1].to_status) == ("failed", "failed")
 
 
 async def test_two_processes_share_the_database(tmp_path: Path) -> None:

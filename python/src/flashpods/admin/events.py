@@ -31,10 +31,10 @@ def _events(ui: Ui, settings: Settings, job_id: str) -> int:
     from flashpods.admin.opened import with_store  # noqa: PLC0415
 
     async def work(store: SqliteStore) -> tuple[Job, list[JobEvent]]:
-        job = await store.get(job_id)
-        if job is None:
+        found = await store.history(job_id)
+        if found is None:
             raise AdminError(f"there is no job {job_id!r:.80}", code="job_not_found")
-        return job, await store.events(job_id)
+        return found
 
     job, found = with_store(settings, work)
     rows = [(to_text(e.at), e.from_status or "", e.to_status, e.why) for e in found]

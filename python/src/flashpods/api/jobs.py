@@ -33,10 +33,14 @@ async def find(store: JobStore, job_id: str) -> Job:
     """
     job = await store.get(job_id) if JOB_ID.match(job_id) else None
     if job is None:
-        raise NotFound(
-            f"there is no job {cut(job_id)}; GET /jobs?status=all lists them", code="job_not_found"
-        )
+        raise _unknown(job_id)
     return job
+
+
+def _unknown(job_id: str) -> NotFound:
+    return NotFound(
+        f"there is no job {cut(job_id)}; GET /jobs?status=all lists them", code="job_not_found"
+    )
 
 
 def revision(job: Job) -> str:
@@ -171,16 +175,21 @@ class Jobs:
         wait, since = 0.0, None
         if request.scope["query_string"]:
             wait, since = _waiting(Query(request, ("wait", "since")))
-        job = await find(self._store, job_id)
-        if wait and not job.terminal and since in {None, revision(job)}:
-            request.scope[WAITED] = True
-            job = await self._changed(job, wait)
+        if wait:
+            job = await find(self._store, job_id)
+            if not job.terminal and since in {None, revision(job)}:
+                request.scope[WAITED] = True
+                await self._changed(job, wait)
+        found = await self._store.history(job_id) if JOB_ID.match(job_id) else None
+        if found is None:
+            raise _unknown(job_id)
+        job, events = found
         row = view(job, self._clock)
-        row["events"] = [_event(event) for event in await self._store.events(job_id)]
+        row["events"] = [_event(event) for event in events]
         return json_reply(row)
 
-    async def _changed(self, job: Job, wait: float) -> Job:
-        """Return the job once its status, phase or cancellation differs, or time is up."""
+    async def _changed(self, job: Job, wait: float) -> None:
+        """Return once the job's status, phase or cancellation differs, or time is up."""
         before = revision(job)
         try:
             async with asyncio.timeout(wait) as until:
@@ -189,8 +198,7 @@ class Jobs:
                         await self._services.changes.wait(job.id, REREAD_SECONDS)
                         job = await find(self._store, job.id)
         except TimeoutError:
-            pass  # the row as it was last seen
-        return job
+            pass  # it is shown as it is
 
     async def cancel(self, request: Request) -> Reply:
         """Record the wish to end the job."""

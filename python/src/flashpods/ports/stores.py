@@ -62,6 +62,10 @@ class JobStore(Protocol):
         """Return the job's history, oldest first."""
         ...
 
+    async def history(self, job_id: str) -> tuple[Job, list[JobEvent]] | None:
+        """Return the row and its events, as they were at one moment: the last led to the status."""
+        ...
+
     async def page(
         self, *, statuses: Sequence[JobStatus] | None, limit: int, cursor: int | None
     ) -> JobPage:

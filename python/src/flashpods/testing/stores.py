@@ -114,6 +114,11 @@ class MemoryStore:
         """Return the job's history, oldest first."""
         return [event for event in self._events if event.job_id == job_id]
 
+    async def history(self, job_id: str) -> tuple[Job, list[JobEvent]] | None:
+        """Return the row and its events."""
+        job = self._jobs.get(job_id)
+        return None if job is None else (job, await self.events(job_id))
+
     async def page(
         self, *, statuses: Sequence[JobStatus] | None, limit: int, cursor: int | None
     ) -> JobPage:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -74,6 +76,17 @@ def connect_reader(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3
     )
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Open a read transaction: what is read inside it is of one moment."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # some errors have ended it
+            connection.execute("COMMIT")
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from flashpods import failpoints
 from flashpods.adapters.sqlite import rows
-from flashpods.adapters.sqlite.connection import to_text
+from flashpods.adapters.sqlite.connection import snapshot, to_text
 from flashpods.adapters.sqlite.migrations import ACTIVE_SQL, REAPABLE_SQL
 from flashpods.adapters.sqlite.refusals import (
     add_warnings,
@@ -31,6 +31,7 @@ from flashpods.jobs.model import (
     Artifact,
     Capacity,
     Job,
+    JobEvent,
     JobFate,
     JobPage,
     NewJob,
@@ -51,6 +52,7 @@ _INSERT: Final = (
     f" VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING {rows.JOB}"
 )
 _BY_ID: Final = f"SELECT {rows.JOB} FROM jobs WHERE id = ?"
+_EVENTS: Final = f"SELECT {rows.EVENT} FROM job_events WHERE job_id = ? ORDER BY n"
 _EVENT: Final = f"INSERT INTO job_events ({rows.EVENT}) VALUES (?, ?, ?, ?, ?)"
 _NEWEST: Final = (
     "SELECT seq FROM (SELECT seq FROM jobs WHERE status = ? AND seq < ? ORDER BY seq DESC LIMIT ?)"
@@ -251,6 +253,18 @@ def get(connection: sqlite3.Connection, job_id: str) -> Job | None:
     """Return the row."""
     row = connection.execute(_BY_ID, (job_id,)).fetchone()
     return rows.job(row) if row else None
+
+
+def events(connection: sqlite3.Connection, job_id: str) -> list[JobEvent]:
+    """Return the job's history, oldest first; at most seven rows."""
+    return [rows.event(row) for row in connection.execute(_EVENTS, (job_id,))]
+
+
+def history(connection: sqlite3.Connection, job_id: str) -> tuple[Job, list[JobEvent]] | None:
+    """See :meth:`flashpods.ports.JobStore.history`."""
+    with snapshot(connection):
+        job = get(connection, job_id)
+        return None if job is None else (job, events(connection, job_id))
 
 
 def reserved(connection: sqlite3.Connection) -> Reserved:

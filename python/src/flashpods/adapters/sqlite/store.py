@@ -129,8 +129,11 @@ class SqliteStore:
 
     async def events(self, job_id: str) -> list[JobEvent]:
         """Return the job's history, oldest first; at most seven rows."""
-        sql = f"SELECT {rows.EVENT} FROM job_events WHERE job_id = ? ORDER BY n"
-        return self._reader.inline(lambda c: [rows.event(row) for row in c.execute(sql, (job_id,))])
+        return self._reader.inline(lambda c: jobs.events(c, job_id))
+
+    async def history(self, job_id: str) -> tuple[Job, list[JobEvent]] | None:
+        """Return the row and its events, as they were at one moment."""
+        return self._reader.inline(lambda c: jobs.history(c, job_id))
 
     async def page(
         self, *, statuses: Sequence[JobStatus] | None, limit: int, cursor: int | None

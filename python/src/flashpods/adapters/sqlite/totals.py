@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 
 from flashpods.adapters.sqlite import jobs
+from flashpods.adapters.sqlite.connection import snapshot
 from flashpods.adapters.sqlite.migrations import ACTIVE_SQL, REAPABLE_SQL
 from flashpods.jobs.model import Ended, JobType, Tally, UploadState
 from flashpods.jobs.states import JobStatus
@@ -13,11 +14,8 @@ from flashpods.jobs.states import JobStatus
 
 def tally(connection: sqlite3.Connection) -> Tally:
     """See :meth:`flashpods.ports.JobStore.tally`; some hundred rows, in one read transaction."""
-    connection.execute("BEGIN")
-    try:
+    with snapshot(connection):
         return _tally(connection)
-    finally:
-        connection.execute("COMMIT")
 
 
 def _tally(connection: sqlite3.Connection) -> Tally:
