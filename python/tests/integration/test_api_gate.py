@@ -163,7 +163,7 @@ async def test_our_own_fault_sends_no_trace(
     async def broken(job_id: str) -> None:
         raise RuntimeError(f"secret detail of {job_id}")
 
-    monkeypatch.setattr(rig.store, "get", broken)
+    monkeypatch.setattr(rig.store, "history", broken)
     async with rig.client() as client:
         answer = await client.get(f"/jobs/{unknown_id()}", headers={"X-Request-Id": "find-me"})
         refused(answer, 500, "internal_error")
@@ -179,7 +179,7 @@ async def test_a_row_that_moved_on_is_a_retry(rig: Rig, monkeypatch: pytest.Monk
     async def moved(job_id: str) -> None:
         raise StaleState("the job moved on")
 
-    monkeypatch.setattr(rig.store, "get", moved)
+    monkeypatch.setattr(rig.store, "history", moved)
     async with rig.client() as client:
         answer = await client.get(f"/jobs/{unknown_id()}")
         refused(answer, 503, "service_unavailable")
