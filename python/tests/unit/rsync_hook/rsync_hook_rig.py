@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flashpods.adapters.sqlite.connection import connect_writer
+from flashpods.admin.privileges import as_owner_of
 
 ID = "upload_abcdefghijkl"
 OWNER, RSYNC_UID = 64901, 64902  # users that no file of the machine has
@@ -31,8 +33,20 @@ def request(*arguments: str, **more: str) -> dict[str, str]:
     return given | more
 
 
+def opened(database: Path) -> sqlite3.Connection:
+    """Open the database as its owner does.
+
+    What root makes beside it (-wal, -shm) is root's for a moment, in which the hook, which is the
+    owner, can't open the database.
+    """
+    with as_owner_of(database):
+        connection = connect_writer(database)
+        connection.execute("PRAGMA user_version").fetchone()  # the first read makes the files
+    return connection
+
+
 def query(database: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
-    with closing(connect_writer(database)) as connection:
+    with closing(opened(database)) as connection:
         return connection.execute(sql, values).fetchall()
 
 

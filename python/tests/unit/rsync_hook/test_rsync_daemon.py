@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from rsync_hook_rig import BOUND, BUSY, ID, ROOT, RSYNC_UID, TRIES, Daemon, add_upload, query, until
+from rsync_hook_rig import (
+    BOUND,
+    BUSY,
+    ID,
+    ROOT,
+    RSYNC_UID,
+    TRIES,
+    Daemon,
+    add_upload,
+    opened,
+    query,
+    until,
+)
 
 from flashpods.adapters.sqlite import transfers
-from flashpods.adapters.sqlite.connection import connect_writer
 
 
 def test_a_push_is_recorded_while_it_lasts(daemon: Daemon) -> None:
@@ -88,13 +99,13 @@ def test_one_transfer_at_a_time(daemon: Daemon, slow: subprocess.Popen[str]) -> 
     assert daemon.push("upload_mnopqrstuvwx/", "--exclude=big")[0] == 0
     slow.kill()
     # Not by its row: a post hook that can't record it on a busy disk leaves that to the next one.
-    with closing(connect_writer(daemon.database)) as connection:
+    with closing(opened(daemon.database)) as connection:
         until(lambda: not transfers.live(connection, ID))
     assert daemon.push(f"{ID}/", "--exclude=big")[0] == 0
 
 
 def test_a_lost_post_hook_wedges_nothing(daemon: Daemon, slow: subprocess.Popen[str]) -> None:
-    with closing(connect_writer(daemon.database)) as connection:
+    with closing(opened(daemon.database)) as connection:
         ((waiter,),) = connection.execute("SELECT DISTINCT rsync_pid FROM transfers").fetchall()
         assert waiter not in daemon.pids()
         os.kill(waiter, signal.SIGKILL)  # it would have called the post hook

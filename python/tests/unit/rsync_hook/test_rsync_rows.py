@@ -11,10 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from rsync_hook_rig import BOUND, ID, OWNER, PAST, ROOT, A, add_upload, query, request
+from rsync_hook_rig import BOUND, ID, OWNER, PAST, ROOT, A, add_upload, opened, query, request
 
 from flashpods import rsync_record
-from flashpods.adapters.sqlite.connection import connect_writer
 from flashpods.rsync_record import transaction
 
 
@@ -123,7 +122,7 @@ def test_without_a_database_nothing_begins(place: Path) -> None:
 
 def test_a_locked_database_refuses_in_time(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rsync_record, "BUSY_SECONDS", 0.05)
-    with closing(connect_writer(database)) as other:
+    with closing(opened(database)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (
             pytest.raises(sqlite3.OperationalError, match="locked"),
