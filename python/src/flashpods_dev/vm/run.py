@@ -12,7 +12,7 @@ from flashpods_dev.report import Steps
 from flashpods_dev.vm import build
 
 DISKS = "FLASHPODS_VM_DISKS"
-SECONDS = 600
+SECONDS = 1800  # an emulated processor on a slow machine takes some 15 minutes
 
 
 def run(machine: Machine, state: Path, arguments: list[str]) -> int:
